@@ -1,0 +1,71 @@
+# rtlaunch. `make demo` and `make test` are all that a bare Debian 12 needs, as root.
+# FLAVOUR is release, asan or tsan; everything that is built goes under build/FLAVOUR.
+FLAVOUR ?= release
+OUT := build/$(FLAVOUR)
+CXX := $(if $(shell command -v ccache 2>/dev/null),ccache )g++
+
+COMMON := -std=c++20 -g1 -I. -Wall -Wextra -Wshadow -Werror -pthread -fno-strict-aliasing
+FLAGS_release := -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+FLAGS_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FLAGS_tsan := -O1 -fsanitize=thread -fno-omit-frame-pointer
+CXXFLAGS := $(COMMON) $(FLAGS_$(FLAVOUR))
+
+FOLDERS := isolation/sys config isolation installers/store installers launcher
+SOURCES := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.cc))
+MAINS := $(filter %_main.cc,$(SOURCES))
+TESTS := $(filter %_test.cc,$(SOURCES))
+PARTS := $(filter-out $(MAINS) $(TESTS),$(SOURCES))
+object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
+
+# The launcher is static: no loader, no NSS, nothing of a layer's is ever loaded into it. What only
+# a build needs (curl, archives, SQLite) is in rtlaunch-build, which runs when a layer is missing.
+STATIC_release := -static
+LAUNCH_LIBS := -lcrypto -ldl
+BUILD_LIBS := -lcurl -larchive -ldeflate -lz -lsqlite3 -lcrypto
+TEST_LIBS := $(BUILD_LIBS) -lgtest -lgmock
+
+PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunch-build
+TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS))
+GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
+
+.PHONY: all build demo test unit e2e check asan tsan bench lint fmt install setup clean fuzz
+all: build
+
+setup:
+	@tools/setup
+
+build: $(PROGRAMS)
+	@tools/fetch-tools $(OUT)/bin
+
+$(OUT)/obj/%.o: %.cc
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	@$(CXX) $(CXXFLAGS) -MMD -MP -c $< -o $@
+
+$(OUT)/librtlaunch.a: $(call object,$(PARTS))
+	@rm -f $@ && ar rcs $@ $^
+
+$(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
+
+$(OUT)/bin/rtlaunch-build: $(call object,launcher/build_main.cc) $(OUT)/librtlaunch.a
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ $(CXXFLAGS) $^ -o $@ $(BUILD_LIBS)
+
+$(OUT)/test/%: $(OUT)/obj/%.o $(OUT)/librtlaunch.a
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ $(CXXFLAGS) $^ -o $@ $(TEST_LIBS) -lgtest_main
+
+$(OUT)/guests/%: tests/guests/%.c
+	@mkdir -p $(@D)
+	@gcc -O1 -Wall -static $< -o $@
+
+tests: $(TEST_PROGRAMS) $(GUESTS)
+
+-include $(patsubst %.cc,$(OUT)/obj/%.d,$(SOURCES))
+.SECONDARY:
+.PHONY: tests

@@ -1,0 +1,168 @@
+// The layer store: immutable directory trees, addressed by what is in them, shared by every
+// environment that needs them, kept by leases and collected when nobody does.
+//
+//   <store>/                    one file system, not overlay; 0700, owned by root or the rootless user
+//     FORMAT                    "rtlaunch-store 1 <uuid>\n"
+//     reserve                   8 MiB, given up first when the disk is full
+//     index.sqlite              facts for people and for collection; rebuilt from the files at will
+//     durable.log               digests known to be on stable storage, one a line
+//     boot                      boot id of the last opening
+//     layers/sha256/ab/<digest>/  tree/  manifest  meta.json       a name here is a whole layer
+//     records/ab/<key>.json     key → what was made of it (files are the truth; SQLite is a view)
+//     leases/<digest>           empty files; a shared flock on one is a lease
+//     locks/<key>               single-flight locks
+//     tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its maker
+//     trash/<uuid>              on its way out
+//     uv/  blobs/  wd/          caches of installers (uv's own, downloads, stat caches)
+//
+// Leases are flocks on files of the store itself, not of /run: whoever sees the store sees them,
+// also from another container that has a /run of its own, and no boot check is needed, since a
+// flock dies with its kernel. The descriptor is inherited by the sandbox's pid 1: the kernel ends
+// the lease, whoever is killed. It names an empty file, so it leads nowhere if it is ever leaked.
+//
+// Everything here may be called from several processes at once; one Store object belongs to one
+// thread. SQLite is opened only by index(), never on the path of a warm launch.
+//
+// Rests on flock(2), renameat2(2) RENAME_NOREPLACE, syncfs(2), openat2(2).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "installers/store/hash.h"
+#include "installers/store/manifest.h"
+#include "isolation/sys/result.h"
+#include "isolation/sys/unique_fd.h"
+
+namespace rtlaunch::store {
+
+class Index;
+
+struct Limits {
+  uint64_t max_bytes = 0;       // 0: 40 % of the file system, at least 10 GiB
+  uint64_t min_free = 0;        // 0: max(3 %, 5 GiB), never more than a tenth of the file system
+  int64_t min_age_seconds = 300;
+};
+
+// A shared flock on a layer. Movable; ends when the last copy of the descriptor is closed.
+struct Lease {
+  Digest digest;
+  UniqueFd fd;
+};
+
+// What is known of one layer when it is published; becomes meta.json.
+struct LayerInfo {
+  std::string kind;         // "wheel", "pyc", "mask", "glue", "capture", "working_dir", "py_module"
+  std::string name;         // for people: "requests 2.27.1", "/home/me/project"; never a secret
+  int64_t build_ms = 0;     // what it would cost to make again
+};
+
+// One record: what a key led to. `layers` are top first. `data` is JSON of the record's kind.
+struct Record {
+  std::string kind;         // "pip", "working_dir", "wheel", "env", "interpreter", ...
+  std::string name;         // for people; never a secret
+  std::vector<Digest> layers;
+  std::string data = "{}";
+};
+
+// A directory being filled. Dropped unpublished, it is removed. Its lock tells others it lives.
+class Staging {
+ public:
+  Staging(Staging&&) noexcept;
+  Staging& operator=(Staging&&) noexcept;
+  ~Staging();
+  int dir() const { return dir_.get(); }          // tmp/<uuid>
+  int tree() const { return tree_.get(); }        // tmp/<uuid>/tree, to be filled
+  const std::string& path() const { return path_; }  // absolute, for mounts
+
+ private:
+  friend class Store;
+  Staging(int store, std::string uuid, std::string path);
+  UniqueFd store_, lock_, dir_, tree_;
+  std::string uuid_, path_;
+};
+
+class Store {
+ public:
+  // Opens, or makes when `create`. Refuses: a newer FORMAT, a store owned by another user or open to
+  // others, a file system that can't hold one (overlay). A read-only file system is fine for reading.
+  // On the first opening after a boot, drops what is not known to be whole.
+  static Result<Store> open(const std::string& path, bool create, Limits limits = {});
+  Store(Store&&) noexcept;
+  Store& operator=(Store&&) noexcept;
+  ~Store();
+
+  const std::string& path() const { return path_; }   // absolute, links resolved
+  int dir() const { return dir_.get(); }
+  bool read_only() const { return read_only_; }
+
+  // --- the warm path: a few small reads, no SQLite -----------------------------------------------
+  Result<std::optional<Record>> lookup(const Key& key) const;
+  // Nothing when the layer isn't there (any more). Touches its last use.
+  Result<std::optional<Lease>> acquire(const Digest& digest) const;
+  // All or nothing, in digest order; duplicates are leased once.
+  Result<std::optional<std::vector<Lease>>> acquire_all(std::vector<Digest> digests) const;
+  std::string layer_path(const Digest& digest) const;      // absolute path of its tree/
+  static std::string layer_name(const Digest& digest);     // the same, relative to dir()
+  void touch(const Key& key) const;                        // last use of a record
+
+  // --- making ------------------------------------------------------------------------------------
+  // Waits for whoever makes `key` now; ask lookup() again afterwards. `waiting` is called once if
+  // there is somebody to wait for.
+  Result<UniqueFd> lock(const Key& key, const std::function<void()>& waiting = {}) const;
+  Result<Staging> stage() const;
+  // Fails with ENOSPC, after collecting, when `bytes`/`files` more would not leave min_free.
+  // What is reserved is counted, across processes, until the Staging is gone.
+  Status reserve(const Staging& staging, uint64_t bytes, uint64_t files);
+  // Normalises nothing: the tree must be as `manifest` says (mtimes included). Writes manifest and
+  // meta, renames into place, and leases. An existing equal layer wins and ours is dropped.
+  Result<Lease> publish(Staging staging, const Manifest& manifest, const LayerInfo& info);
+  Status record(const Key& key, const Record& record);
+  Status forget(const Key& key);                            // removes the record, not its layers
+  // syncfs, then durable.log. For a background moment.
+  Status make_durable();
+
+  // --- keeping house -----------------------------------------------------------------------------
+  struct LayerRow {
+    Digest digest;
+    LayerInfo info;
+    uint64_t bytes = 0, files = 0;
+    int64_t created = 0, last_used = 0;   // seconds since 1970
+    bool leased = false, durable = false, pinned = false;
+  };
+  Result<std::vector<LayerRow>> list();
+  struct RecordRow { Key key; Record record; int64_t created = 0, last_used = 0; };
+  Result<std::vector<RecordRow>> records(const std::string& kind = "");
+  struct Stats { uint64_t layers = 0, records = 0, bytes = 0, files = 0, leased = 0, limit = 0,
+                 free = 0, total = 0, trash = 0, staging = 0, caches = 0; };
+  Result<Stats> stats();
+  struct Collected { std::vector<LayerRow> layers; uint64_t bytes = 0; bool dry = false; };
+  // Until bytes are under `target` (nothing: under the limits; 0: all that is not leased).
+  Result<Collected> collect(std::optional<uint64_t> target, bool dry_run);
+  Status collect_if_over();                                  // cheap when there is nothing to do
+  struct Damage { Digest digest; std::string what; };
+  // Hashes every tree again. A damaged layer that is not leased goes to trash with its records.
+  Result<std::vector<Damage>> verify(const std::function<void(const LayerRow&)>& progress = {});
+  Status rebuild();                                          // index.sqlite anew from the files
+  struct Why { std::vector<RecordRow> records; bool leased = false; std::vector<int> pids; };
+  Result<Why> why(const Digest& digest);                     // who needs it; a prefix of >= 4 is enough
+  Result<Digest> resolve(const std::string& prefix);
+  Status remove_layer(const Digest& digest);                 // EBUSY when leased
+
+ private:
+  Store() = default;
+  Result<Index*> index();
+  std::string path_;
+  UniqueFd dir_;
+  bool read_only_ = false;
+  Limits limits_;
+  std::string uuid_;
+  struct IndexHolder;
+  std::unique_ptr<IndexHolder> index_;
+};
+
+}  // namespace rtlaunch::store

@@ -1,0 +1,108 @@
+// One worker, shut in: new mount, pid, ipc and uts namespaces (and a user namespace where the caller
+// is not root), the layers mounted where they matter, a pid 1 of our own that reaps and forwards.
+//
+// Two shapes of root:
+//   kHost   the caller's own root stays `/`, made read-only (nosuid, nodev) but for `writable`;
+//           things are mounted over it. No pivot: nothing has to be unmounted on the launch path.
+//   kEmpty  a tmpfs root with only what `binds` and `overlays` bring in, then pivot_root. For
+//           builds, whose code may see nothing of the caller's.
+//
+// The caller owns everything in Spec for the time of the call. start() returns when the command has
+// been exec'ed, or with the Error of the step that failed ("step: object: errno"); then no process
+// and no mount is left. Killing the calling process, however, ends the sandbox: pid 1 dies with it.
+// Single-threaded callers only: start() forks.
+//
+//   Spec spec;
+//   spec.argv = {"python", "main.py"};
+//   spec.overlays.push_back({.target = "/usr", .lowers = {layer}, .over_host = true, .writable = true});
+//   Sandbox sandbox = TRY(start(spec));
+//   int status = TRY(sandbox.wait());      // as waitpid(2) gives it
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "isolation/sys/result.h"
+#include "isolation/sys/unique_fd.h"
+
+namespace rtlaunch::isolation {
+
+// A read-only (or, with `writable`, private copy-on-write) stack of directories at `target`.
+// Made with fsopen/lowerdir+ (Linux 6.7) or, before that, mount(2) with short names; always
+// userxattr in a user namespace, else redirect_dir=nofollow,metacopy=off,index=off; uppers volatile.
+// At most 500 lowers (OVL_MAX_STACK).
+struct Overlay {
+  std::string target;                // absolute; made when it isn't there and can be
+  std::vector<std::string> lowers;   // absolute directories, top first
+  bool over_host = false;            // what is at `target` already is the lowest lower; mounts
+                                     // that lie below it (mountinfo) are put back on top
+  bool writable = false;             // an upper on the sandbox's own tmpfs
+  std::string upper, work;           // or an upper given by the caller (builds: staging)
+  bool report = false;               // count and keep: what was written here is the caller's (upper_dir)
+  std::vector<std::string> mkdirs;   // relative directories to make in the upper: mount points
+};
+
+struct Bind {
+  std::string source;                // absolute, on the host
+  std::string target;                // absolute, inside; made when missing (kEmpty, or below a tmpfs)
+  bool writable = false;
+  bool optional = false;             // no error if source isn't there
+};
+
+enum class Root { kHost, kEmpty };
+
+struct Spec {
+  std::vector<std::string> argv;     // argv[0] is looked up in env's PATH inside, as execvp does
+  std::vector<std::string> env;      // "KEY=VALUE", the whole environment
+  std::string cwd = "/";             // inside
+  Root root = Root::kHost;
+  std::vector<Overlay> overlays;     // mounted in this order
+  std::vector<Bind> binds;           // after the overlays, in this order
+  std::vector<std::string> writable; // kHost: host directories that stay writable
+  std::vector<std::string> hidden;   // covered by an empty, read-only directory, e.g. the store
+  std::vector<std::string> visible;  // kHost: host directories under a private one (/tmp, /dev/shm)
+                                     // or under a hidden one that are bound back, read-only
+  uint64_t upper_bytes = 0;          // size of the uppers' tmpfs; 0: half of the memory
+  uint64_t tmp_bytes = 0;            // size of /tmp; 0: half of the memory
+  std::optional<uid_t> uid;          // run as this user (builds, root only); gid is the same number
+  bool keep_caps = false;            // root callers keep the small set (see caps.h); else none
+  std::vector<int> leases;           // descriptors that pid 1 keeps open for its life
+  int stdin_fd = 0, stdout_fd = 1, stderr_fd = 2;
+  std::string hostname;              // uts; empty: unchanged
+  bool new_session = false;          // setsid: builds, which must not reach the terminal
+};
+
+class Sandbox {
+ public:
+  Sandbox(Sandbox&&) noexcept;
+  Sandbox& operator=(Sandbox&&) noexcept;
+  ~Sandbox();                        // kills all inside and reaps
+
+  // Forwards `signal` to the command (not to its children).
+  Status send(int signal);
+  // A descriptor that is readable when the command has ended; for poll(2).
+  int done_fd() const;
+  // The command's wait status. All else in the sandbox is killed when the command ends; when this
+  // returns, no process and no mount of it is left.
+  Result<int> wait();
+  // The upper of the overlay with `report`: a directory of what was written, as overlayfs keeps it
+  // (whiteouts are char 0:0). Valid after wait() too. -1 when there is none.
+  int upper_dir() const;
+  // Microseconds that each step of the launch took, in order.
+  struct Step { std::string name; int64_t microseconds; };
+  const std::vector<Step>& steps() const;
+
+ private:
+  friend Result<Sandbox> start(const Spec& spec);
+  struct State;
+  explicit Sandbox(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+Result<Sandbox> start(const Spec& spec);
+
+}  // namespace rtlaunch::isolation
