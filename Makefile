@@ -28,7 +28,7 @@ PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunch-build
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
-.PHONY: all build demo test unit e2e check asan tsan bench lint fmt install setup clean fuzz
+.PHONY: all build demo test unit e2e asan tsan bench lint fmt install setup clean
 all: build
 
 setup:
@@ -65,6 +65,45 @@ $(OUT)/guests/%: tests/guests/%.c
 	@gcc -O1 -Wall -static $< -o $@
 
 tests: $(TEST_PROGRAMS) $(GUESTS)
+
+test: setup
+	@$(MAKE) --no-print-directory -j$$(nproc) build tests
+	@tools/run-tests --out $(OUT)
+
+unit: tests build
+	@tools/run-tests --out $(OUT) --unit
+
+e2e: build
+	@tools/run-tests --out $(OUT) --e2e
+
+demo: setup
+	@$(MAKE) --no-print-directory -j$$(nproc) build
+	@tools/demo $(OUT)/bin
+
+bench: setup
+	@$(MAKE) --no-print-directory -j$$(nproc) build
+	@tools/bench $(OUT)/bin build
+
+# The unit tests again with the sanitizers, each in a tree of its own.
+asan tsan: setup
+	@$(MAKE) --no-print-directory -j$$(nproc) FLAVOUR=$@ build tests
+	@tools/run-tests --out build/$@ --unit
+
+lint: setup
+	@tools/lint
+
+fmt: setup
+	@clang-format -i $(SOURCES) $(foreach f,$(FOLDERS),$(wildcard $(f)/*.h))
+
+PREFIX ?= /usr/local
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/rtlaunch
+	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install -m 644 $(OUT)/bin/packaging.whl $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
+
+clean:
+	rm -rf build
 
 -include $(patsubst %.cc,$(OUT)/obj/%.d,$(SOURCES))
 .SECONDARY:

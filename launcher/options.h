@@ -1,0 +1,41 @@
+// The command line, parsed strictly: an unknown option is an error that suggests the nearest.
+// Options come as `--name value` or `--name=value`; everything after `--` is the command.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "isolation/sys/result.h"
+
+namespace rtlaunch {
+
+struct RunOptions {
+  std::string runtime_env;                    // --runtime-env: a file's name or JSON; "" for none
+  std::optional<std::string> working_dir;     // --working-dir
+  std::vector<std::string> pip;               // --pip, each a requirement line
+  std::vector<std::pair<std::string, std::string>> env;   // --env; `--env KEY` takes ours
+  std::string store;                          // --store; "" for the default
+  std::string python;                         // --python: the base interpreter; "" to find it
+  std::string keep;                           // --keep: where files written in working_dir go
+  uint64_t upper_bytes = 0;                   // --upper-size; 0: half of the memory
+  bool allow_conflicts = false;               // --allow-conflicts
+  bool json = false;                          // --json: events instead of lines, on stderr
+  bool timings = false;                       // --timings: microseconds per step, on stderr
+  std::vector<std::string> command;
+};
+
+// `args` without the program's name and without "run".
+Result<RunOptions> parse_run_options(const std::vector<std::string>& args);
+
+// "512M", "2G", "1073741824" as bytes (K, M, G, T are powers of 1024).
+Result<uint64_t> parse_size(const std::string& text);
+
+// --store, else RTLAUNCH_STORE, else /var/lib/rtlaunch for root and
+// ${XDG_DATA_HOME:-~/.local/share}/rtlaunch for everybody else.
+Result<std::string> store_path(const std::string& option);
+
+extern const char kUsage[];
+
+}  // namespace rtlaunch
