@@ -60,6 +60,7 @@ struct Distribution {
   std::string normalized;  // PEP 503
   std::string version;
   std::string path;        // its .dist-info or .egg-info, absolute
+  std::vector<std::string> requires_dist;   // "urllib3<3,>=1.26", markers included
   bool shadowed = false;   // another of the same name comes first on sys.path
 };
 

@@ -1,0 +1,337 @@
+// An interpreter as a record: `data` is {"stat": [[path, dev, ino, mtime_ns, size], ...], "python":
+// {...}}. The record holds as long as every stat says the same. The distributions, which only a
+// build needs, are a record of their own, so that the warm path doesn't read 60 kB of names.
+#include "installers/python.h"
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "installers/python_probe.h"
+#include "installers/store/hash.h"
+#include "isolation/sys/files.h"
+#include "isolation/sys/run_program.h"
+
+namespace rtlaunch::installers {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kFormat = "interpreter 1";
+
+std::string get(const Environment& environment, const std::string& name) {
+  auto it = environment.find(name);
+  return it == environment.end() ? "" : it->second;
+}
+
+// ---- stats -------------------------------------------------------------------------------------
+
+json stat_row(const std::string& path) {
+  struct stat st = {};
+  if (::stat(path.c_str(), &st) != 0) st = {};
+  int64_t mtime = int64_t(st.st_mtim.tv_sec) * 1'000'000'000 + st.st_mtim.tv_nsec;
+  return json::array({path, uint64_t(st.st_dev), uint64_t(st.st_ino), mtime,
+                      S_ISDIR(st.st_mode) ? 0 : int64_t(st.st_size)});
+}
+
+json stat_rows(const std::string& found, const Interpreter& python) {
+  json rows = json::array({stat_row(found), stat_row(python.prefix + "/pyvenv.cfg")});
+  for (const std::string& dir : python.site_dirs) rows.push_back(stat_row(dir));
+  return rows;
+}
+
+bool stats_hold(const json& rows) {
+  return std::all_of(rows.begin(), rows.end(), [](const json& row) {
+    return stat_row(row.at(0).get<std::string>()) == row;
+  });
+}
+
+// ---- to and from JSON --------------------------------------------------------------------------
+
+json to_json(const Interpreter& p) {
+  return {{"executable", p.executable},
+          {"version", p.version},
+          {"implementation", p.implementation},
+          {"cache_tag", p.cache_tag},
+          {"magic", p.magic},
+          {"soabi", p.soabi},
+          {"platform", p.platform},
+          {"prefix", p.prefix},
+          {"base_prefix", p.base_prefix},
+          {"stdlib", p.stdlib},
+          {"venv", p.venv},
+          {"system_site", p.system_site},
+          {"externally_managed", p.externally_managed},
+          {"site_dirs", p.site_dirs},
+          {"mounts", p.mounts},
+          {"scheme",
+           {p.scheme.purelib, p.scheme.platlib, p.scheme.scripts, p.scheme.data, p.scheme.headers}},
+          {"scheme_id", p.scheme_id},
+          {"fingerprint", p.fingerprint}};
+}
+
+Interpreter from_json(const json& j) {
+  Interpreter p;
+  auto text = [&](const char* key) { return j.at(key).get<std::string>(); };
+  p.executable = text("executable"), p.version = text("version");
+  p.implementation = text("implementation"), p.cache_tag = text("cache_tag");
+  p.magic = text("magic"), p.soabi = text("soabi"), p.platform = text("platform");
+  p.prefix = text("prefix"), p.base_prefix = text("base_prefix"), p.stdlib = text("stdlib");
+  p.venv = j.at("venv"), p.system_site = j.at("system_site");
+  p.externally_managed = j.at("externally_managed");
+  p.site_dirs = j.at("site_dirs").get<std::vector<std::string>>();
+  p.mounts = j.at("mounts").get<std::vector<std::string>>();
+  auto scheme = j.at("scheme").get<std::vector<std::string>>();
+  p.scheme = {scheme.at(0), scheme.at(1), scheme.at(2), scheme.at(3), scheme.at(4)};
+  p.scheme_id = text("scheme_id"), p.fingerprint = text("fingerprint");
+  return p;
+}
+
+json to_json(const std::vector<Distribution>& distributions) {
+  json rows = json::array();
+  for (const Distribution& d : distributions)
+    rows.push_back({d.name, d.version, d.path, d.requires_dist, d.shadowed});
+  return rows;
+}
+
+std::vector<Distribution> distributions_from_json(const json& rows) {
+  std::vector<Distribution> result;
+  for (const json& row : rows) {
+    Distribution d;
+    d.name = row.at(0), d.version = row.at(1), d.path = row.at(2);
+    d.normalized = normalized_name(d.name);
+    d.requires_dist = row.at(3).get<std::vector<std::string>>();
+    d.shadowed = row.at(4);
+    result.push_back(std::move(d));
+  }
+  return result;
+}
+
+// ---- the probe's answer ------------------------------------------------------------------------
+
+// "/usr/local/bin" below "/usr" is "local/bin".
+Result<std::string> below(const std::string& path, const std::string& prefix) {
+  if (prefix == "/" || !sys::is_beneath(path, prefix))
+    return make_error("python", path, "this Python installs packages outside its prefix " + prefix,
+                      "use a virtualenv of it");
+  return path.size() > prefix.size() ? path.substr(prefix.size() + 1) : std::string(".");
+}
+
+Result<Scheme> scheme_of(const json& j, const std::string& prefix) {
+  Scheme s;
+  s.purelib = TRY(below(j.at("purelib"), prefix));
+  s.platlib = TRY(below(j.at("platlib"), prefix));
+  s.scripts = TRY(below(j.at("scripts"), prefix));
+  s.data = TRY(below(j.at("data"), prefix));
+  s.headers = TRY(below(j.at("headers"), prefix));
+  return s;
+}
+
+// Every folder with packages lies below one of these; a site dir that lies below none of the usual
+// prefixes (a path from a .pth file, say) is a mount of its own.
+std::vector<std::string> mounts_of(const Interpreter& p, const std::string& user_base) {
+  std::vector<std::string> mounts = {p.prefix};
+  auto covered = [&](const std::string& dir) {
+    return std::any_of(mounts.begin(), mounts.end(),
+                       [&](const std::string& m) { return sys::is_beneath(dir, m); });
+  };
+  for (const std::string& dir : p.site_dirs) {
+    if (covered(dir)) continue;
+    struct stat st;
+    if (::stat(dir.c_str(), &st) != 0) continue;
+    if (sys::is_beneath(dir, p.base_prefix)) mounts.push_back(p.base_prefix);
+    else if (!user_base.empty() && sys::is_beneath(dir, user_base)) mounts.push_back(user_base);
+    else mounts.push_back(dir);
+  }
+  return mounts;
+}
+
+std::string minor_version(const std::string& version) {
+  return version.substr(0, version.find('.', version.find('.') + 1));
+}
+
+std::string scheme_id(const Interpreter& p) {
+  store::Hasher hash;
+  hash.field("scheme 1").field(minor_version(p.version));
+  const Scheme& s = p.scheme;
+  for (const std::string& path : {s.purelib, s.platlib, s.scripts, s.data, s.headers})
+    hash.field(path);
+  return hash.hex();
+}
+
+std::string fingerprint(const Interpreter& p, json distributions) {
+  store::Hasher hash;
+  hash.field(kFormat).field(p.version).field(p.executable).field(p.prefix).field(p.base_prefix);
+  hash.field(p.scheme_id).field(p.soabi).field(p.magic).field(p.platform);
+  for (const std::string& mount : p.mounts) hash.field(mount);
+  hash.number(distributions.size());
+  for (const json& d : distributions)
+    hash.field(d.at("name").get<std::string>())
+        .field(d.at("version").get<std::string>())
+        .field(d.at("path").get<std::string>())
+        .field(d.at("record").dump());
+  return hash.hex();
+}
+
+Distribution distribution_from(const json& d, std::set<std::string>& seen) {
+  Distribution r;
+  r.name = d.at("name"), r.version = d.at("version"), r.path = d.at("path");
+  r.normalized = normalized_name(r.name);
+  r.requires_dist = d.at("requires").get<std::vector<std::string>>();
+  r.shadowed = !seen.insert(r.normalized).second;
+  return r;
+}
+
+Result<Probe> probe_from_json(const json& j) {
+  Probe probe;
+  Interpreter& p = probe.interpreter;
+  p.executable = j.at("executable"), p.version = j.at("version");
+  p.implementation = j.at("implementation"), p.cache_tag = j.at("cache_tag");
+  p.magic = j.at("magic"), p.soabi = j.at("soabi"), p.platform = j.at("platform");
+  p.prefix = j.at("prefix"), p.base_prefix = j.at("base_prefix"), p.stdlib = j.at("stdlib");
+  p.venv = j.at("venv"), p.system_site = j.at("system_site");
+  p.externally_managed = j.at("externally_managed");
+  p.site_dirs = j.at("sites").get<std::vector<std::string>>();
+  p.mounts = mounts_of(p, j.at("user_base"));
+  p.scheme = TRY(scheme_of(j.at("scheme"), p.prefix));
+  p.scheme_id = scheme_id(p);
+  std::set<std::string> seen;
+  for (const json& d : j.at("distributions"))
+    probe.distributions.push_back(distribution_from(d, seen));
+  p.fingerprint = fingerprint(p, j.at("distributions"));
+  return probe;
+}
+
+Error unsupported(const std::string& executable, const std::string& version) {
+  return make_error("python", executable, "Python " + version + " is not supported",
+                    "use Python 3.8 to 3.13");
+}
+
+std::string last_line(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text.substr(text.rfind('\n') + 1);
+}
+
+// "-I" came with Python 3.4: an older one fails at its own command line.
+Error doesnt_run(const std::string& executable, const std::vector<std::string>& env,
+                 const std::string& said) {
+  auto version = sys::run_program({.argv = {executable, "--version"}, .env = env});
+  std::string text = version.ok() ? version->out + version->err : "";
+  if (text.starts_with("Python 2.")) return unsupported(executable, last_line(text).substr(7));
+  return make_error("python", executable, "this Python doesn't run: " + last_line(said),
+                    "try it yourself: " + executable + " -I -c pass");
+}
+
+// Where the site dirs are depends on these and on nothing else of the caller's.
+std::vector<std::string> probe_environment(const Environment& environment) {
+  std::vector<std::string> env = {"LC_ALL=C.UTF-8"};
+  for (const char* name : {"PATH", "HOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE", "LD_LIBRARY_PATH"})
+    if (std::string value = get(environment, name); !value.empty())
+      env.push_back(std::string(name) + "=" + value);
+  return env;
+}
+
+// ---- the records -------------------------------------------------------------------------------
+
+store::Key interpreter_key(const std::string& executable, const Environment& environment) {
+  store::Hasher hash;
+  hash.field(kFormat).field(executable);
+  for (const char* name : {"HOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE"})
+    hash.field(get(environment, name));
+  return {hash.hex()};
+}
+
+store::Key distributions_key(const std::string& fingerprint) {
+  return {store::Hasher().field("distributions 1").field(fingerprint).hex()};
+}
+
+std::optional<Interpreter> remembered(const store::Key& key, const store::Store& store) {
+  auto record = store.lookup(key);
+  if (!record.ok() || !record.value()) return {};
+  try {
+    json data = json::parse(record.value()->data);
+    if (stats_hold(data.at("stat"))) return from_json(data.at("python"));
+  } catch (const json::exception&) {  // written by another version of us: ask again
+  }
+  return {};
+}
+
+// Remembering is a cache: a store that can't be written is no reason to fail, and the Store object
+// itself does not change.
+void remember(const store::Key& key, const std::string& kind, const std::string& name,
+              const json& data, const store::Store& store) {
+  if (store.read_only()) return;
+  store::Record record{.kind = kind, .name = name, .layers = {}, .data = data.dump()};
+  (void)const_cast<store::Store&>(store).record(key, record);
+}
+
+void remember_probe(const store::Key& key, const std::string& found, const Probe& probe,
+                    const store::Store& store) {
+  const Interpreter& p = probe.interpreter;
+  std::string name = "Python " + p.version + " " + p.prefix;
+  remember(distributions_key(p.fingerprint), "distributions", name, to_json(probe.distributions),
+           store);
+  remember(key, "interpreter", name,
+           {{"stat", stat_rows(found, p)}, {"python", to_json(p)}}, store);
+}
+
+}  // namespace
+
+std::string normalized_name(const std::string& name) {
+  std::string result;
+  for (char c : name) {
+    bool separator = c == '-' || c == '_' || c == '.';
+    if (separator && (result.empty() || result.back() == '-')) continue;
+    result += separator ? '-' : char(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  }
+  while (!result.empty() && result.back() == '-') result.pop_back();
+  return result;
+}
+
+Result<Probe> probe_interpreter(const std::string& executable, const Environment& environment) {
+  std::vector<std::string> env = probe_environment(environment);
+  sys::Program program{.argv = {executable, "-I", "-B", "-c", kProbeScript}, .env = env};
+  program.timeout_ms = 60'000;
+  sys::Output output = TRY(sys::run_program(program));
+  if (!output.ok()) return doesnt_run(executable, env, output.err);
+  try {
+    json answer = json::parse(last_line(output.out));
+    if (!answer.contains("prefix")) return unsupported(executable, answer.at("version"));
+    return probe_from_json(answer);
+  } catch (const json::exception& e) {
+    return make_error("python", executable, std::string("its answer is unreadable: ") + e.what());
+  }
+}
+
+Result<Interpreter> find_interpreter(const std::string& wanted, const Environment& environment,
+                                     const std::string& cwd, const store::Store& store) {
+  std::string found = TRY(locate_python(wanted, environment, cwd));
+  store::Key key = interpreter_key(found, environment);
+  if (auto known = remembered(key, store)) return std::move(*known);
+  Probe probe = TRY(probe_interpreter(found, environment));
+  remember_probe(key, found, probe, store);
+  return std::move(probe.interpreter);
+}
+
+Result<std::vector<Distribution>> distributions_of(const Interpreter& python,
+                                                   const store::Store& store) {
+  auto record = TRY(store.lookup(distributions_key(python.fingerprint)));
+  if (record) {
+    try {
+      return distributions_from_json(json::parse(record->data));
+    } catch (const json::exception&) {
+    }
+  }
+  Environment environment;
+  for (char** e = ::environ; *e != nullptr; ++e)
+    if (std::string pair = *e; pair.find('=') != std::string::npos)
+      environment[pair.substr(0, pair.find('='))] = pair.substr(pair.find('=') + 1);
+  Probe probe = TRY(probe_interpreter(python.executable, environment));
+  return std::move(probe.distributions);
+}
+
+}  // namespace rtlaunch::installers

@@ -1,0 +1,35 @@
+// Runs a helper program to its end and keeps what it says: uv, an interpreter's probe. Not for
+// untrusted code, which goes through isolation/sandbox.h. The program dies with the calling thread
+// (PR_SET_PDEATHSIG), inherits only 0-2, and reads /dev/null.
+//
+//   Output output = TRY(sys::run_program({.argv = {uv, "--version"}, .env = {"HOME=/"}}));
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "isolation/sys/result.h"
+
+namespace rtlaunch::sys {
+
+struct Program {
+  std::vector<std::string> argv;   // argv[0] is a path
+  std::vector<std::string> env;    // "KEY=VALUE", all of it
+  std::string cwd = "/";
+  std::string input = {};             // given to it as stdin, at most 64 KiB (a pipe's buffer)
+  std::optional<int64_t> timeout_ms = {};
+  int nice = 0;
+};
+
+struct Output {
+  int status = 0;                  // as waitpid(2) gives it
+  std::string out, err;            // each cut after 16 MiB
+  bool ok() const { return status == 0; }
+};
+
+// Errors: can't be started; ETIMEDOUT (it is then killed).
+Result<Output> run_program(const Program& program);
+
+}  // namespace rtlaunch::sys
