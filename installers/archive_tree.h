@@ -5,8 +5,9 @@
 // points out of the tree is refused. setuid, setgid and sticky bits are dropped; owners are not
 // looked at.
 //
-// A TreeWriter may be used by several threads at once, but for finish() and entries' order, which
-// finish() of the Manifest brings. It borrows the directory and the Manifest.
+// create(), close() and make_dir() may be called by several threads at once; finish() is for the
+// last of them. The directory (empty, or filled by this writer alone) and the Manifest are borrowed;
+// the Manifest gets an entry for everything, the root too, and is then to be finished.
 //
 //   TreeWriter tree(staging.tree(), manifest, options);
 //   OpenFile file = TRY(tree.create("pkg/mod.py", 0644));
@@ -17,9 +18,12 @@
 // Rests on openat2(2), mkdirat(2), symlinkat(2), futimens(3).
 #pragma once
 
+#include <sys/types.h>
+
+#include <atomic>
 #include <cstdint>
-#include <ctime>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -35,7 +39,9 @@
 namespace rtlaunch {
 
 struct TreeOptions {
-  enum class Modes { kKeep, kNormal };   // kNormal: 0755 for what its owner may run, else 0644
+  // kNormal: 0755 for what its owner may run, else 0644. kKeep: the bits of the archive, and
+  // whatever else lets everybody read and (where the owner may) run it: a layer belongs to 0:0.
+  enum class Modes { kKeep, kNormal };
   enum class Times { kKeep, kFixed };    // kKeep falls back to kFixedMtime before 1980
   Modes modes = Modes::kNormal;
   Times times = Times::kFixed;
@@ -49,8 +55,13 @@ struct TreeOptions {
 // parts over 255. "" is the root itself (of "./").
 Result<std::string> entry_path(std::string_view name, const std::string& archive);
 
+// For messages: control characters as \x1b, at most 200 bytes.
+std::string printable(std::string_view name);
+
 // Whether a link at `path` to `target` stays inside the tree, reading it as text.
 bool link_stays_inside(std::string_view path, std::string_view target);
+
+class TreeWriter;
 
 // A file being written: hashed on the way. Dropped without close(), it stays behind half-written,
 // and the Staging around it goes away.
@@ -62,6 +73,8 @@ class OpenFile {
 
  private:
   friend class TreeWriter;
+  explicit OpenFile(TreeWriter* tree) : tree_(tree) {}
+  TreeWriter* tree_;
   UniqueFd fd_;
   std::string path_;
   uint32_t mode_ = 0;
@@ -78,40 +91,46 @@ class TreeWriter {
 
   // `path` is entry_path()'s. Directories on the way are made (0755).
   Status make_dir(const std::string& path, uint32_t mode, int64_t mtime);
-  // `size_hint` > 0 lets big files be laid out in one piece.
-  Result<OpenFile> create(const std::string& path, uint32_t mode, uint64_t size_hint = 0);
+  Result<OpenFile> create(const std::string& path, uint32_t mode);
   Status close(OpenFile file, int64_t mtime);
   // Made in finish(). Refuses one that points out of the tree.
   Status add_link(const std::string& path, const std::string& target, int64_t mtime);
   // Makes the links, then sets modes and times of directories, deepest first.
   Status finish();
 
-  // Counts against the limits; called by create() and close() as well.
-  Status count_bytes(uint64_t bytes);
+  uint64_t bytes() const { return bytes_; }                  // written so far
   const TreeOptions& options() const { return options_; }
 
  private:
-  using Directory = std::shared_ptr<UniqueFd>;
-  struct Link { std::string path, target; int64_t mtime; };
-  Result<Directory> directory(const std::string& path);      // with mutex_ held
-  Result<Directory> parent_of(const std::string& path, std::string& leaf);
-  Status count_file();
-  Error refuse(const std::string& path, const std::string& reason) const;
+  friend class OpenFile;
+  using Directory = std::shared_ptr<UniqueFd>;               // an open parent, while it is in use
+  using Recent = std::list<std::pair<std::string, Directory>>;
+  struct Link {
+    std::string path, target;
+    int64_t mtime;
+  };
+  // These two with mutex_ held.
+  Result<Directory> directory(const std::string& path);
+  Result<Directory> make_directory(const std::string& path);
+  Result<Directory> parent_of(const std::string& path);
+  Status count_entry();
+  Status count_bytes(uint64_t bytes);
+  Status make_link(const Link& link);
+  Status settle_directory(const store::Entry& entry);
   Error taken(const std::string& path) const;
-  uint32_t file_mode(uint32_t mode) const;
-  int64_t time_of(int64_t mtime) const;
+  uint32_t kept_mode(uint32_t mode, bool is_directory) const;
+  int64_t kept_time(int64_t mtime) const;
 
   const int dir_;
   store::Manifest& manifest_;
   const TreeOptions options_;
   mode_t umask_ = 022;
   std::mutex mutex_;
-  // Open parents, most recently used first.
-  std::list<std::pair<std::string, Directory>> recent_;
-  std::unordered_map<std::string_view, std::list<std::pair<std::string, Directory>>::iterator> open_;
-  std::unordered_map<std::string, store::Entry> directories_;
+  Recent recent_;                                            // most recently used first
+  std::unordered_map<std::string_view, Recent::iterator> open_;
+  std::map<std::string, store::Entry> directories_;          // that we made
   std::vector<Link> links_;
-  uint64_t bytes_ = 0, files_ = 0;
+  std::atomic<uint64_t> bytes_ = 0, entries_ = 0;
 };
 
 }  // namespace rtlaunch

@@ -3,11 +3,11 @@
 // are streamed (zlib), so memory stays below ten megabytes whatever the archive holds. Every CRC is
 // checked and every file hashed while it is written.
 //
-// open() reads the whole central directory once and refuses what a well-meant archive never has:
-// names that lead out, entries that overlap or lie outside the file, encryption, devices, sizes
-// that don't add up, more entries or bytes than the limits, impossible compression. What is only
-// known later (a local header that contradicts, data that doesn't match its CRC or size, one name
-// twice) fails extract(); what it wrote until then is the caller's to drop (a Staging does).
+// open() reads the central directory and every local header once, and refuses what a well-meant
+// archive never has: names that lead out, entries that overlap or lie outside the file, headers
+// that contradict each other, encryption, devices, more entries or bytes than the limits,
+// impossible compression. What is only known later (data that doesn't match its CRC or size, one
+// name twice) fails extract(); what it wrote until then is the caller's to drop (a Staging does).
 //
 // The entries are not kept in memory: each() and extract() read the directory again, through a
 // window. A Zip borrows the descriptor (pread(2) only; its offset is left alone) and is const after
@@ -39,7 +39,8 @@ struct ZipLimits {
 
 struct ZipEntry {
   enum class Type { kFile, kDirectory, kLink };
-  std::string name;            // as in the zip, but checked; a directory's ends with a slash
+  std::string name;            // UTF-8 and checked; a directory's ends with a slash
+  std::string raw_name;        // the bytes in the zip
   Type type = Type::kFile;
   uint32_t mode = 0;           // permission bits (0777); 0 when the zip has none
   int64_t mtime = 0;           // seconds since 1970; the zip's local time taken as UTC
@@ -48,7 +49,7 @@ struct ZipEntry {
   uint32_t crc = 0;
   uint16_t method = 0;         // 0 stored, 8 deflated
   uint16_t flags = 0;
-  uint64_t header = 0;         // offset of the local header
+  uint64_t header = 0;         // offset of the local header in the file
 };
 
 // Where an entry goes: a relative path, and the mode it shall have (0: what TreeOptions say).
@@ -91,19 +92,26 @@ class Zip {
   // Unpacks below `dir` and adds an entry for each to `manifest` (which is then to be finished).
   Status extract(int dir, store::Manifest& manifest, const ZipExtract& options,
                  const Place& place) const;
+  // The same through a TreeWriter of the caller's, who adds files of its own and calls finish();
+  // `modes` and `times` are then the writer's.
+  Status extract(TreeWriter& tree, const ZipExtract& options, const Place& place) const;
 
  private:
-  friend class ZipExtraction;
   Zip() = default;
-  Result<std::string> entry_data(const ZipEntry& entry, uint64_t limit) const;
+  Status find_directory();
+  Status check_entries();
+  Status check_overlaps() const;
+  Status check_local_header(const ZipEntry& entry, uint64_t& end) const;
+  Error broken(const std::string& what) const;
 
   int fd_ = -1;
   std::string name_;
   ZipLimits limits_;
   uint64_t file_size_ = 0;
-  uint64_t directory_ = 0;        // offset of the central directory
+  uint64_t directory_ = 0;        // offset of the central directory in the file
   uint64_t directory_size_ = 0;
   uint64_t prefix_ = 0;           // bytes before the zip proper (a self-extractor's program)
+  bool in_order_ = true;          // entries lie in the order of the directory
   uint64_t count_ = 0, bytes_ = 0;
 };
 
