@@ -1,0 +1,65 @@
+// From a runtime env to the layers it needs, and which of them are there. Planning reads and never
+// makes anything; it is all that a warm run does. Each field that has no record yet is made by
+// make_field, in rtlaunch-build, one process a field.
+//
+//   Plan plan = TRY(make_plan(request, store));
+//   if (!plan.complete()) ...        // make_field for each missing one, then plan again
+//   auto leases = TRY(store.acquire_all(plan.layers()));
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/runtime_env.h"
+#include "installers/pip.h"
+#include "installers/progress.h"
+#include "installers/python.h"
+#include "installers/source.h"
+#include "installers/store/store.h"
+
+namespace rtlaunch::installers {
+
+struct PlanRequest {
+  config::RuntimeEnv env;
+  Environment variables;     // the caller's
+  std::string cwd;           // the caller's
+  std::string python;        // the interpreter that is wanted; "" to find it
+  std::string tools;         // the folder with uv
+  bool allow_conflicts = false;
+};
+
+// One layer recipe: a working_dir, one py_module, or the packages.
+struct Field {
+  std::string name;                         // "working_dir", "py_modules[0]", "pip", "uv"
+  std::optional<Source> source;             // none for packages
+  std::optional<store::Key> key;            // none: used in place, or one before it is to be made first
+  std::optional<store::Record> record;      // what the store has for the key
+  bool in_place() const { return source && source->kind == Source::Kind::kInPlace; }
+  bool missing() const { return !in_place() && !record; }
+};
+
+struct Plan {
+  std::optional<Interpreter> python;        // when there are packages
+  std::vector<Field> fields;                // in the order they can be made
+  bool complete() const;
+  const Field* find(const std::string& name) const;
+  std::vector<store::Digest> layers() const;     // of all records
+  // The environment's name: digest over the fields' keys. env_vars change it not.
+  store::Key id() const;
+};
+
+Result<Plan> make_plan(const PlanRequest& request, const store::Store& store);
+
+// Makes plan.fields[index] unless somebody else just did; takes its lock. Build half.
+Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::Store& store,
+                  Progress& progress);
+
+// The field's variables on top of the caller's, expanded one after the other as Ray's worker does.
+Environment expanded_variables(const PlanRequest& request);
+
+// What the packages are built with.
+Result<PackagesContext> packages_context(const PlanRequest& request, const Plan& plan,
+                                         const store::Store& store);
+
+}  // namespace rtlaunch::installers

@@ -1,0 +1,131 @@
+// rtlaunch-build: all that a warm launch doesn't need. `make FIELD` and `bytecode` are asked for by
+// rtlaunch (request.h); `store` and `env` are what people ask.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "installers/plan.h"
+#include "isolation/sys/files.h"
+#include "launcher/builder.h"
+#include "launcher/commands.h"
+#include "launcher/report.h"
+#include "launcher/request.h"
+
+extern char** environ;
+
+namespace {
+
+using namespace rtlaunch;
+
+class AnswerProgress : public Progress {
+ public:
+  void report(const Event& event) override {
+    int64_t now = now_microseconds();
+    bool same = event.phase == last_.phase && event.object == last_.object;
+    if (same && now - told_ < 40'000) return;
+    told_ = now;
+    last_ = event;
+    (void)sys::write_all(STDOUT_FILENO, event_line(event), "rtlaunch");
+  }
+
+ private:
+  Event last_;
+  int64_t told_ = 0;
+};
+
+class NoProgress : public Progress {
+  void report(const Event&) override {}
+};
+
+Result<BuildRequest> read_request() {
+  std::string text = TRY(sys::read_all(STDIN_FILENO, "request"));
+  BuildRequest request = TRY(parse_request(text));
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    std::string pair = *entry;
+    size_t equals = pair.find('=');
+    if (equals != std::string::npos && equals > 0) {
+      request.plan.variables[pair.substr(0, equals)] = pair.substr(equals + 1);
+    }
+  }
+  return request;
+}
+
+Status make(const std::string& name) {
+  BuildRequest request = TRY(read_request());
+  store::Store store = TRY(store::Store::open(request.store, true));
+  installers::Plan plan = TRY(installers::make_plan(request.plan, store));
+  AnswerProgress progress;
+  for (size_t i = 0; i < plan.fields.size(); ++i) {
+    if (plan.fields[i].name != name) continue;
+    TRY(installers::make_field(request.plan, plan, i, store, progress));
+    return store.collect_if_over();
+  }
+  return make_error("make", name, "no such field in the request", "install rtlaunch and rtlaunch-build together");
+}
+
+int answer(const Status& status) {
+  (void)sys::write_all(STDOUT_FILENO, status ? done_line() : error_line(status.error()), "rtlaunch");
+  return status ? 0 : status.error().exit_code;
+}
+
+constexpr int kLine = 3;
+
+// Lives beside the launcher until it says that it ends of itself; dies when it is killed.
+void detach_when_released(int) {
+  char word = 0;
+  if (::read(kLine, &word, 1) == 1 && word == 'r') ::prctl(PR_SET_PDEATHSIG, 0);
+  struct sigaction ignore = {};
+  ignore.sa_handler = SIG_IGN;
+  ::sigaction(SIGIO, &ignore, nullptr);
+}
+
+void listen_to_launcher() {
+  struct sigaction action = {};
+  action.sa_handler = detach_when_released;
+  action.sa_flags = SA_RESTART;
+  ::sigaction(SIGIO, &action, nullptr);
+  ::fcntl(kLine, F_SETFD, FD_CLOEXEC);
+  ::fcntl(kLine, F_SETOWN, ::getpid());
+  ::fcntl(kLine, F_SETFL, O_ASYNC | O_NONBLOCK);
+  detach_when_released(0);   // if it was said before we listened
+  ::sigaction(SIGIO, &action, nullptr);
+}
+
+void step_back() {
+  ::setpriority(PRIO_PROCESS, 0, 19);
+  ::syscall(SYS_ioprio_set, 1, 0, 3 << 13);   // IOPRIO_WHO_PROCESS, self, IOPRIO_CLASS_IDLE
+}
+
+Status bytecode() {
+  listen_to_launcher();
+  step_back();
+  BuildRequest request = TRY(read_request());
+  store::Store store = TRY(store::Store::open(request.store, true));
+  installers::Plan plan = TRY(installers::make_plan(request.plan, store));
+  NoProgress progress;
+  for (const installers::Field& field : plan.fields) {
+    if (field.source || !field.record || !installers::lacks_bytecode(*field.record)) continue;
+    installers::PackagesContext context = TRY(installers::packages_context(request.plan, plan, store));
+    TRY(installers::make_bytecode(*field.key, *plan.python, context, store, progress));
+  }
+  return store.make_durable();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> args(argv + 1, argv + argc);
+  std::string verb = args.empty() ? "" : args[0];
+  if (verb == "make" && args.size() == 2) return answer(make(args[1]));
+  if (verb == "bytecode") return bytecode() ? 0 : 1;
+  if (verb == "store") return store_command({args.begin() + 1, args.end()});
+  if (verb == "env") return env_command({args.begin() + 1, args.end()});
+  Report report(Report::voice_for(false));
+  report.error(make_error("rtlaunch-build", verb, "it is started by rtlaunch, not by hand", "see rtlaunch --help"));
+  return 125;
+}

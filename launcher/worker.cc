@@ -1,0 +1,181 @@
+#include "launcher/worker.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "isolation/sys/files.h"
+
+namespace rtlaunch {
+namespace {
+
+using installers::Environment;
+using installers::Field;
+using installers::Plan;
+using installers::PlanRequest;
+using isolation::Overlay;
+using isolation::Spec;
+
+bool is_directory(const std::string& path) {
+  struct stat info;
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+std::vector<std::string> layer_paths(const std::vector<store::Digest>& layers, const store::Store& store) {
+  std::vector<std::string> paths;
+  for (const store::Digest& digest : layers) paths.push_back(store.layer_path(digest));
+  return paths;
+}
+
+// Where the working directory is inside; "" when the env has none.
+std::string working_dir_target(const Plan& plan) {
+  const Field* field = plan.find("working_dir");
+  if (field == nullptr) return "";
+  bool own_place = field->in_place() || field->source->kind == installers::Source::Kind::kDirectory;
+  return own_place ? field->source->path : kWorkingDir;
+}
+
+std::string module_target(const Field& field, size_t number) {
+  return field.in_place() ? field.source->path : kPyModules + ("/" + std::to_string(number));
+}
+
+void mount_working_dir(const Plan& plan, const store::Store& store, Spec& spec) {
+  const Field* field = plan.find("working_dir");
+  if (field == nullptr) return;
+  std::string target = working_dir_target(plan);
+  if (field->in_place()) {
+    spec.writable.push_back(target);
+    spec.visible.push_back(target);
+    return;
+  }
+  Overlay overlay;
+  overlay.target = target;
+  overlay.lowers = layer_paths(field->record->layers, store);
+  overlay.writable = true;
+  overlay.report = true;
+  spec.overlays.push_back(std::move(overlay));
+}
+
+Status mount_packages(const Plan& plan, const store::Store& store, Spec& spec) {
+  const Field* field = plan.find("pip") != nullptr ? plan.find("pip") : plan.find("uv");
+  if (field == nullptr) return {};
+  for (const installers::PackagesMount& mount : TRY(installers::packages_mounts(*field->record))) {
+    Overlay overlay;
+    overlay.target = mount.target;
+    overlay.lowers = layer_paths(mount.layers, store);
+    overlay.over_host = true;
+    overlay.writable = true;
+    spec.overlays.push_back(std::move(overlay));
+  }
+  return {};
+}
+
+void mount_modules(const Plan& plan, const store::Store& store, Spec& spec) {
+  size_t number = 0;
+  for (const Field& field : plan.fields) {
+    if (field.name.rfind("py_modules[", 0) != 0) continue;
+    std::string target = module_target(field, number++);
+    if (field.in_place()) {
+      spec.visible.push_back(target);
+    } else {
+      spec.binds.push_back({store.layer_path(field.record->layers.front()), target, false, false});
+    }
+  }
+}
+
+// A virtualenv inside the working directory is excluded from its layer, but needed: it comes back at
+// its place, as a mount of its own.
+void keep_interpreter(const PlanRequest& request, const Plan& plan, Spec& spec) {
+  std::string working_dir = working_dir_target(plan);
+  const Field* field = plan.find("working_dir");
+  if (working_dir.empty() || field->in_place()) return;
+  std::vector<std::string> prefixes;
+  if (plan.python) {
+    prefixes = plan.python->mounts;
+  } else if (auto found = request.variables.find("VIRTUAL_ENV"); found != request.variables.end()) {
+    prefixes.push_back(found->second);
+  }
+  for (const std::string& prefix : prefixes) {
+    if (!sys::is_beneath(prefix, working_dir) || prefix == working_dir || !is_directory(prefix)) continue;
+    spec.overlays.front().mkdirs.push_back(prefix.substr(working_dir.size() + 1));
+    bool mounted = std::any_of(spec.overlays.begin(), spec.overlays.end(),
+                               [&](const Overlay& overlay) { return overlay.target == prefix; });
+    if (!mounted) spec.binds.push_back({prefix, prefix, false, false});
+  }
+}
+
+// Each list is searched from the left: what is put first wins.
+void prepend(Environment& variables, const std::string& name, const std::string& entry) {
+  std::string& value = variables[name];
+  value = value.empty() ? entry : entry + ":" + value;
+}
+
+bool has_entry(const std::string& list, const std::string& entry) {
+  return (":" + list + ":").find(":" + entry + ":") != std::string::npos;
+}
+
+void set_python_path(const Plan& plan, Environment& variables) {
+  std::vector<std::string> entries;
+  std::string working_dir = working_dir_target(plan);
+  if (!working_dir.empty()) entries.push_back(working_dir);
+  size_t number = 0;
+  for (const Field& field : plan.fields) {
+    if (field.name.rfind("py_modules[", 0) == 0) entries.push_back(module_target(field, number++));
+  }
+  for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+    prepend(variables, "PYTHONPATH", *entry);
+  }
+}
+
+// The scripts that the packages bring must be found, as in an activated environment.
+void set_path(const Plan& plan, Environment& variables) {
+  if (!plan.python) return;
+  std::string scripts = sys::absolute_path(plan.python->scheme.scripts, plan.python->mount());
+  if (!has_entry(variables["PATH"], scripts)) prepend(variables, "PATH", scripts);
+}
+
+std::vector<std::string> worker_environment(const PlanRequest& request, const Plan& plan,
+                                            const std::string& cwd) {
+  Environment variables = installers::expanded_variables(request);
+  set_python_path(plan, variables);
+  set_path(plan, variables);
+  variables["PWD"] = cwd;
+  std::vector<std::string> list;
+  for (const auto& [name, value] : variables) list.push_back(name + "=" + value);
+  return list;
+}
+
+std::string home_of(const Environment& variables) {
+  auto home = variables.find("HOME");
+  if (home == variables.end() || home->second.empty() || home->second[0] != '/') return "";
+  auto real = sys::real_path(home->second);
+  return real && *real != "/" && is_directory(*real) ? *real : "";
+}
+
+}  // namespace
+
+Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, const Plan& plan,
+                         const store::Store& store) {
+  Spec spec;
+  spec.argv = options.command;
+  std::string working_dir = working_dir_target(plan);
+  spec.cwd = working_dir.empty() ? request.cwd : working_dir;
+  spec.env = worker_environment(request, plan, spec.cwd);
+  spec.keep_caps = ::geteuid() == 0;
+  spec.upper_bytes = options.upper_bytes;
+  std::string home = home_of(request.variables);
+  if (!home.empty()) spec.writable.push_back(home);
+  spec.hidden.push_back(store.path());
+  spec.visible.push_back(request.cwd);
+  mount_working_dir(plan, store, spec);
+  TRY(mount_packages(plan, store, spec));
+  mount_modules(plan, store, spec);
+  keep_interpreter(request, plan, spec);
+  // Parents before what lies in them, else the parent's mount would cover it.
+  std::stable_sort(spec.overlays.begin(), spec.overlays.end(),
+                   [](const Overlay& a, const Overlay& b) { return a.target.size() < b.target.size(); });
+  return spec;
+}
+
+}  // namespace rtlaunch
