@@ -1,0 +1,201 @@
+// Reading a tree into a manifest, and comparing one with a manifest. Cleaning is in clean.cc.
+#include <fcntl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <thread>
+
+#include "installers/store/manifest.h"
+#include "isolation/sys/files.h"
+#include "isolation/sys/fs.h"
+
+namespace rtlaunch::store {
+namespace {
+
+using Type = Entry::Type;
+
+Result<Type> type_of(const struct stat& info, const std::string& path) {
+  if (S_ISREG(info.st_mode)) return Type::kFile;
+  if (S_ISDIR(info.st_mode)) return Type::kDirectory;
+  if (S_ISLNK(info.st_mode)) return Type::kLink;
+  if (S_ISCHR(info.st_mode) && info.st_rdev == 0) return Type::kWhiteout;
+  return make_error("scan", path, "a device, fifo or socket has no place in a layer");
+}
+
+bool is_opaque(int dir) {
+  return sys::get_xattr(dir, "trusted.overlay.opaque") == "y" ||
+         sys::get_xattr(dir, "user.overlay.opaque") == "y";
+}
+
+std::string below(const std::string& directory, const std::string& name) {
+  return directory.empty() ? name : directory + "/" + name;
+}
+
+Result<UniqueFd> open_directory(int dir, const std::string& name) {
+  return sys::open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+}
+
+}  // namespace
+
+// Walks first, then hashes the files with several threads, each file's place being known.
+class Scanner {
+ public:
+  explicit Scanner(int root) : root_(root) {}
+
+  Result<Manifest> run(unsigned threads) {
+    TRY(add_directory(root_, ""));
+    TRY(hash_all(std::clamp<unsigned>(threads, 1, 16)));
+    TRY(manifest_.finish());
+    return std::move(manifest_);
+  }
+
+ private:
+  Status add_directory(int dir, const std::string& path) {
+    struct stat info = TRY(sys::stat_fd(dir, path));
+    manifest_.add({path, Type::kDirectory, info.st_mode & 07777, 0, "", info.st_mtime, is_opaque(dir)});
+    for (const std::string& name : TRY(sys::list_dir(dir))) TRY(add(dir, name, below(path, name)));
+    return {};
+  }
+
+  Status add(int dir, const std::string& name, const std::string& path) {
+    struct stat info = TRY(sys::stat_at(dir, name));
+    Entry entry{path, TRY(type_of(info, path)), info.st_mode & 07777, 0, "", info.st_mtime};
+    if (entry.type == Type::kDirectory) {
+      UniqueFd sub = TRY(open_directory(dir, name));
+      return add_directory(sub.get(), path);
+    }
+    if (entry.type == Type::kLink) entry.content = TRY(sys::read_link_at(dir, name));
+    if (entry.type == Type::kFile) entry.content.assign(32, '\0');
+    manifest_.add(entry);
+    return {};
+  }
+
+  Status hash_all(unsigned threads) {
+    std::vector<std::thread> helpers;
+    for (unsigned i = 1; i < threads; i++) helpers.emplace_back([this] { hash_some(); });
+    hash_some();
+    for (std::thread& helper : helpers) helper.join();
+    return failure_;
+  }
+
+  void hash_some() {
+    Manifest::Entries entries = manifest_.entries();
+    while (true) {
+      size_t i = next_++;
+      if (i >= entries.size() || failed_) return;
+      Entry entry = entries[i];
+      if (entry.type != Type::kFile) continue;
+      Status hashed = hash_one(i, entry.path);
+      if (hashed.ok()) continue;
+      std::lock_guard guard(mutex_);
+      failure_ = std::move(hashed);
+      failed_ = true;
+    }
+  }
+
+  Status hash_one(size_t i, const std::string& path) {
+    UniqueFd file = TRY(sys::open_beneath(root_, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+    uint64_t size = 0;
+    std::string content = TRY(sha256_file_raw(file.get(), path, &size));
+    manifest_.set_file(i, size, content);
+    return {};
+  }
+
+  int root_;
+  Manifest manifest_;
+  std::atomic<size_t> next_ = 0;
+  std::atomic<bool> failed_ = false;
+  std::mutex mutex_;
+  Status failure_;
+};
+
+Result<Manifest> scan_tree(int dir, unsigned threads) { return Scanner(dir).run(threads); }
+
+namespace {
+
+// Both the sorted names of a directory and the manifest are in the same order: one pass.
+class Sealer {
+ public:
+  explicit Sealer(const Manifest& manifest) : entries_(manifest.entries()) {}
+
+  Result<uint64_t> run(int root) {
+    TRY(seal_directory(root, entries_[0]));
+    if (next_ < entries_.size()) return differs(entries_[next_].path, "is missing");
+    return blocks_ * 512;
+  }
+
+ private:
+  static Error differs(const std::string& path, const std::string& how) {
+    return make_error("seal", path, how + ", so the tree is not what its manifest says",
+                      "report this: the installer wrote something else than it noted down");
+  }
+
+  Status seal_directory(int dir, const Entry& entry) {
+    next_++;
+    for (const std::string& name : TRY(sys::list_dir(dir))) {
+      TRY(seal(dir, name, below(entry.path, name)));
+    }
+    TRY(set_opaque(dir, entry));
+    TRY(sys::set_mode(dir, entry.mode, entry.path));
+    TRY(sys::set_mtime(dir, entry.mtime, entry.path));
+    blocks_ += static_cast<uint64_t>(TRY(sys::stat_fd(dir, entry.path)).st_blocks);
+    return {};
+  }
+
+  Status seal(int dir, const std::string& name, const std::string& path) {
+    if (next_ == entries_.size()) return differs(path, "is there unasked");
+    Entry entry = entries_[next_];
+    if (entry.path != path) return differs(path, "is there unasked, or " + entry.path + " is missing");
+    struct stat info = TRY(sys::stat_at(dir, name));
+    if (TRY(type_of(info, path)) != entry.type) return differs(path, "has another type");
+    if (entry.type == Type::kDirectory) {
+      UniqueFd sub = TRY(open_directory(dir, name));
+      return seal_directory(sub.get(), entry);
+    }
+    next_++;
+    blocks_ += static_cast<uint64_t>(info.st_blocks);
+    return compare(dir, name, info, entry);
+  }
+
+  Status compare(int dir, const std::string& name, const struct stat& info, const Entry& entry) {
+    if (entry.type == Type::kWhiteout) {
+      return info.st_mtime == kFixedMtime ? Status() : sys::set_mtime_at(dir, name, kFixedMtime);
+    }
+    if (entry.type == Type::kLink && TRY(sys::read_link_at(dir, name)) != entry.content) {
+      return differs(entry.path, "links elsewhere");
+    }
+    if (entry.type == Type::kFile && (info.st_mode & 07777) != entry.mode) {
+      return differs(entry.path, "has another mode");
+    }
+    if (entry.type == Type::kFile && static_cast<uint64_t>(info.st_size) != entry.size) {
+      return differs(entry.path, "has another size");
+    }
+    if (info.st_mtime != entry.mtime) return differs(entry.path, "has another time");
+    return {};
+  }
+
+  // A root's mounts read trusted.*, rootless ones (userxattr) user.*: a layer serves both.
+  static Status set_opaque(int dir, const Entry& entry) {
+    if (!entry.opaque) {
+      if (is_opaque(dir)) return differs(entry.path, "is opaque");
+      return {};
+    }
+    TRY(sys::set_xattr(dir, "user.overlay.opaque", "y"));
+    Status trusted = sys::set_xattr(dir, "trusted.overlay.opaque", "y");
+    return trusted.ok() || trusted.error().code == EPERM ? Status() : trusted;
+  }
+
+  Manifest::Entries entries_;
+  size_t next_ = 0;
+  uint64_t blocks_ = 0;
+};
+
+}  // namespace
+
+Result<uint64_t> seal_tree(int dir, const Manifest& manifest) {
+  if (manifest.size() == 0) return make_error("seal", "manifest", "finish() was not called");
+  return Sealer(manifest).run(dir);
+}
+
+}  // namespace rtlaunch::store
