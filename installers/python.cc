@@ -54,6 +54,7 @@ bool stats_hold(const json& rows) {
 
 json to_json(const Interpreter& p) {
   return {{"executable", p.executable},
+          {"base_executable", p.base_executable},
           {"version", p.version},
           {"implementation", p.implementation},
           {"cache_tag", p.cache_tag},
@@ -77,7 +78,8 @@ json to_json(const Interpreter& p) {
 Interpreter from_json(const json& j) {
   Interpreter p;
   auto text = [&](const char* key) { return j.at(key).get<std::string>(); };
-  p.executable = text("executable"), p.version = text("version");
+  p.executable = text("executable"), p.base_executable = text("base_executable");
+  p.version = text("version");
   p.implementation = text("implementation"), p.cache_tag = text("cache_tag");
   p.magic = text("magic"), p.soabi = text("soabi"), p.platform = text("platform");
   p.prefix = text("prefix"), p.base_prefix = text("base_prefix"), p.stdlib = text("stdlib");
@@ -189,7 +191,8 @@ Distribution distribution_from(const json& d, std::set<std::string>& seen) {
 Result<Probe> probe_from_json(const json& j) {
   Probe probe;
   Interpreter& p = probe.interpreter;
-  p.executable = j.at("executable"), p.version = j.at("version");
+  p.executable = j.at("executable"), p.base_executable = j.at("base_executable");
+  p.version = j.at("version");
   p.implementation = j.at("implementation"), p.cache_tag = j.at("cache_tag");
   p.magic = j.at("magic"), p.soabi = j.at("soabi"), p.platform = j.at("platform");
   p.prefix = j.at("prefix"), p.base_prefix = j.at("base_prefix"), p.stdlib = j.at("stdlib");

@@ -31,6 +31,7 @@ struct Scheme {
 
 struct Interpreter {
   std::string executable;     // what sys.executable is: absolute, a venv's links not resolved
+  std::string base_executable;  // the program behind it, links resolved; a venv's base's
   std::string version;        // "3.11.7"
   std::string implementation; // "cpython"
   std::string cache_tag;      // "cpython-311"

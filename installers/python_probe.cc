@@ -13,7 +13,7 @@ import importlib.metadata, importlib.util, site, sysconfig
 
 prefix, base_prefix = sys.prefix, sys.base_prefix
 venv = prefix != base_prefix
-system_site = False
+system_site, home = False, ""
 if venv:
     try:
         with open(os.path.join(prefix, "pyvenv.cfg")) as f:
@@ -21,8 +21,16 @@ if venv:
                 key, _, value = line.partition("=")
                 if key.strip().lower() == "include-system-site-packages":
                     system_site = value.strip().lower() == "true"
+                elif key.strip().lower() == "home":
+                    home = value.strip()
     except OSError:
         pass
+
+base_executable = os.path.realpath(sys.executable)
+for name in ("python%d.%d" % sys.version_info[:2], "python3", "python"):
+    if home and os.path.exists(os.path.join(home, name)):
+        base_executable = os.path.realpath(os.path.join(home, name))
+        break
 
 paths = sysconfig.get_paths()
 headers = paths["include"]
@@ -78,6 +86,7 @@ print(json.dumps({
     "soabi": sysconfig.get_config_var("SOABI") or "",
     "platform": sysconfig.get_platform(),
     "executable": sys.executable,
+    "base_executable": base_executable,
     "prefix": prefix,
     "base_prefix": base_prefix,
     "user_base": user_base,
