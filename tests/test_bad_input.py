@@ -1,0 +1,261 @@
+"""Bad input: one line of cause, one of cure, 125, and nothing lost or left."""
+
+import io
+import json
+import os
+import random
+import signal
+import stat
+import struct
+import subprocess
+import tarfile
+import time
+import zipfile
+
+import pytest
+
+
+def leftovers(rt):
+    """Staging and trash of the store; both must be empty when nothing runs."""
+    found = []
+    for folder in ('tmp', 'trash'):
+        path = os.path.join(rt.store, folder)
+        if os.path.isdir(path):
+            found += [f'{folder}/{name}' for name in os.listdir(path)]
+    return found
+
+
+JSONS = [
+    ('{"env_vars": {"A": "b"}', 'line 1'),
+    ('{\n  "env_vars": {\n    "A": b\n  }\n}', 'line 3'),
+    ('{"env_vars": {"A": 1}}', 'env_vars.A'),
+    ('{"pip": ["a", 3]}', 'pip'),
+    ('{"env_var": {}}', 'env_vars'),
+    ('{"env_vars": {}, "env_vars": {}}', 'env_vars'),
+    ('{"pip": ["a"], "uv": ["a"]}', 'uv'),
+    ('{"config": {"setup_timeout_seconds": 0}}', 'setup_timeout_seconds'),
+    ('[]', 'object'),
+    ('{"pip": {"packages": ["a"], "pip_chek": true}}', 'pip_check'),
+    ('{"working_dir": 3}', 'working_dir'),
+    ('{"a":' * 100 + '1' + '}' * 100, 'deep'),
+]
+
+
+@pytest.mark.parametrize('text,says', JSONS, ids=[says for _, says in JSONS])
+def test_json(rt_one, text, says):
+    assert says in rt_one.fails('--runtime-env', text, '--', 'true')
+
+
+@pytest.mark.parametrize('args,says', [
+    (['--wroking-dir', '.', '--', 'true'], '--working-dir'),
+    (['--pip'], 'value'),
+    ([], 'command'),
+    (['--runtime-env', '/no/such/file.json', '--', 'true'], '/no/such/file.json'),
+    (['--working-dir', '/no/such/dir', '--', 'true'], '/no/such/dir'),
+    (['--working-dir', 's3://bucket/a.zip', '--', 'true'], 's3'),
+    (['--working-dir', '/etc/passwd', '--', 'true'], '/etc/passwd'),
+    (['--python', '/bin/ls', '--pip', 'emoji', '--', 'true'], '/bin/ls'),
+    (['--upper-size', 'big', '--', 'true'], 'big'),
+])
+def test_command_line(rt_one, args, says):
+    assert says in rt_one.fails(*args, code=127 if '--python' in args and False else 125)
+
+
+def raw_zip(entries, change=None):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, content, mode in entries:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            archive.writestr(info, content)
+    raw = bytearray(data.getvalue())
+    return bytes(change(raw) if change else raw)
+
+
+def two_of_a_name():
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return raw_zip([('a', 'one', 0o100644), ('a', 'two', 0o100644)])
+
+
+def bomb():
+    return raw_zip([(f'zeros{i}', b'\0' * (64 << 20), 0o100644) for i in range(20)])
+
+
+def flip_name(raw):
+    at = raw.index(b'good')
+    raw[at:at + 4] = b'evil'   # in the local header only
+    return raw
+
+
+ZIPS = {
+    'dotdot': lambda: raw_zip([('../escaped', 'x', 0o100644)]),
+    'absolute': lambda: raw_zip([('/escaped', 'x', 0o100644)]),
+    'backslash': lambda: raw_zip([('a\\..\\..\\escaped', 'x', 0o100644)]),
+    'link out': lambda: raw_zip([('link', '../../../../etc', 0o120777), ('link/escaped', 'x', 0o100644)]),
+    'absolute link': lambda: raw_zip([('link', '/etc/passwd', 0o120777)]),
+    'twice the same': two_of_a_name,
+    'truncated': lambda: raw_zip([('a', os.urandom(5000), 0o100644)])[:3000],
+    'no zip': lambda: b'this is no archive at all',
+    'two headers': lambda: raw_zip([('good', 'x', 0o100644)], flip_name),
+    'device': lambda: raw_zip([('dev', '', stat.S_IFCHR | 0o666)]),
+    'file as folder': lambda: raw_zip([('a', 'x', 0o100644), ('a/b', 'y', 0o100644)]),
+}
+
+
+@pytest.mark.parametrize('kind', ZIPS)
+def test_hostile_zip(rt, kind):
+    path = rt.folder / 'bad.zip'
+    path.write_bytes(ZIPS[kind]())
+    error = rt.fails('--working-dir', path, '--', 'true')
+    assert 'bad.zip' in error
+    assert not leftovers(rt) and not (rt.folder / 'escaped').exists()
+
+
+def tar_with(*members):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode='w:gz') as archive:
+        for name, kind, target in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            info.size = 1 if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(b'x'))
+    return data.getvalue()
+
+
+TARS = {
+    'dotdot': lambda: tar_with(('../escaped', tarfile.REGTYPE, '')),
+    'absolute': lambda: tar_with(('/escaped', tarfile.REGTYPE, '')),
+    'link out': lambda: tar_with(('l', tarfile.SYMTYPE, '../../..'), ('l/escaped', tarfile.REGTYPE, '')),
+    'hard link out': lambda: tar_with(('l', tarfile.LNKTYPE, '../../../../etc/passwd')),
+    'device': lambda: tar_with(('null', tarfile.CHRTYPE, '')),
+    'fifo': lambda: tar_with(('pipe', tarfile.FIFOTYPE, '')),
+    'truncated': lambda: tar_with(*[(f'f{i}', tarfile.REGTYPE, '') for i in range(1000)])[:1500],
+}
+
+
+@pytest.mark.parametrize('kind', TARS)
+def test_hostile_tar(rt, kind):
+    path = rt.folder / 'bad.tar.gz'
+    path.write_bytes(TARS[kind]())
+    assert 'bad.tar.gz' in rt.fails('--working-dir', path, '--', 'true')
+    assert not leftovers(rt) and not (rt.folder / 'escaped').exists()
+
+
+def test_setuid_does_not_survive(rt):
+    path = rt.folder / 'p.zip'
+    path.write_bytes(raw_zip([('tool', 'x', 0o106755)]))
+    assert rt.ok('--working-dir', path, '--', 'stat', '-c', '%a', 'tool') == '755\n'
+
+
+def test_too_many_entries(rt_one):
+    path = rt_one.folder / 'many.zip'
+    count = 1_000_001
+    name = b'%07d'
+    local = b''.join(struct.pack('<4s5H3I2H', b'PK\3\4', 20, 0, 0, 0, 33, 0, 0, 0, 7, 0) + name % i for i in range(count))
+    central = b''.join(struct.pack('<4s6H3I5H2I', b'PK\1\2', 20, 20, 0, 0, 0, 33, 0, 0, 0, 7, 0, 0, 0, 0, 0, 37 * i) + name % i
+                       for i in range(count))
+    end64 = struct.pack('<4sQ2H2I4Q', b'PK\6\6', 44, 45, 45, 0, 0, count, count, len(central), len(local))
+    locator = struct.pack('<4sIQI', b'PK\6\7', 0, len(local) + len(central), 1)
+    end = struct.pack('<4s4H2IH', b'PK\5\6', 0, 0, 65535, 65535, 0xffffffff, 0xffffffff, 0)
+    path.write_bytes(local + central + end64 + locator + end)
+    started = time.monotonic()
+    assert 'many.zip' in rt_one.fails('--working-dir', path, '--', 'true')
+    assert time.monotonic() - started < 20
+    assert not leftovers(rt_one)
+
+
+def with_small_store(rt, size, *args):
+    """Runs with the store on a file system of `size`, in a mount namespace of its own."""
+    script = 'mount -t tmpfs -o size=$1 tmpfs "$2" && shift 2 && "$@"; code=$?; exit $code'
+    os.makedirs(rt.store, exist_ok=True)
+    return subprocess.run(['unshare', '--mount', '--', 'sh', '-c', script, 'sh', size, rt.store, *map(str, args)],
+                          env=rt.env, cwd=rt.home, capture_output=True, text=True)
+
+
+def test_full_disk(rt_one, empty_base):
+    done = with_small_store(rt_one, '40M', *rt_one.command('--pip', 'numpy', '--', empty_base / 'bin/python', '-c', ''))
+    assert done.returncode == 125
+    assert 'space' in done.stderr.lower() and '  cure: ' in done.stderr
+
+
+def test_read_only_store(rt_one, empty_base):
+    command = rt_one.command('--pip', 'emoji==2.14.0', '--', empty_base / 'bin/python', '-c', 'import emoji')
+    assert subprocess.run(command, env=rt_one.env, cwd=rt_one.home).returncode == 0
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+    shut = lambda *args: subprocess.run(['unshare', '--mount', '--', 'sh', '-c', script, 'sh', rt_one.store, *map(str, args)],
+                                        env=rt_one.env, cwd=rt_one.home, capture_output=True, text=True)
+    warm = shut(*command)
+    assert warm.returncode == 0, warm.stderr
+    cold = shut(*rt_one.command('--pip', 'idna==3.7', '--', empty_base / 'bin/python', '-c', ''))
+    assert cold.returncode == 125 and 'ead-only' in cold.stderr and '  cure: ' in cold.stderr
+
+
+def test_store_of_a_newer_format(rt_one):
+    rt_one.ok('--', 'true')
+    with open(rt_one.store + '/FORMAT', 'w') as file:
+        file.write('rtlaunch-store 99 0123456789abcdef0123456789abcdef\n')
+    assert 'newer' in rt_one.fails('--', 'true')
+
+
+def test_fifty_identical_runs_build_once(rt_one, empty_base):
+    command = rt_one.command('--pip', 'emoji==2.14.0', '--', empty_base / 'bin/python', '-c', 'import emoji; print(emoji.__version__)')
+    running = [subprocess.Popen(command, env=rt_one.env, cwd=rt_one.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for _ in range(50)]
+    results = [process.communicate() for process in running]
+    assert [out for out, _ in results] == ['2.14.0\n'] * 50, results[0]
+    wheels = [layer for layer in rt_one.ask('store', 'ls') if layer['kind'] == 'wheel' and 'emoji' in layer['name']]
+    assert len(wheels) == 1
+
+
+def test_fifty_different_runs(rt_one):
+    folders = [rt_one.make_files(f'p{i}', {'n.txt': f'{i}\n'}) for i in range(50)]
+    running = [subprocess.Popen(rt_one.command('--working-dir', folder, '--', 'cat', 'n.txt'), env=rt_one.env, cwd=rt_one.home,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for folder in folders]
+    assert [process.communicate()[0] for process in running] == [f'{i}\n' for i in range(50)]
+
+
+def test_killed_at_any_moment(rt, empty_base):
+    """Whatever is interrupted, the next run works and the store is whole."""
+    rng = random.Random(7)
+    versions = ['2.14.0', '2.13.0', '2.12.1', '2.12.0', '2.11.0', '2.10.1']
+    for round_number, version in enumerate(versions):
+        process = rt.popen('--pip', f'emoji=={version}', '--pip', 'idna==3.7', '--', empty_base / 'bin/python', '-c', 'pass',
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.02, 0.8))
+        process.send_signal([signal.SIGKILL, signal.SIGTERM, signal.SIGINT][round_number % 3])
+        process.wait()
+    out = rt.ok('--pip', f'emoji=={versions[-1]}', '--pip', 'idna==3.7', '--', empty_base / 'bin/python', '-c',
+                'import emoji; print(emoji.__version__)')
+    assert out == versions[-1] + '\n'
+    assert rt.run('store', 'verify', '--json', verb='ask').returncode == 0
+    assert not leftovers(rt)
+
+
+def test_no_permission_for_namespaces(programs, tmp_path):
+    """A user whose user namespaces are forbidden is told so."""
+    from conftest import make_launcher, PLAIN_UID
+    if os.geteuid() != 0:
+        pytest.skip('needs root to forbid them')
+    rt = make_launcher(programs, tmp_path, PLAIN_UID)
+    # In a user namespace of its own whose limit on further ones is 0.
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --reuid 12345 --regid 12345 --clear-groups "$@"'
+    done = subprocess.run(['unshare', '--user', '--map-users', '0,0,65536', '--map-groups', '0,0,65536', '--mount', '--',
+                           'sh', '-c', script, 'sh', *rt.command('--', 'true')],
+                          env=rt.env, cwd=rt.home, capture_output=True, text=True)
+    if 'unshare' in done.stderr:
+        pytest.skip('cannot make the namespace for it: ' + done.stderr.strip())
+    assert done.returncode == 125 and 'namespace' in done.stderr and '  cure: ' in done.stderr
+
+
+def test_upper_on_overlay_store(rt_one, tmp_path):
+    """A store can't be on overlayfs (a container's root): said so, with what to do."""
+    for name in ('lower', 'upper', 'work', 'merged'):
+        (tmp_path / name).mkdir()
+    script = (f'mount -t tmpfs tmpfs {tmp_path} && cd {tmp_path} && mkdir lower upper work merged && '
+              'mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged && '
+              f'RTLAUNCH_STORE={tmp_path}/merged/store exec "$@"')
+    done = subprocess.run(['unshare', '--mount', '--', 'sh', '-c', script, 'sh', *rt_one.command('--', 'true')],
+                          env=rt_one.env, cwd='/', capture_output=True, text=True)
+    assert done.returncode == 125 and 'overlay' in done.stderr and '--store' in done.stderr

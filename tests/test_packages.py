@@ -1,0 +1,159 @@
+"""pip and uv on real packages from the index, on real interpreters."""
+
+import json
+import os
+import pathlib
+import subprocess
+import time
+
+import pytest
+
+VERSIONS = ('import importlib.metadata as m, json; '
+            'print(json.dumps([d.version for d in m.distributions() if d.metadata["Name"].lower() == "requests"]))')
+
+
+def tree_state(folder):
+    return {str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.lstat().st_size)
+            for path in sorted(folder.rglob('*')) if '__pycache__' not in path.parts}
+
+
+def python_of(venv):
+    return venv / 'bin/python'
+
+
+def test_a_base_package_is_replaced_not_shadowed(rt, base):
+    before = tree_state(base)
+    python = python_of(base)
+    run = lambda *command: rt.ok('--pip', 'requests==2.27.1', '--', python, *command)
+    assert json.loads(run('-c', VERSIONS)) == ['2.27.1']
+    assert run('-c', 'import requests; print(requests.__version__)') == '2.27.1\n'
+    assert 'No broken requirements' in run('-m', 'pip', 'check')
+    assert tree_state(base) == before
+    assert json.loads(subprocess.check_output([python, '-c', VERSIONS])) == ['2.34.2']
+
+
+def test_two_numpys_at_once(rt, empty_base):
+    python = python_of(empty_base)
+    show = 'import numpy; print(numpy.__version__)'
+    old = rt.popen('--pip', 'numpy<2', '--', python, '-c', show, stdout=subprocess.PIPE, text=True)
+    new = rt.popen('--pip', 'numpy>=2', '--', python, '-c', show, stdout=subprocess.PIPE, text=True)
+    assert old.communicate()[0].startswith('1.') and new.communicate()[0].startswith('2.')
+    assert (old.returncode, new.returncode) == (0, 0)
+
+
+def test_system_python_with_debian_paths(rt):
+    out = rt.ok('--pip', 'requests==2.27.1', '--pip', 'pendulum', '--', '/usr/bin/python3', '-c',
+                'import requests, pendulum, sys; print(requests.__version__, sys.prefix, sys.executable)')
+    assert out == '2.27.1 /usr /usr/bin/python3\n'
+
+
+@pytest.mark.parametrize('minor', [8, 9, 10, 11, 12, 13])
+def test_every_python(rt_one, minor):
+    found = sorted(pathlib.Path.home().glob(f'.pyenv/versions/3.{minor}.*/bin/python3.{minor}'))
+    if not found:
+        pytest.skip(f'no Python 3.{minor} on this machine (looked in ~/.pyenv/versions)')
+    out = rt_one.ok('--pip', 'emoji==1.7.0', '--pip', 'attrs==23.1.0', '--', found[-1], '-c',
+                    'import emoji, attr, sys; print(emoji.__version__, attr.__version__, sys.version_info[1])')
+    assert out == f'1.7.0 23.1.0 {minor}\n'
+
+
+def test_scripts_are_on_the_path(rt, empty_base):
+    env = {'PATH': f'{empty_base}/bin:{rt.env["PATH"]}'}
+    out = rt.ok('--python', python_of(empty_base), '--pip', 'pygments==2.18.0', '--', 'pygmentize', '-V', env=env)
+    assert '2.18.0' in out
+
+
+def test_requirements_file_nested_and_dict_forms(rt_one, empty_base):
+    folder = rt_one.make_files('reqs', {'all.txt': '# all\n-r more/other.txt\nemoji==2.14.0\n',
+                                        'more/other.txt': '-r third.txt\n', 'more/third.txt': 'idna==3.7  # why not\n'})
+    script = 'import emoji, idna; print(emoji.__version__, idna.__version__)'
+    for field in ({'pip': str(folder / 'all.txt')}, {'uv': str(folder / 'all.txt')},
+                  {'pip': {'packages': ['emoji==2.14.0', 'idna==3.7'], 'pip_check': True}},
+                  {'uv': {'packages': ['emoji==2.14.0', 'idna==3.7'], 'uv_check': True,
+                          'uv_pip_install_options': ['--no-cache']}},
+                  {'pip': {'packages': ['emoji==2.14.0', 'idna==3.7'], 'pip_install_options': ['--no-deps']}}):
+        out = rt_one.ok('--runtime-env', json.dumps(field), '--', python_of(empty_base), '-c', script)
+        assert out == '2.14.0 3.7\n', field
+
+
+def test_pip_itself_where_its_version_is_named(rt_one, uv, tmp_path):
+    from conftest import make_venv
+    venv = make_venv(tmp_path / 'venv-pip', uv, 'pip')
+    env = json.dumps({'pip': {'packages': ['emoji==2.14.0'], 'pip_version': '==24.0'}})
+    out = rt_one.ok('--runtime-env', env, '--', python_of(venv), '-c',
+                    'import emoji, importlib.metadata as m; print(emoji.__version__, m.version("pip"))')
+    assert out == '2.14.0 24.0\n'
+
+
+LOCAL = {'pyproject.toml': '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+                           '[project]\nname = "localpkg"\nversion = "1.0"\n[tool.setuptools]\npackages = ["localpkg"]\n',
+         'localpkg/__init__.py': 'WORD = "one"\n'}
+
+
+def test_a_package_in_the_working_dir_changes_the_layer(rt, empty_base):
+    """Ray hashes only the text, and serves the old package (R2)."""
+    project = rt.make_files('project', {f'pkg/{name}': text for name, text in LOCAL.items()})
+    env = json.dumps({'working_dir': str(project), 'pip': ['${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/pkg']})
+    show = ['--runtime-env', env, '--', python_of(empty_base), '-c', 'import localpkg; print(localpkg.WORD)']
+    assert rt.ok(*show) == 'one\n'
+    (project / 'pkg/localpkg/__init__.py').write_text('WORD = "two"\n')
+    assert rt.ok(*show) == 'two\n'
+
+
+def test_order_and_variables_change_no_key(rt_one, empty_base):
+    python = python_of(empty_base)
+    rt_one.ok('--pip', 'emoji==2.14.0', '--pip', 'idna==3.7', '--', python, '-c', '')
+    done = rt_one.run('--pip', 'idna==3.7', '--pip', 'emoji==2.14.0', '--env', 'A=b', '--', python, '-c', '')
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_conflict_with_the_base_is_refused_and_both_are_named(rt_one, uv, tmp_path):
+    from conftest import make_venv
+    venv = make_venv(tmp_path / 'venv-conflict', uv, 'responses==0.25.3')
+    started = time.monotonic()
+    error = rt_one.fails('--pip', 'requests==2.27.1', '--', python_of(venv), '-c', '')
+    assert 'responses' in error and 'requests' in error and '2.27.1' in error
+    assert time.monotonic() - started < 20
+
+
+def test_conflict_among_themselves(rt_one, empty_base):
+    error = rt_one.fails('--pip', 'requests==2.27.1', '--pip', 'urllib3>=2', '--', python_of(empty_base), '-c', '')
+    assert 'requests' in error and 'urllib3' in error
+
+
+def test_a_package_that_does_not_exist(rt_one, empty_base):
+    error = rt_one.fails('--pip', 'no-such-package-7f3a9c', '--', python_of(empty_base), '-c', '')
+    assert 'no-such-package-7f3a9c' in error
+    assert len(error) < 600
+
+
+def test_cached_environments_start_without_a_network(rt_one, empty_base):
+    command = rt_one.command('--pip', 'emoji==2.14.0', '--', python_of(empty_base), '-c', 'import emoji; print("here")')
+    assert subprocess.run(command, env=rt_one.env, cwd=rt_one.home).returncode == 0
+    done = subprocess.run(['unshare', '--net', '--', *command], env=rt_one.env, cwd=rt_one.home, capture_output=True, text=True)
+    assert done.stdout == 'here\n' and done.stderr == ''
+    lost = subprocess.run(['unshare', '--net', '--', *rt_one.command('--pip', 'emoji==2.13.0', '--', python_of(empty_base), '-c', '')],
+                          env=rt_one.env, cwd=rt_one.home, capture_output=True, text=True)
+    assert lost.returncode == 125 and '  cure: ' in lost.stderr
+
+
+def test_bytecode_comes_in_the_background(rt_one, empty_base):
+    command = ['--pip', 'idna==3.7', '--', python_of(empty_base), '-c', 'import idna; print(idna.core.__cached__)']
+    rt_one.ok(*command)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        kinds = [layer['kind'] for layer in rt_one.ask('store', 'ls')]
+        if 'pyc' in kinds:
+            break
+        time.sleep(0.2)
+    path = rt_one.ok(*command).strip()
+    assert rt_one.ok('--pip', 'idna==3.7', '--', 'ls', path) == path + '\n' or 'pyc' in kinds
+    assert 'pyc' in kinds
+
+
+def test_worker_may_install_into_its_private_copy(rt_one, base):
+    before = tree_state(base)
+    rt_one.ok('--pip', 'emoji==2.14.0', '--', 'sh', '-c',
+              f'{base}/bin/python -m pip uninstall -qy emoji && ! {base}/bin/python -c "import emoji" 2>/dev/null',
+              '--python', env={'VIRTUAL_ENV': str(base)})
+    assert tree_state(base) == before
