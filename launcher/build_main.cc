@@ -3,14 +3,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <csignal>
 
 #include "installers/plan.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/priority.h"
 #include "launcher/builder.h"
 #include "launcher/commands.h"
 #include "launcher/report.h"
@@ -96,14 +95,9 @@ void listen_to_launcher() {
   ::sigaction(SIGIO, &action, nullptr);
 }
 
-void step_back() {
-  ::setpriority(PRIO_PROCESS, 0, 19);
-  ::syscall(SYS_ioprio_set, 1, 0, 3 << 13);   // IOPRIO_WHO_PROCESS, self, IOPRIO_CLASS_IDLE
-}
-
 Status bytecode() {
   listen_to_launcher();
-  step_back();
+  sys::step_back();
   BuildRequest request = TRY(read_request());
   store::Store store = TRY(store::Store::open(request.store, true));
   installers::Plan plan = TRY(installers::make_plan(request.plan, store));

@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,7 +40,7 @@ Result<UniqueFd> memory_file(const std::string& text) {
   ::dup2(input, STDIN_FILENO);
   ::dup2(output, STDOUT_FILENO);
   if (line >= 0) ::fcntl(::dup2(line, kLine), F_SETFD, 0);
-  ::syscall(SYS_close_range, kLine + 1, ~0u, CLOSE_RANGE_CLOEXEC);
+  ::close_range(kLine + 1, ~0u, CLOSE_RANGE_CLOEXEC);
   ::sigprocmask(SIG_SETMASK, &mask, nullptr);
   std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
