@@ -112,8 +112,9 @@ Result<Plan> make_plan(const PlanRequest& request, const store::Store& store) {
                                           SourceUse::kWorkingDir, request, store)));
   }
   for (size_t i = 0; i < request.env.py_modules.size(); ++i) {
-    plan.fields.push_back(TRY(plan_source("py_modules[" + std::to_string(i) + "]",
-                                          request.env.py_modules[i], SourceUse::kPyModule, request, store)));
+    plan.fields.push_back(
+        TRY(plan_source("py_modules[" + std::to_string(i) + "]", request.env.py_modules[i],
+                        SourceUse::kPyModule, request, store)));
   }
   if (request.env.packages && !request.env.packages->lines.empty()) {
     plan.python = TRY(find_interpreter(request.python, request.variables, request.cwd, store));

@@ -22,29 +22,29 @@ namespace rtlaunch::installers {
 
 struct PlanRequest {
   config::RuntimeEnv env;
-  Environment variables;     // the caller's
-  std::string cwd;           // the caller's
-  std::string python;        // the interpreter that is wanted; "" to find it
-  std::string tools;         // the folder with uv
+  Environment variables;  // the caller's
+  std::string cwd;        // the caller's
+  std::string python;     // the interpreter that is wanted; "" to find it
+  std::string tools;      // the folder with uv
   bool allow_conflicts = false;
 };
 
 // One layer recipe: a working_dir, one py_module, or the packages.
 struct Field {
-  std::string name;                         // "working_dir", "py_modules[0]", "pip", "uv"
-  std::optional<Source> source;             // none for packages
-  std::optional<store::Key> key;            // none: used in place, or one before it is to be made first
-  std::optional<store::Record> record;      // what the store has for the key
+  std::string name;                     // "working_dir", "py_modules[0]", "pip", "uv"
+  std::optional<Source> source;         // none for packages
+  std::optional<store::Key> key;        // none: used in place, or one before it is to be made first
+  std::optional<store::Record> record;  // what the store has for the key
   bool in_place() const { return source && source->kind == Source::Kind::kInPlace; }
   bool missing() const { return !in_place() && !record; }
 };
 
 struct Plan {
-  std::optional<Interpreter> python;        // when there are packages
-  std::vector<Field> fields;                // in the order they can be made
+  std::optional<Interpreter> python;  // when there are packages
+  std::vector<Field> fields;          // in the order they can be made
   bool complete() const;
   const Field* find(const std::string& name) const;
-  std::vector<store::Digest> layers() const;     // of all records
+  std::vector<store::Digest> layers() const;  // of all records
   // The environment's name: digest over the fields' keys. env_vars change it not.
   store::Key id() const;
 };

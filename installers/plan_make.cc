@@ -29,10 +29,12 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
   if (field.record && TRY(store.acquire_all(field.record->layers))) return {};
   if (!field.source) {
     PackagesContext context = TRY(packages_context(request, plan, store));
-    field.record = TRY(make_packages(*request.env.packages, *plan.python, context, *field.key, store, progress));
+    field.record = TRY(
+        make_packages(*request.env.packages, *plan.python, context, *field.key, store, progress));
     return {};
   }
-  const auto& excludes = field.name == "working_dir" ? request.env.excludes : std::vector<std::string>();
+  const auto& excludes =
+      field.name == "working_dir" ? request.env.excludes : std::vector<std::string>();
   field.record = TRY(make_source_layer(*field.source, *field.key, excludes, store, progress,
                                        deadline_of(request)));
   return {};

@@ -64,11 +64,13 @@ Status make(const std::string& name) {
     TRY(installers::make_field(request.plan, plan, i, store, progress));
     return store.collect_if_over();
   }
-  return make_error("make", name, "no such field in the request", "install rtlaunch and rtlaunch-build together");
+  return make_error("make", name, "no such field in the request",
+                    "install rtlaunch and rtlaunch-build together");
 }
 
 int answer(const Status& status) {
-  (void)sys::write_all(STDOUT_FILENO, status ? done_line() : error_line(status.error()), "rtlaunch");
+  (void)sys::write_all(STDOUT_FILENO, status ? done_line() : error_line(status.error()),
+                       "rtlaunch");
   return status ? 0 : status.error().exit_code;
 }
 
@@ -91,7 +93,7 @@ void listen_to_launcher() {
   ::fcntl(kLine, F_SETFD, FD_CLOEXEC);
   ::fcntl(kLine, F_SETOWN, ::getpid());
   ::fcntl(kLine, F_SETFL, O_ASYNC | O_NONBLOCK);
-  detach_when_released(0);   // if it was said before we listened
+  detach_when_released(0);  // if it was said before we listened
   ::sigaction(SIGIO, &action, nullptr);
 }
 
@@ -104,7 +106,8 @@ Status bytecode() {
   NoProgress progress;
   for (const installers::Field& field : plan.fields) {
     if (field.source || !field.record || !installers::lacks_bytecode(*field.record)) continue;
-    installers::PackagesContext context = TRY(installers::packages_context(request.plan, plan, store));
+    installers::PackagesContext context =
+        TRY(installers::packages_context(request.plan, plan, store));
     TRY(installers::make_bytecode(*field.key, *plan.python, context, store, progress));
   }
   return store.make_durable();
@@ -120,6 +123,7 @@ int main(int argc, char** argv) {
   if (verb == "store") return store_command({args.begin() + 1, args.end()});
   if (verb == "env") return env_command({args.begin() + 1, args.end()});
   Report report(Report::voice_for(false));
-  report.error(make_error("rtlaunch-build", verb, "it is started by rtlaunch, not by hand", "see rtlaunch --help"));
+  report.error(make_error("rtlaunch-build", verb, "it is started by rtlaunch, not by hand",
+                          "see rtlaunch --help"));
   return 125;
 }

@@ -14,13 +14,13 @@
 namespace rtlaunch {
 namespace {
 
-constexpr int kLine = 3;   // where a background builder finds its line to the launcher
+constexpr int kLine = 3;  // where a background builder finds its line to the launcher
 
 struct Job {
   std::string field;
   pid_t pid = -1;
   UniqueFd answers;
-  std::string rest;       // of a line that isn't whole yet
+  std::string rest;  // of a line that isn't whole yet
   bool done = false;
   std::optional<Error> error;
 };
@@ -34,7 +34,8 @@ Result<UniqueFd> memory_file(const std::string& text) {
 }
 
 [[noreturn]] void exec_builder(const std::string& program, const std::vector<std::string>& args,
-                               int input, int output, int line, const sigset_t& mask, pid_t parent) {
+                               int input, int output, int line, const sigset_t& mask,
+                               pid_t parent) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) ::_exit(125);
   ::dup2(input, STDIN_FILENO);
@@ -49,8 +50,8 @@ Result<UniqueFd> memory_file(const std::string& text) {
   ::_exit(126);
 }
 
-Result<Job> start_job(const std::string& field, const std::string& program, const std::string& request,
-                      const Signals& signals) {
+Result<Job> start_job(const std::string& field, const std::string& program,
+                      const std::string& request, const Signals& signals) {
   UniqueFd input = TRY(memory_file(request));
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return sys_error("pipe", "");
@@ -62,7 +63,8 @@ Result<Job> start_job(const std::string& field, const std::string& program, cons
   job.pid = ::fork();
   if (job.pid < 0) return sys_error("fork", "");
   if (job.pid == 0) {
-    exec_builder(program, {"make", field}, input.get(), output.get(), -1, signals.mask_before(), parent);
+    exec_builder(program, {"make", field}, input.get(), output.get(), -1, signals.mask_before(),
+                 parent);
   }
   return job;
 }
@@ -108,7 +110,8 @@ Status reap(Job& job) {
                       "run again");
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && job.done) return {};
-  return make_error(job.field, "rtlaunch-build", "ended without an answer, status " + std::to_string(status),
+  return make_error(job.field, "rtlaunch-build",
+                    "ended without an answer, status " + std::to_string(status),
                     "check that rtlaunch-build and its libraries are installed");
 }
 
@@ -186,7 +189,8 @@ Status build_fields(const std::vector<std::string>& fields, const installers::Pl
   return status;
 }
 
-Result<Background> Background::start(const installers::PlanRequest& request, const std::string& store) {
+Result<Background> Background::start(const installers::PlanRequest& request,
+                                     const std::string& store) {
   UniqueFd input = TRY(memory_file(request_json(request, store)));
   UniqueFd null = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
   int ends[2];

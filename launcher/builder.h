@@ -25,7 +25,7 @@ class Background {
   static Result<Background> start(const installers::PlanRequest& request, const std::string& store);
   Background(Background&&) noexcept = default;
   Background& operator=(Background&&) noexcept = default;
-  void release();   // it may outlive us from here on
+  void release();  // it may outlive us from here on
 
  private:
   UniqueFd line_;

@@ -85,17 +85,20 @@ void print_json(const Json& json) {
 }
 
 Json layer_json(const Store::LayerRow& row) {
-  return {{"digest", row.digest.hex}, {"kind", row.info.kind}, {"name", row.info.name}, {"bytes", row.bytes},
-          {"files", row.files}, {"created", row.created}, {"last_used", row.last_used},
-          {"build_ms", row.info.build_ms}, {"leased", row.leased}, {"durable", row.durable}, {"pinned", row.pinned}};
+  return {{"digest", row.digest.hex},   {"kind", row.info.kind},
+          {"name", row.info.name},      {"bytes", row.bytes},
+          {"files", row.files},         {"created", row.created},
+          {"last_used", row.last_used}, {"build_ms", row.info.build_ms},
+          {"leased", row.leased},       {"durable", row.durable},
+          {"pinned", row.pinned}};
 }
 
 std::vector<Row> layer_table(const std::vector<Store::LayerRow>& layers) {
   std::vector<Row> rows = {{"LAYER", "KIND", "SIZE", "FILES", "LAST USED", "IN USE", "NAME"}};
   for (const auto& layer : layers) {
     rows.push_back({short_name(layer.digest.hex), layer.info.kind, human_bytes(layer.bytes),
-                    std::to_string(layer.files), age(layer.last_used) + " ago", layer.leased ? "yes" : "",
-                    layer.info.name});
+                    std::to_string(layer.files), age(layer.last_used) + " ago",
+                    layer.leased ? "yes" : "", layer.info.name});
   }
   return rows;
 }
@@ -112,18 +115,27 @@ Status list_layers(Store& store, const CommandOptions& options) {
 Status show_stats(Store& store, const CommandOptions& options) {
   Store::Stats stats = TRY(store.stats());
   if (options.json) {
-    print_json({{"path", store.path()}, {"layers", stats.layers}, {"records", stats.records},
-                {"bytes", stats.bytes}, {"files", stats.files}, {"leased", stats.leased},
-                {"limit", stats.limit}, {"free", stats.free}, {"total", stats.total}, {"trash", stats.trash},
-                {"staging", stats.staging}, {"caches", stats.caches}});
+    print_json({{"path", store.path()},
+                {"layers", stats.layers},
+                {"records", stats.records},
+                {"bytes", stats.bytes},
+                {"files", stats.files},
+                {"leased", stats.leased},
+                {"limit", stats.limit},
+                {"free", stats.free},
+                {"total", stats.total},
+                {"trash", stats.trash},
+                {"staging", stats.staging},
+                {"caches", stats.caches}});
     return {};
   }
-  print_table({{"store", store.path()},
-               {"layers", std::to_string(stats.layers) + ", " + std::to_string(stats.leased) + " in use"},
-               {"size", human_bytes(stats.bytes) + " in " + std::to_string(stats.files) + " files, limit " +
-                            human_bytes(stats.limit)},
-               {"caches", human_bytes(stats.caches)},
-               {"disk", human_bytes(stats.free) + " free of " + human_bytes(stats.total)}});
+  print_table(
+      {{"store", store.path()},
+       {"layers", std::to_string(stats.layers) + ", " + std::to_string(stats.leased) + " in use"},
+       {"size", human_bytes(stats.bytes) + " in " + std::to_string(stats.files) + " files, limit " +
+                    human_bytes(stats.limit)},
+       {"caches", human_bytes(stats.caches)},
+       {"disk", human_bytes(stats.free) + " free of " + human_bytes(stats.total)}});
   return {};
 }
 
@@ -137,8 +149,8 @@ Status collect(Store& store, const CommandOptions& options) {
     return {};
   }
   if (!collected.layers.empty()) print_table(layer_table(collected.layers));
-  std::printf("%s %zu layers, %s\n", options.dry_run ? "would remove" : "removed", collected.layers.size(),
-              human_bytes(collected.bytes).c_str());
+  std::printf("%s %zu layers, %s\n", options.dry_run ? "would remove" : "removed",
+              collected.layers.size(), human_bytes(collected.bytes).c_str());
   return {};
 }
 
@@ -147,15 +159,20 @@ Status verify(Store& store, const CommandOptions& options) {
   auto damages = TRY(store.verify([&](const Store::LayerRow&) { ++checked; }));
   if (options.json) {
     Json json = Json::array();
-    for (const auto& damage : damages) json.push_back({{"digest", damage.digest.hex}, {"what", damage.what}});
+    for (const auto& damage : damages)
+      json.push_back({{"digest", damage.digest.hex}, {"what", damage.what}});
     print_json({{"checked", checked}, {"damaged", json}});
   } else {
-    for (const auto& damage : damages) std::printf("%s  %s\n", short_name(damage.digest.hex).c_str(), damage.what.c_str());
-    std::printf("%llu layers checked, %zu damaged\n", static_cast<unsigned long long>(checked), damages.size());
+    for (const auto& damage : damages)
+      std::printf("%s  %s\n", short_name(damage.digest.hex).c_str(), damage.what.c_str());
+    std::printf("%llu layers checked, %zu damaged\n", static_cast<unsigned long long>(checked),
+                damages.size());
   }
   if (damages.empty()) return {};
-  return make_error("verify", std::to_string(damages.size()) + " layers", "their content is not what their digest says",
-                    "nothing to do: those not in use were removed and will be made again; check the disk");
+  return make_error(
+      "verify", std::to_string(damages.size()) + " layers",
+      "their content is not what their digest says",
+      "nothing to do: those not in use were removed and will be made again; check the disk");
 }
 
 Status rebuild(Store& store, const CommandOptions& options) {
@@ -165,22 +182,26 @@ Status rebuild(Store& store, const CommandOptions& options) {
 
 Status why(Store& store, const CommandOptions& options) {
   if (options.words.size() != 2) {
-    return make_error("store why", "", "needs one digest", "rtlaunch store ls shows them; the first digits are enough");
+    return make_error("store why", "", "needs one digest",
+                      "rtlaunch store ls shows them; the first digits are enough");
   }
   Digest digest = TRY(store.resolve(options.words[1]));
   Store::Why why = TRY(store.why(digest));
   if (options.json) {
     Json records = Json::array();
     for (const auto& row : why.records) {
-      records.push_back({{"key", row.key.hex}, {"kind", row.record.kind}, {"name", row.record.name}});
+      records.push_back(
+          {{"key", row.key.hex}, {"kind", row.record.kind}, {"name", row.record.name}});
     }
-    print_json({{"digest", digest.hex}, {"leased", why.leased}, {"pids", why.pids}, {"records", records}});
+    print_json(
+        {{"digest", digest.hex}, {"leased", why.leased}, {"pids", why.pids}, {"records", records}});
     return {};
   }
   std::printf("%s\n", digest.hex.c_str());
   for (int pid : why.pids) std::printf("  in use by process %d\n", pid);
   for (const auto& row : why.records) {
-    std::printf("  needed by %s %s  %s\n", row.record.kind.c_str(), short_name(row.key.hex).c_str(), row.record.name.c_str());
+    std::printf("  needed by %s %s  %s\n", row.record.kind.c_str(), short_name(row.key.hex).c_str(),
+                row.record.name.c_str());
   }
   if (!why.leased && why.records.empty()) std::puts("  needed by nothing: it will be collected");
   return {};
@@ -202,7 +223,8 @@ uint64_t size_of(const Environments& all, const Store::RecordRow& row) {
   std::set<Digest> distinct(row.record.layers.begin(), row.record.layers.end());
   uint64_t bytes = 0;
   for (const Digest& digest : distinct) {
-    if (auto found = all.layers.find(digest.hex); found != all.layers.end()) bytes += found->second.bytes;
+    if (auto found = all.layers.find(digest.hex); found != all.layers.end())
+      bytes += found->second.bytes;
   }
   return bytes;
 }
@@ -223,17 +245,23 @@ Status list_environments(Store& store, const CommandOptions& options) {
     for (const auto& row : all.rows) {
       Json layers = Json::array();
       for (const Digest& digest : row.record.layers) layers.push_back(digest.hex);
-      json.push_back({{"id", row.key.hex}, {"name", row.record.name}, {"bytes", size_of(all, row)},
-                      {"created", row.created}, {"last_used", row.last_used}, {"in_use", in_use(all, row)},
-                      {"layers", layers}, {"what", Json::parse(row.record.data, nullptr, false)}});
+      json.push_back({{"id", row.key.hex},
+                      {"name", row.record.name},
+                      {"bytes", size_of(all, row)},
+                      {"created", row.created},
+                      {"last_used", row.last_used},
+                      {"in_use", in_use(all, row)},
+                      {"layers", layers},
+                      {"what", Json::parse(row.record.data, nullptr, false)}});
     }
     print_json(json);
     return {};
   }
   std::vector<Row> rows = {{"ENV", "SIZE", "LAYERS", "LAST USED", "IN USE", "WHAT"}};
   for (const auto& row : all.rows) {
-    rows.push_back({short_name(row.key.hex), human_bytes(size_of(all, row)), std::to_string(row.record.layers.size()),
-                    age(row.last_used) + " ago", in_use(all, row) ? "yes" : "", row.record.name});
+    rows.push_back({short_name(row.key.hex), human_bytes(size_of(all, row)),
+                    std::to_string(row.record.layers.size()), age(row.last_used) + " ago",
+                    in_use(all, row) ? "yes" : "", row.record.name});
   }
   print_table(rows);
   return {};
@@ -245,7 +273,8 @@ Result<Store::RecordRow> find_environment(const Environments& all, const std::st
     if (prefix.size() >= 4 && row.key.hex.rfind(prefix, 0) == 0) found.push_back(row);
   }
   if (found.size() == 1) return found.front();
-  return make_error("env rm", prefix, found.empty() ? "no such environment" : "more than one begins like this",
+  return make_error("env rm", prefix,
+                    found.empty() ? "no such environment" : "more than one begins like this",
                     "rtlaunch env ls shows them; at least four digits of one are needed");
 }
 
@@ -273,7 +302,8 @@ Status remove_environment(Store& store, const std::string& prefix, Json& report)
   Environments all = TRY(read_environments(store));
   Store::RecordRow row = TRY(find_environment(all, prefix));
   if (in_use(all, row)) {
-    return make_error("env rm", short_name(row.key.hex), "a running command uses it", "end the command first");
+    return make_error("env rm", short_name(row.key.hex), "a running command uses it",
+                      "end the command first");
   }
   for (const store::Key& key : own_fields(all, row)) TRY(store.forget(key));
   TRY(store.forget(row.key));
@@ -282,7 +312,8 @@ Status remove_environment(Store& store, const std::string& prefix, Json& report)
   for (const Digest& digest : distinct) {
     // A wheel's layer is also named by the wheel's own record; only other environments count.
     bool shared = std::any_of(all.rows.begin(), all.rows.end(), [&](const auto& other) {
-      return other.key != row.key && std::count(other.record.layers.begin(), other.record.layers.end(), digest) > 0;
+      return other.key != row.key &&
+             std::count(other.record.layers.begin(), other.record.layers.end(), digest) > 0;
     });
     if (shared || !store.remove_layer(digest)) {
       ++kept;
@@ -295,20 +326,25 @@ Status remove_environment(Store& store, const std::string& prefix, Json& report)
 }
 
 Status remove_environments(Store& store, const CommandOptions& options) {
-  if (options.words.size() < 2) return make_error("env rm", "", "needs an environment", "rtlaunch env ls shows them");
+  if (options.words.size() < 2)
+    return make_error("env rm", "", "needs an environment", "rtlaunch env ls shows them");
   Json report = Json::array();
-  for (size_t i = 1; i < options.words.size(); ++i) TRY(remove_environment(store, options.words[i], report));
+  for (size_t i = 1; i < options.words.size(); ++i)
+    TRY(remove_environment(store, options.words[i], report));
   if (options.json) return print_json(report), Status();
   for (const Json& entry : report) {
-    std::printf("removed %s: %s; %d layers stay, others use them\n", short_name(entry["id"].get<std::string>()).c_str(),
-                human_bytes(entry["bytes"].get<uint64_t>()).c_str(), entry["layers_kept"].get<int>());
+    std::printf("removed %s: %s; %d layers stay, others use them\n",
+                short_name(entry["id"].get<std::string>()).c_str(),
+                human_bytes(entry["bytes"].get<uint64_t>()).c_str(),
+                entry["layers_kept"].get<int>());
   }
   return {};
 }
 
 using Verb = Status (*)(Store&, const CommandOptions&);
 
-int dispatch(const std::string& noun, const std::map<std::string, Verb>& verbs, const std::vector<std::string>& args) {
+int dispatch(const std::string& noun, const std::map<std::string, Verb>& verbs,
+             const std::vector<std::string>& args) {
   Report report(Report::voice_for(false));
   auto carry_out = [&]() -> Status {
     CommandOptions options = TRY(parse(args));
@@ -318,7 +354,8 @@ int dispatch(const std::string& noun, const std::map<std::string, Verb>& verbs, 
       std::vector<std::string> known;
       for (const auto& [name, function] : verbs) known.push_back(name);
       std::string near = config::nearest(word, known);
-      return make_error(noun, word, "unknown command", near.empty() ? "see rtlaunch --help" : "did you mean " + near + "?");
+      return make_error(noun, word, "unknown command",
+                        near.empty() ? "see rtlaunch --help" : "did you mean " + near + "?");
     }
     std::string path = TRY(store_path(options.store));
     Store store = TRY(Store::open(path, false));
@@ -333,8 +370,14 @@ int dispatch(const std::string& noun, const std::map<std::string, Verb>& verbs, 
 }  // namespace
 
 int store_command(const std::vector<std::string>& args) {
-  return dispatch("store", {{"ls", list_layers}, {"stats", show_stats}, {"gc", collect}, {"verify", verify},
-                            {"rebuild", rebuild}, {"why", why}}, args);
+  return dispatch("store",
+                  {{"ls", list_layers},
+                   {"stats", show_stats},
+                   {"gc", collect},
+                   {"verify", verify},
+                   {"rebuild", rebuild},
+                   {"why", why}},
+                  args);
 }
 
 int env_command(const std::vector<std::string>& args) {

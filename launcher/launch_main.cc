@@ -1,11 +1,11 @@
-// rtlaunch: the command people run. `run` is done here; `store` and `env` are rtlaunch-build's, which
-// this one becomes. Linked statically, so that it starts in well under a millisecond and loads
-// nothing from anywhere.
+// rtlaunch: the command people run. `run` is done here; `store` and `env` are rtlaunch-build's,
+// which this one becomes. Linked statically, so that it starts in well under a millisecond and
+// loads nothing from anywhere.
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <algorithm>
+#include <cstdio>
 
 #include "launcher/builder.h"
 #include "launcher/options.h"

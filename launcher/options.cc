@@ -46,7 +46,8 @@ Result<std::pair<std::string, std::string>> parse_env(const std::string& text) {
   if (equals != std::string::npos) return std::pair(key, text.substr(equals + 1));
   const char* value = ::getenv(key.c_str());
   if (value == nullptr) {
-    return usage_error("--env " + key, "not set in this environment", "write --env " + key + "=VALUE");
+    return usage_error("--env " + key, "not set in this environment",
+                       "write --env " + key + "=VALUE");
   }
   return std::pair(key, std::string(value));
 }
@@ -68,7 +69,8 @@ const std::map<std::string, Setter>& value_options() {
       {"--store", into(&RunOptions::store)},
       {"--python", into(&RunOptions::python)},
       {"--keep", into(&RunOptions::keep)},
-      {"--pip", [](RunOptions& o, const std::string& v) -> Status { return o.pip.push_back(v), Status(); }},
+      {"--pip",
+       [](RunOptions& o, const std::string& v) -> Status { return o.pip.push_back(v), Status(); }},
       {"--env",
        [](RunOptions& o, const std::string& v) -> Status {
          o.env.push_back(TRY(parse_env(v)));
@@ -108,13 +110,15 @@ Result<uint64_t> parse_size(const std::string& text) {
   errno = 0;
   unsigned long long number = ::strtoull(text.c_str(), &end, 10);
   std::string unit = end;
-  static const std::map<std::string, int> shifts = {{"", 0}, {"K", 10}, {"M", 20}, {"G", 30}, {"T", 40}};
+  static const std::map<std::string, int> shifts = {
+      {"", 0}, {"K", 10}, {"M", 20}, {"G", 30}, {"T", 40}};
   if (!unit.empty() && (unit.back() == 'b' || unit.back() == 'B')) unit.pop_back();
   for (char& letter : unit) letter = static_cast<char>(::toupper(letter));
   auto shift = shifts.find(unit);
-  if (text.empty() || text[0] == '-' || errno != 0 || end == text.c_str() || shift == shifts.end() ||
-      number > (UINT64_MAX >> shift->second)) {
-    return usage_error("'" + text + "'", "not a size", "write bytes, or a number with K, M, G or T");
+  if (text.empty() || text[0] == '-' || errno != 0 || end == text.c_str() ||
+      shift == shifts.end() || number > (UINT64_MAX >> shift->second)) {
+    return usage_error("'" + text + "'", "not a size",
+                       "write bytes, or a number with K, M, G or T");
   }
   return static_cast<uint64_t>(number) << shift->second;
 }
@@ -140,21 +144,25 @@ Result<RunOptions> parse_run_options(const std::vector<std::string>& args) {
     if (equals == std::string::npos && at + 1 == args.size()) {
       return usage_error(name, "needs a value", "see rtlaunch --help");
     }
-    TRY(setter->second(options, equals == std::string::npos ? args[++at] : word.substr(equals + 1)));
+    TRY(setter->second(options,
+                       equals == std::string::npos ? args[++at] : word.substr(equals + 1)));
   }
   options.command.assign(args.begin() + static_cast<long>(at), args.end());
   if (options.command.empty()) {
-    return usage_error("run", "no command", "write what to run at the end: rtlaunch run -- COMMAND");
+    return usage_error("run", "no command",
+                       "write what to run at the end: rtlaunch run -- COMMAND");
   }
   if (!options.keep.empty() && !options.working_dir && options.runtime_env.empty()) {
-    return usage_error("--keep", "there is no working directory to keep files of", "add --working-dir");
+    return usage_error("--keep", "there is no working directory to keep files of",
+                       "add --working-dir");
   }
   return options;
 }
 
 Result<std::string> store_path(const std::string& option) {
   if (!option.empty()) return option;
-  if (const char* path = ::getenv("RTLAUNCH_STORE"); path != nullptr && *path != '\0') return std::string(path);
+  if (const char* path = ::getenv("RTLAUNCH_STORE"); path != nullptr && *path != '\0')
+    return std::string(path);
   if (::geteuid() == 0) return std::string("/var/lib/rtlaunch");
   if (const char* data = ::getenv("XDG_DATA_HOME"); data != nullptr && data[0] == '/') {
     return std::string(data) + "/rtlaunch";

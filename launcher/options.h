@@ -12,17 +12,17 @@
 namespace rtlaunch {
 
 struct RunOptions {
-  std::string runtime_env;                    // --runtime-env: a file's name or JSON; "" for none
-  std::optional<std::string> working_dir;     // --working-dir
-  std::vector<std::string> pip;               // --pip, each a requirement line
-  std::vector<std::pair<std::string, std::string>> env;   // --env; `--env KEY` takes ours
-  std::string store;                          // --store; "" for the default
-  std::string python;                         // --python: the base interpreter; "" to find it
-  std::string keep;                           // --keep: where files written in working_dir go
-  uint64_t upper_bytes = 0;                   // --upper-size; 0: half of the memory
-  bool allow_conflicts = false;               // --allow-conflicts
-  bool json = false;                          // --json: events instead of lines, on stderr
-  bool timings = false;                       // --timings: microseconds per step, on stderr
+  std::string runtime_env;                 // --runtime-env: a file's name or JSON; "" for none
+  std::optional<std::string> working_dir;  // --working-dir
+  std::vector<std::string> pip;            // --pip, each a requirement line
+  std::vector<std::pair<std::string, std::string>> env;  // --env; `--env KEY` takes ours
+  std::string store;                                     // --store; "" for the default
+  std::string python;            // --python: the base interpreter; "" to find it
+  std::string keep;              // --keep: where files written in working_dir go
+  uint64_t upper_bytes = 0;      // --upper-size; 0: half of the memory
+  bool allow_conflicts = false;  // --allow-conflicts
+  bool json = false;             // --json: events instead of lines, on stderr
+  bool timings = false;          // --timings: microseconds per step, on stderr
   std::vector<std::string> command;
 };
 

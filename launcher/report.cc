@@ -13,7 +13,7 @@
 namespace rtlaunch {
 namespace {
 
-constexpr size_t kShortestSecret = 4;   // "1" or "yes" can't be hidden without hiding all else
+constexpr size_t kShortestSecret = 4;  // "1" or "yes" can't be hidden without hiding all else
 constexpr int64_t kRedrawEvery = 50'000;
 
 using Json = nlohmann::ordered_json;
@@ -60,7 +60,7 @@ std::string describe(const Event& event) {
 
 Json error_json(const Error& error, const std::string& text, const std::string& cure) {
   Json json = {{"event", "error"}, {"step", error.step}, {"errno", error.code},
-               {"message", text}, {"cure", cure}, {"exit_code", error.exit_code}};
+               {"message", text},  {"cure", cure},       {"exit_code", error.exit_code}};
   return json;
 }
 
@@ -171,8 +171,8 @@ void Report::report(const Event& event) {
   layer.last = event;
   layer.last.object = redact(event.object);
   if (voice_ == Voice::kJson) {
-    Json json = {{"event", "progress"}, {"layer", event.layer}, {"phase", event.phase},
-                 {"object", layer.last.object}, {"done", event.done}, {"total", event.total}};
+    Json json = {{"event", "progress"},         {"layer", event.layer}, {"phase", event.phase},
+                 {"object", layer.last.object}, {"done", event.done},   {"total", event.total}};
     say(json.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else if (voice_ == Voice::kLive) {
     draw(new_phase);
@@ -208,7 +208,8 @@ void Report::draw(bool at_once) {
     const Layer& layer = layers_.at(name);
     std::string line = name;
     line.resize(std::max<size_t>(line.size() + 1, 13), ' ');
-    line += describe(layer.last) + "  " + human_seconds((layer.ended ? layer.ended : now) - layer.started);
+    line += describe(layer.last) + "  " +
+            human_seconds((layer.ended ? layer.ended : now) - layer.started);
     if (line.size() > width - 1) line.resize(width - 1);
     text += "\r\033[K" + line + "\n";
   }
@@ -248,7 +249,8 @@ std::string Report::where_time_went() const {
   for (const std::string& name : order_) {
     const Layer& layer = layers_.at(name);
     if (!text.empty()) text += ", ";
-    text += name + " " + human_seconds((layer.ended ? layer.ended : now_microseconds()) - layer.started);
+    text += name + " " +
+            human_seconds((layer.ended ? layer.ended : now_microseconds()) - layer.started);
     std::string phases;
     for (const auto& [phase, spent] : layer.phases) {
       phases += (phases.empty() ? "" : ", ") + phase + " " + human_seconds(spent);

@@ -9,7 +9,9 @@ namespace {
 
 using config::Json;
 
-std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 Json packages_json(const config::Packages& packages) {
   bool pip = packages.tool == config::Packages::Tool::kPip;
@@ -27,7 +29,8 @@ Json runtime_env_json(const config::RuntimeEnv& env) {
   if (!env.excludes.empty()) json["excludes"] = env.excludes;
   if (!env.py_modules.empty()) json["py_modules"] = env.py_modules;
   if (env.packages) {
-    json[env.packages->tool == config::Packages::Tool::kPip ? "pip" : "uv"] = packages_json(*env.packages);
+    json[env.packages->tool == config::Packages::Tool::kPip ? "pip" : "uv"] =
+        packages_json(*env.packages);
   }
   Json variables = Json::object();
   for (const auto& [name, value] : env.env_vars) variables[name] = value;
@@ -40,8 +43,12 @@ Json runtime_env_json(const config::RuntimeEnv& env) {
 }  // namespace
 
 std::string request_json(const installers::PlanRequest& request, const std::string& store) {
-  return dump({{"format", 1}, {"store", store}, {"cwd", request.cwd}, {"python", request.python},
-               {"tools", request.tools}, {"allow_conflicts", request.allow_conflicts},
+  return dump({{"format", 1},
+               {"store", store},
+               {"cwd", request.cwd},
+               {"python", request.python},
+               {"tools", request.tools},
+               {"allow_conflicts", request.allow_conflicts},
                {"runtime_env", runtime_env_json(request.env)}});
 }
 
@@ -49,7 +56,8 @@ Result<BuildRequest> parse_request(const std::string& text) {
   Json json = TRY(config::parse_json(text, "request"));
   try {
     if (json.at("format") != 1) {
-      return make_error("request", "format", "not of this version", "install rtlaunch and rtlaunch-build together");
+      return make_error("request", "format", "not of this version",
+                        "install rtlaunch and rtlaunch-build together");
     }
     BuildRequest request;
     request.store = json.at("store");
@@ -57,7 +65,8 @@ Result<BuildRequest> parse_request(const std::string& text) {
     request.plan.python = json.at("python");
     request.plan.tools = json.at("tools");
     request.plan.allow_conflicts = json.at("allow_conflicts");
-    request.plan.env = TRY(config::parse_runtime_env(dump(json.at("runtime_env")), "request", request.plan.cwd));
+    request.plan.env =
+        TRY(config::parse_runtime_env(dump(json.at("runtime_env")), "request", request.plan.cwd));
     return request;
   } catch (const Json::exception&) {
     return make_error("request", "", "malformed", "install rtlaunch and rtlaunch-build together");
@@ -65,13 +74,24 @@ Result<BuildRequest> parse_request(const std::string& text) {
 }
 
 std::string event_line(const Event& event) {
-  return dump({{"event", "progress"}, {"layer", event.layer}, {"phase", event.phase},
-               {"object", event.object}, {"done", event.done}, {"total", event.total}}) + "\n";
+  return dump({{"event", "progress"},
+               {"layer", event.layer},
+               {"phase", event.phase},
+               {"object", event.object},
+               {"done", event.done},
+               {"total", event.total}}) +
+         "\n";
 }
 
 std::string error_line(const Error& error) {
-  return dump({{"event", "error"}, {"step", error.step}, {"errno", error.code}, {"object", error.object},
-               {"reason", error.reason}, {"cure", error.cure}, {"exit_code", error.exit_code}}) + "\n";
+  return dump({{"event", "error"},
+               {"step", error.step},
+               {"errno", error.code},
+               {"object", error.object},
+               {"reason", error.reason},
+               {"cure", error.cure},
+               {"exit_code", error.exit_code}}) +
+         "\n";
 }
 
 std::string done_line() { return "{\"event\":\"done\"}\n"; }
@@ -83,15 +103,17 @@ Result<Answer> parse_answer(const std::string& line) {
     std::string kind = json.at("event");
     if (kind == "progress") {
       answer.kind = Answer::Kind::kProgress;
-      answer.event = {json.at("layer"), json.at("phase"), json.at("object"), json.at("done"), json.at("total")};
+      answer.event = {json.at("layer"), json.at("phase"), json.at("object"), json.at("done"),
+                      json.at("total")};
     } else if (kind == "error") {
       answer.kind = Answer::Kind::kError;
-      answer.error = {json.at("step"), json.at("errno"), json.at("object"),
-                      json.at("reason"), json.at("cure"), json.at("exit_code")};
+      answer.error = {json.at("step"),   json.at("errno"), json.at("object"),
+                      json.at("reason"), json.at("cure"),  json.at("exit_code")};
     }
     return answer;
   } catch (const Json::exception&) {
-    return make_error("build", "rtlaunch-build", "answered something that is no event: " + line.substr(0, 200));
+    return make_error("build", "rtlaunch-build",
+                      "answered something that is no event: " + line.substr(0, 200));
   }
 }
 

@@ -1,8 +1,8 @@
 // What rtlaunch asks of rtlaunch-build: one JSON document on its standard input (a memfd: secrets
 // of env_vars pass through it and never through argv), and JSON lines on its standard output.
 //
-//   request   {"format": 1, "store", "cwd", "python", "tools", "allow_conflicts", "runtime_env": {...}}
-//   answers   {"event": "progress", "layer", "phase", "object", "done", "total"}
+//   request   {"format": 1, "store", "cwd", "python", "tools", "allow_conflicts", "runtime_env":
+//   {...}} answers   {"event": "progress", "layer", "phase", "object", "done", "total"}
 //             {"event": "error", "step", "errno", "object", "reason", "cure", "exit_code"}
 //             {"event": "done"}
 #pragma once
@@ -17,7 +17,7 @@ namespace rtlaunch {
 std::string request_json(const installers::PlanRequest& request, const std::string& store);
 
 struct BuildRequest {
-  installers::PlanRequest plan;   // without `variables`: the builder inherits them
+  installers::PlanRequest plan;  // without `variables`: the builder inherits them
   std::string store;
 };
 Result<BuildRequest> parse_request(const std::string& text);

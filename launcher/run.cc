@@ -63,7 +63,8 @@ Result<config::RuntimeEnv> read_runtime_env(const std::string& option, const std
   return config::parse_runtime_env(*text, option, cwd);
 }
 
-Status add_requirements(const std::vector<std::string>& lines, const std::string& cwd, config::RuntimeEnv& env) {
+Status add_requirements(const std::vector<std::string>& lines, const std::string& cwd,
+                        config::RuntimeEnv& env) {
   if (lines.empty()) return {};
   if (!env.packages) env.packages.emplace();
   for (const std::string& line : lines) {
@@ -72,14 +73,16 @@ Status add_requirements(const std::vector<std::string>& lines, const std::string
       env.packages->lines.push_back(line);
       continue;
     }
-    for (std::string& read : TRY(config::read_requirements(sys::absolute_path(line.substr(file), cwd)))) {
+    for (std::string& read :
+         TRY(config::read_requirements(sys::absolute_path(line.substr(file), cwd)))) {
       env.packages->lines.push_back(std::move(read));
     }
   }
   return {};
 }
 
-void add_variables(const std::vector<std::pair<std::string, std::string>>& added, config::RuntimeEnv& env) {
+void add_variables(const std::vector<std::pair<std::string, std::string>>& added,
+                   config::RuntimeEnv& env) {
   for (const auto& [name, value] : added) {
     auto same = [&, &key = name](const auto& entry) { return entry.first == key; };
     auto& variables = env.env_vars;
@@ -90,7 +93,8 @@ void add_variables(const std::vector<std::pair<std::string, std::string>>& added
 
 bool names_python(const std::string& command) {
   std::string name = command.substr(command.rfind('/') + 1);
-  return name.rfind("python", 0) == 0 && name.find_first_not_of("0123456789.", 6) == std::string::npos;
+  return name.rfind("python", 0) == 0 &&
+         name.find_first_not_of("0123456789.", 6) == std::string::npos;
 }
 
 Result<PlanRequest> read_request(const RunOptions& options) {
@@ -103,7 +107,8 @@ Result<PlanRequest> read_request(const RunOptions& options) {
   add_variables(options.env, request.env);
   // `run -- python3.9 main.py` means packages for that Python.
   request.python = options.python;
-  if (request.python.empty() && names_python(options.command[0])) request.python = options.command[0];
+  if (request.python.empty() && names_python(options.command[0]))
+    request.python = options.command[0];
   request.tools = TRY(tools_folder());
   request.allow_conflicts = options.allow_conflicts;
   return request;
@@ -132,7 +137,8 @@ Status forget_stale(const Plan& plan, store::Store& store) {
   return {};
 }
 
-Result<Ready> make_ready(const PlanRequest& request, store::Store& store, Signals& signals, Report& report) {
+Result<Ready> make_ready(const PlanRequest& request, store::Store& store, Signals& signals,
+                         Report& report) {
   Ready ready;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     ready.plan = TRY(installers::make_plan(request, store));
@@ -148,8 +154,9 @@ Result<Ready> make_ready(const PlanRequest& request, store::Store& store, Signal
     ready.cold = true;
     TRY(build_fields(fields_to_make(ready.plan), request, store.path(), signals, report));
   }
-  return make_error("run", "layers", "they change or vanish faster than they are made",
-                    "check that nothing writes to the working_dir meanwhile, and the store's size limit");
+  return make_error(
+      "run", "layers", "they change or vanish faster than they are made",
+      "check that nothing writes to the working_dir meanwhile, and the store's size limit");
 }
 
 // What `rtlaunch env ls` shows. Values of variables are nobody's business here.
@@ -170,7 +177,8 @@ std::string describe(const PlanRequest& request, const Plan& plan) {
 std::string environment_name(const Plan& plan) {
   std::string name;
   for (const Field& field : plan.fields) {
-    name += (name.empty() ? "" : " + ") + (field.record ? field.record->name : field.source->display);
+    name +=
+        (name.empty() ? "" : " + ") + (field.record ? field.record->name : field.source->display);
   }
   return name;
 }
@@ -228,7 +236,8 @@ Status account_for_written(const RunOptions& options, const isolation::Spec& spe
   }
   if (!options.keep.empty()) {
     Written kept = TRY(keep_written(sandbox.upper_dir(), skip, options.keep));
-    report.note("kept", plural(kept.files, "file") + " (" + human_bytes(kept.bytes) + ") kept in " + options.keep);
+    report.note("kept", plural(kept.files, "file") + " (" + human_bytes(kept.bytes) + ") kept in " +
+                            options.keep);
     return {};
   }
   Written dropped = TRY(count_written(sandbox.upper_dir(), skip));
@@ -241,12 +250,14 @@ Status account_for_written(const RunOptions& options, const isolation::Spec& spe
 
 void show_timings(const isolation::Sandbox& sandbox, int64_t planned, Report& report) {
   std::string text = "plan " + human_seconds(planned);
-  for (const auto& step : sandbox.steps()) text += ", " + step.name + " " + human_seconds(step.microseconds);
+  for (const auto& step : sandbox.steps())
+    text += ", " + step.name + " " + human_seconds(step.microseconds);
   report.note("timings", text);
 }
 
-Result<isolation::Sandbox> launch(const RunOptions& options, const PlanRequest& request, const Ready& ready,
-                                  const store::Store& store, isolation::Spec& spec) {
+Result<isolation::Sandbox> launch(const RunOptions& options, const PlanRequest& request,
+                                  const Ready& ready, const store::Store& store,
+                                  isolation::Spec& spec) {
   spec = TRY(worker_spec(options, request, ready.plan, store));
   for (const store::Lease& lease : ready.leases) spec.leases.push_back(lease.fd.get());
   return isolation::start(spec);
@@ -280,8 +291,9 @@ Result<int> run(const RunOptions& options, Report& report) {
   int status = TRY(wait_for(sandbox, signals));
   TRY(account_for_written(options, spec, sandbox, report));
   if (ready.cold) {
-    report.note("cold", "cold start: " + report.where_time_went() + ", launch " + human_seconds(started - planned) +
-                            ", command " + human_seconds(now_microseconds() - started));
+    report.note("cold", "cold start: " + report.where_time_went() + ", launch " +
+                            human_seconds(started - planned) + ", command " +
+                            human_seconds(now_microseconds() - started));
   }
   background.release();
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);

@@ -8,7 +8,8 @@ namespace rtlaunch {
 Result<Signals> Signals::block() {
   sigset_t caught;
   ::sigemptyset(&caught);
-  for (int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM, SIGPIPE}) {
+  for (int number :
+       {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM, SIGPIPE}) {
     ::sigaddset(&caught, number);
   }
   Signals signals;

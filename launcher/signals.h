@@ -1,5 +1,6 @@
-// The signals that a launcher takes care of while a command runs: read from a signalfd, so that they
-// are events like any other. From construction to destruction they are blocked in this process.
+// The signals that a launcher takes care of while a command runs: read from a signalfd, so that
+// they are events like any other. From construction to destruction they are blocked in this
+// process.
 //
 // Who sent one decides what it means. A terminal sends Ctrl-C to the whole foreground group, so the
 // command has it already (si_code SI_KERNEL); kill(2) means the launcher alone, so it is passed on.
@@ -25,7 +26,7 @@ class Signals {
     int number;
     bool from_terminal;
   };
-  std::optional<Caught> next();   // nothing when none is pending
+  std::optional<Caught> next();  // nothing when none is pending
   // What a child has to have before exec: the mask as it was.
   const sigset_t& mask_before() const { return before_; }
 

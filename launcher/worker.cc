@@ -22,7 +22,8 @@ bool is_directory(const std::string& path) {
   return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-std::vector<std::string> layer_paths(const std::vector<store::Digest>& layers, const store::Store& store) {
+std::vector<std::string> layer_paths(const std::vector<store::Digest>& layers,
+                                     const store::Store& store) {
   std::vector<std::string> paths;
   for (const store::Digest& digest : layers) paths.push_back(store.layer_path(digest));
   return paths;
@@ -84,8 +85,8 @@ void mount_modules(const Plan& plan, const store::Store& store, Spec& spec) {
   }
 }
 
-// A virtualenv inside the working directory is excluded from its layer, but needed: it comes back at
-// its place, as a mount of its own.
+// A virtualenv inside the working directory is excluded from its layer, but needed: it comes back
+// at its place, as a mount of its own.
 void keep_interpreter(const PlanRequest& request, const Plan& plan, Spec& spec) {
   std::string working_dir = working_dir_target(plan);
   const Field* field = plan.find("working_dir");
@@ -97,7 +98,8 @@ void keep_interpreter(const PlanRequest& request, const Plan& plan, Spec& spec) 
     prefixes.push_back(found->second);
   }
   for (const std::string& prefix : prefixes) {
-    if (!sys::is_beneath(prefix, working_dir) || prefix == working_dir || !is_directory(prefix)) continue;
+    if (!sys::is_beneath(prefix, working_dir) || prefix == working_dir || !is_directory(prefix))
+      continue;
     spec.overlays.front().mkdirs.push_back(prefix.substr(working_dir.size() + 1));
     bool mounted = std::any_of(spec.overlays.begin(), spec.overlays.end(),
                                [&](const Overlay& overlay) { return overlay.target == prefix; });
@@ -173,8 +175,9 @@ Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, 
   mount_modules(plan, store, spec);
   keep_interpreter(request, plan, spec);
   // Parents before what lies in them, else the parent's mount would cover it.
-  std::stable_sort(spec.overlays.begin(), spec.overlays.end(),
-                   [](const Overlay& a, const Overlay& b) { return a.target.size() < b.target.size(); });
+  std::stable_sort(
+      spec.overlays.begin(), spec.overlays.end(),
+      [](const Overlay& a, const Overlay& b) { return a.target.size() < b.target.size(); });
   return spec;
 }
 

@@ -1,6 +1,6 @@
 // From a plan to what the sandbox is told: which layers are mounted where, what the command sees of
-// the host, its variables and its working directory. Profile `ml`: the host's root read-only but for
-// the caller's home, /tmp, /dev, /dev/shm, ipc private, the store hidden.
+// the host, its variables and its working directory. Profile `ml`: the host's root read-only but
+// for the caller's home, /tmp, /dev, /dev/shm, ipc private, the store hidden.
 #pragma once
 
 #include <string>
@@ -17,7 +17,8 @@ namespace rtlaunch {
 inline constexpr char kWorkingDir[] = "/tmp/rtlaunch/working_dir";
 inline constexpr char kPyModules[] = "/tmp/rtlaunch/py_modules";
 
-Result<isolation::Spec> worker_spec(const RunOptions& options, const installers::PlanRequest& request,
+Result<isolation::Spec> worker_spec(const RunOptions& options,
+                                    const installers::PlanRequest& request,
                                     const installers::Plan& plan, const store::Store& store);
 
 }  // namespace rtlaunch

@@ -46,10 +46,12 @@ Status copy_link(int from_dir, int to_dir, const std::string& name) {
 // `to_dir` is where the copy goes, or -1 to count only.
 Status walk(int dir, const std::string& path, int to_dir, Walk& state);
 
-Status walk_directory(int dir, const std::string& name, const std::string& path, int to_dir, Walk& state) {
+Status walk_directory(int dir, const std::string& name, const std::string& path, int to_dir,
+                      Walk& state) {
   UniqueFd child = TRY(sys::open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   if (to_dir < 0) return walk(child.get(), path, -1, state);
-  if (::mkdirat(to_dir, name.c_str(), 0755) != 0 && errno != EEXIST) return sys_error("--keep", path);
+  if (::mkdirat(to_dir, name.c_str(), 0755) != 0 && errno != EEXIST)
+    return sys_error("--keep", path);
   UniqueFd to = TRY(sys::open_at(to_dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   return walk(child.get(), path, to.get(), state);
 }
@@ -59,7 +61,8 @@ Status walk(int dir, const std::string& path, int to_dir, Walk& state) {
     std::string inner = path.empty() ? name : path + "/" + name;
     if (std::find(state.skip.begin(), state.skip.end(), inner) != state.skip.end()) continue;
     struct stat info;
-    if (::fstatat(dir, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return sys_error("stat", inner);
+    if (::fstatat(dir, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0)
+      return sys_error("stat", inner);
     if (S_ISDIR(info.st_mode)) {
       TRY(walk_directory(dir, name, inner, to_dir, state));
     } else if (S_ISCHR(info.st_mode)) {
@@ -68,7 +71,8 @@ Status walk(int dir, const std::string& path, int to_dir, Walk& state) {
       ++state.written.files;
       state.written.bytes += static_cast<uint64_t>(info.st_size);
       if (to_dir >= 0) {
-        TRY(S_ISLNK(info.st_mode) ? copy_link(dir, to_dir, name) : copy_file(dir, to_dir, name, info));
+        TRY(S_ISLNK(info.st_mode) ? copy_link(dir, to_dir, name)
+                                  : copy_file(dir, to_dir, name, info));
       }
     }
   }
@@ -83,7 +87,8 @@ Result<Written> count_written(int upper, const std::vector<std::string>& skip) {
   return state.written;
 }
 
-Result<Written> keep_written(int upper, const std::vector<std::string>& skip, const std::string& destination) {
+Result<Written> keep_written(int upper, const std::vector<std::string>& skip,
+                             const std::string& destination) {
   TRY(sys::make_dirs(destination));
   UniqueFd root = TRY(sys::open_at(AT_FDCWD, destination, O_RDONLY | O_DIRECTORY));
   Walk state{skip, {}};

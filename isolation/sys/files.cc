@@ -64,7 +64,8 @@ Status remove_contents(int dir, uint64_t mount, const std::string& path) {
     if (errno != EISDIR) return sys_error("remove", path + "/" + name);
     if (!opened_up) {
       struct stat info;
-      if (::fstat(dir, &info) == 0 && (info.st_mode & 0200) == 0) opened_up = ::fchmod(dir, 0700) == 0;
+      if (::fstat(dir, &info) == 0 && (info.st_mode & 0200) == 0)
+        opened_up = ::fchmod(dir, 0700) == 0;
     }
     TRY(remove_directory(dir, name, mount, path + "/" + name));
   }

@@ -22,8 +22,8 @@ namespace rtlaunch::sys {
 // Opens relative to `dir` (AT_FDCWD for the current directory); O_CLOEXEC is added.
 Result<UniqueFd> open_at(int dir, const std::string& name, int flags, mode_t mode = 0);
 
-// openat2 with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS: refuses `..`, absolute
-// names and every link on the way.
+// openat2 with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS: refuses `..`,
+// absolute names and every link on the way.
 Result<UniqueFd> open_beneath(int dir, const std::string& path, int flags, mode_t mode = 0);
 
 // openat2 with RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS: `root` is `/` for the path and its links.

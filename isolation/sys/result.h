@@ -17,12 +17,12 @@
 namespace rtlaunch {
 
 struct Error {
-  std::string step;    // what was being done: "mount_layers", "pip"
-  int code = 0;        // errno, 0 when the kernel had no part in it
-  std::string object;  // to what: a path, a package, a key of the JSON
-  std::string reason;  // why, in words; may be empty when `code` says it all
-  std::string cure;    // what to do about it; may be empty
-  int exit_code = 125; // what the command exits with: 125 ours, 126 not executable, 127 not found
+  std::string step;     // what was being done: "mount_layers", "pip"
+  int code = 0;         // errno, 0 when the kernel had no part in it
+  std::string object;   // to what: a path, a package, a key of the JSON
+  std::string reason;   // why, in words; may be empty when `code` says it all
+  std::string cure;     // what to do about it; may be empty
+  int exit_code = 125;  // what the command exits with: 125 ours, 126 not executable, 127 not found
 
   // "step: object: reason (errno text)"; one line, no cure.
   std::string message() const;
@@ -44,10 +44,17 @@ class [[nodiscard]] Result {
 
   // Aborts when there is no value: asking without looking is our own bug.
   T& value() & { return ok() ? std::get<0>(state_) : (std::abort(), std::get<0>(state_)); }
-  const T& value() const& { return ok() ? std::get<0>(state_) : (std::abort(), std::get<0>(state_)); }
-  T&& value() && { return ok() ? std::move(std::get<0>(state_)) : (std::abort(), std::move(std::get<0>(state_))); }
+  const T& value() const& {
+    return ok() ? std::get<0>(state_) : (std::abort(), std::get<0>(state_));
+  }
+  T&& value() && {
+    return ok() ? std::move(std::get<0>(state_)) : (std::abort(), std::move(std::get<0>(state_)));
+  }
   T* operator->() { return &value(); }
+  const T* operator->() const { return &value(); }
   T& operator*() & { return value(); }
+  const T& operator*() const& { return value(); }
+  T&& operator*() && { return std::move(*this).value(); }
   Error& error() { return std::get<1>(state_); }
   const Error& error() const { return std::get<1>(state_); }
 
@@ -76,9 +83,9 @@ class [[nodiscard]] Status {
 
 // The value of `expression`, or a return of its Error from the function around it.
 // GCC 12 can't have this around co_await: in coroutines use two lines.
-#define TRY(expression)                                     \
-  ({                                                        \
-    auto try_result_ = (expression);                        \
+#define TRY(expression)                                           \
+  ({                                                              \
+    auto try_result_ = (expression);                              \
     if (!try_result_.ok()) return std::move(try_result_.error()); \
-    std::move(try_result_).value();                         \
+    std::move(try_result_).value();                               \
   })

@@ -1,0 +1,54 @@
+#include "launcher/options.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+namespace rtlaunch {
+namespace {
+
+TEST(Options, ValuesComeBothWays) {
+  auto options = parse_run_options(
+      {"--pip", "a", "--pip=b==1", "--env=K=V=W", "--json", "--", "cmd", "--pip"});
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->pip, (std::vector<std::string>{"a", "b==1"}));
+  EXPECT_EQ(options->env[0], (std::pair<std::string, std::string>("K", "V=W")));
+  EXPECT_TRUE(options->json);
+  EXPECT_EQ(options->command, (std::vector<std::string>{"cmd", "--pip"}));
+}
+
+TEST(Options, TheCommandStartsAtTheFirstWordThatIsNoOption) {
+  auto options = parse_run_options({"--json", "python3", "-c", "pass"});
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->command, (std::vector<std::string>{"python3", "-c", "pass"}));
+}
+
+TEST(Options, AnEnvWithoutValueIsOurs) {
+  ::setenv("RTLAUNCH_TEST_MINE", "mine", 1);
+  auto options = parse_run_options({"--env", "RTLAUNCH_TEST_MINE", "--", "x"});
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->env[0].second, "mine");
+  ::unsetenv("RTLAUNCH_TEST_MINE");
+  EXPECT_FALSE(parse_run_options({"--env", "RTLAUNCH_TEST_MINE", "--", "x"}).ok());
+}
+
+TEST(Options, UnknownOnesAreNamedAndTheNearestIsSuggested) {
+  auto options = parse_run_options({"--workingdir", ".", "--", "x"});
+  ASSERT_FALSE(options.ok());
+  EXPECT_EQ(options.error().object, "--workingdir");
+  EXPECT_NE(options.error().cure.find("--working-dir"), std::string::npos);
+  EXPECT_EQ(options.error().exit_code, 125);
+}
+
+TEST(Options, Sizes) {
+  EXPECT_EQ(*parse_size("0"), 0u);
+  EXPECT_EQ(*parse_size("4k"), 4096u);
+  EXPECT_EQ(*parse_size("2G"), 2ull << 30);
+  EXPECT_EQ(*parse_size("3MB"), 3ull << 20);
+  for (const char* bad : {"", "-1", "G", "1X", "99999999999999999999", "99999999999T"}) {
+    EXPECT_FALSE(parse_size(bad).ok()) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace rtlaunch
