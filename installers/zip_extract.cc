@@ -1,7 +1,7 @@
 // Unpacking a zip with several threads. The calling thread reads the central directory, asks where
-// each entry shall go and packs entries into batches; workers inflate, hash and write them. Batches
-// keep the order of the directory, so that one is mostly about one folder and its bytes are read in
-// one go. What takes long is the file system making files; hashing and inflating hide behind that.
+// each entry shall go and packs entries into batches; workers inflate, hash and write them. A batch
+// ends where a folder does: two threads that make files in one folder spin on its lock. What takes
+// long is the file system making files; hashing and inflating hide behind that.
 
 #include <atomic>
 #include <condition_variable>
@@ -16,8 +16,9 @@
 namespace rtlaunch {
 namespace {
 
-constexpr size_t kBatchEntries = 64;
-constexpr uint64_t kBatchBytes = 1 << 20;
+constexpr size_t kBatchEntries = 32;         // from here on, a batch ends with its folder
+constexpr size_t kBatchEntriesMost = 512;
+constexpr uint64_t kBatchBytes = 8 << 20;
 constexpr size_t kBatchesWaiting = 4;
 
 struct Item {
@@ -25,6 +26,11 @@ struct Item {
   Placement to;
 };
 using Batch = std::vector<Item>;
+
+bool same_folder(std::string_view a, std::string_view b) {
+  size_t slash = a.rfind('/');
+  return slash == b.rfind('/') && a.substr(0, slash + 1) == b.substr(0, slash + 1);
+}
 
 Status write_link(TreeWriter& tree, zip::Inflater& inflater, const Item& item) {
   std::string target;
@@ -136,10 +142,12 @@ Status Zip::extract(TreeWriter& tree, const ZipExtract& options, const Place& pl
     auto to = place ? TRY(place(entry)) : Placement{entry.name, 0};
     if (!to) return {};
     to->path = TRY(entry_path(to->path, name_));
-    batch.push_back({entry, std::move(*to)});
+    bool full = batch.size() >= kBatchEntriesMost || batch_bytes >= kBatchBytes ||
+                (batch.size() >= kBatchEntries && !same_folder(batch.back().to.path, to->path));
+    if (full && !flush()) return Error{};
     batch_bytes += entry.size;
-    if (batch.size() < kBatchEntries && batch_bytes < kBatchBytes) return {};
-    return flush() ? Status() : Status(Error{});
+    batch.push_back({entry, std::move(*to)});
+    return {};
   });
   if (read) flush();
   Status written = workers.finish();
