@@ -22,6 +22,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,7 +37,8 @@ namespace rtlaunch::isolation {
 // userxattr in a user namespace, else redirect_dir=nofollow,metacopy=off,index=off; uppers volatile.
 // At most 500 lowers (OVL_MAX_STACK).
 struct Overlay {
-  std::string target;                // absolute; made when it isn't there and can be
+  std::string target;                // absolute; made when it isn't there and lies in one of our own
+                                     // directories (never on the host)
   std::vector<std::string> lowers;   // absolute directories, top first
   bool over_host = false;            // what is at `target` already is the lowest lower; mounts
                                      // that lie below it (mountinfo) are put back on top
@@ -60,9 +62,11 @@ struct Spec {
   std::vector<std::string> env;      // "KEY=VALUE", the whole environment
   std::string cwd = "/";             // inside
   Root root = Root::kHost;
-  std::vector<Overlay> overlays;     // mounted in this order
-  std::vector<Bind> binds;           // after the overlays, in this order
+  // Whatever the kind, outer paths are mounted before inner ones; of two at one path the later
+  // kind in this list, then the later in its vector, is on top.
   std::vector<std::string> writable; // kHost: host directories that stay writable
+  std::vector<Overlay> overlays;
+  std::vector<Bind> binds;
   std::vector<std::string> hidden;   // covered by an empty, read-only directory, e.g. the store
   std::vector<std::string> visible;  // kHost: host directories under a private one (/tmp, /dev/shm)
                                      // or under a hidden one that are bound back, read-only
@@ -74,6 +78,7 @@ struct Spec {
   int stdin_fd = 0, stdout_fd = 1, stderr_fd = 2;
   std::string hostname;              // uts; empty: unchanged
   bool new_session = false;          // setsid: builds, which must not reach the terminal
+  bool use_mount2 = false;           // make overlays as before Linux 6.7 (for tests)
 };
 
 class Sandbox {

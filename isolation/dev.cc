@@ -1,0 +1,131 @@
+#include "isolation/dev.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "isolation/sys/files.h"
+#include "isolation/sys/process.h"
+
+namespace rtlaunch::isolation {
+namespace {
+
+struct Known {
+  const char* name;
+  unsigned major, minor;
+};
+constexpr Known kKnown[] = {{"null", 1, 3},   {"zero", 1, 5},    {"full", 1, 7},
+                            {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
+
+struct Link {
+  const char *name, *target;
+};
+constexpr Link kLinks[] = {{"fd", "/proc/self/fd"},       {"stdin", "/proc/self/fd/0"},
+                           {"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"},
+                           {"ptmx", "pts/ptmx"}};
+
+constexpr const char* kFolders[] = {"pts", "shm", "mqueue"};
+
+Status check_device(int fd, const std::string& path, dev_t expected) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) return sys_error("device", path);
+  if (S_ISCHR(info.st_mode) && info.st_rdev == expected) return {};
+  return make_error("device", path, "it is not the device that its name says",
+                    "repair this host's /dev");
+}
+
+// The path of the terminal behind `fd`, as this process sees it; empty when it is none.
+std::string terminal_path(int fd, dev_t* device) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0 || !S_ISCHR(info.st_mode) || !::isatty(fd)) return "";
+  char path[256];
+  ssize_t length =
+      ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path, sizeof path - 1);
+  if (length <= 0 || path[0] != '/') return "";
+  *device = info.st_rdev;
+  return std::string(path, static_cast<size_t>(length));
+}
+
+Result<sys::Mount> clone_device(const std::string& path, dev_t device) {
+  sys::Mount mount = TRY(sys::clone_mount(AT_FDCWD, path, false));
+  TRY(check_device(mount.fd(), path, device));
+  return mount;
+}
+
+Status mount_at(int dev, const char* name, const char* type,
+                std::initializer_list<std::pair<const char*, const char*>> options,
+                uint64_t attributes) {
+  sys::FsContext context = TRY(sys::FsContext::open(type));
+  for (auto [key, value] : options) {
+    TRY(value != nullptr ? context.set(key, value) : context.set_flag(key));
+  }
+  sys::Mount mount = TRY(context.mount(attributes));
+  return mount.attach(dev, name);
+}
+
+Status add_shared_memory(Tree* tree) {
+  sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
+  TRY(context.set("mode", "1777"));
+  sys::Mount mount = TRY(context.mount(sys::kSafe));
+  UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
+  tree->add("/dev/shm", std::move(mount), true, Tree::Missing::kFail, std::move(make_in));
+  return {};
+}
+
+}  // namespace
+
+Result<Devices> Devices::open(const int (&stdio)[3]) {
+  Devices devices;
+  for (const Known& known : kKnown) {
+    std::string path = std::string("/dev/") + known.name;
+    Result<sys::Mount> mount = clone_device(path, makedev(known.major, known.minor));
+    if (!mount && mount.error().code == ENOENT && !devices.nodes_.empty()) continue;
+    if (!mount) return mount.error();
+    devices.nodes_.push_back({known.name, std::move(mount.value())});
+  }
+  for (int fd : stdio) {
+    dev_t device;
+    std::string path = terminal_path(fd, &device);
+    if (path.empty()) continue;
+    Result<sys::Mount> mount = clone_device(path, device);
+    // A terminal of another namespace has no path here; then there is no console.
+    if (mount) devices.nodes_.push_back({"console", std::move(mount.value())});
+    break;
+  }
+  return devices;
+}
+
+Status Devices::add_to(const Vault& vault, Tree* tree) {
+  UniqueFd dir = TRY(vault.directory("dev", 0755));
+  for (const Link& link : kLinks) {
+    if (::symlinkat(link.target, dir.get(), link.name) != 0) return sys_error("symlink", link.name);
+  }
+  for (const char* name : kFolders) {
+    if (::mkdirat(dir.get(), name, 0755) != 0) return sys_error("mkdir", name);
+  }
+  for (const Node& node : nodes_) {
+    if (::mknodat(dir.get(), node.name.c_str(), S_IFREG | 0666, 0) != 0) {
+      return sys_error("mknod", node.name);
+    }
+  }
+  sys::Mount mount = TRY(sys::clone_mount(vault.fd(), "dev", false));
+  TRY(sys::set_mount_attributes(mount.fd(), "", sys::kSafe | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC,
+                                false));
+  tree->add("/dev", std::move(mount), true, Tree::Missing::kFail, std::move(dir));
+  return add_shared_memory(tree);
+}
+
+Status Devices::fill(int dev) {
+  constexpr uint64_t kNoPrograms = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
+  TRY(mount_at(dev, "pts", "devpts",
+               {{"newinstance", nullptr}, {"ptmxmode", "0666"}, {"mode", "620"}}, kNoPrograms));
+  Status queues = mount_at(dev, "mqueue", "mqueue", {}, kNoPrograms | MOUNT_ATTR_NODEV);
+  if (!queues && queues.error().code != ENODEV) return queues;  // kernel without POSIX queues
+  for (const Node& node : nodes_) TRY(node.mount.attach(dev, node.name));
+  return {};
+}
+
+}  // namespace rtlaunch::isolation

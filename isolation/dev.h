@@ -1,0 +1,36 @@
+// The sandbox's /dev: a read-only directory of the vault, with the few devices every program expects
+// bound from the host (each checked to be the character device it claims to be), terminals of its own
+// (devpts, newinstance), its own shared memory and message queues. Made in two halves, as the host's
+// nodes have to be opened before they are covered.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "isolation/mounts.h"
+#include "isolation/overlay.h"
+#include "isolation/sys/mount.h"
+
+namespace rtlaunch::isolation {
+
+class Devices {
+ public:
+  // Clones the host's nodes, and the terminal if one of `stdio` is one (it becomes /dev/console, so
+  // that ttyname(3) finds it).
+  static Result<Devices> open(const int (&stdio)[3]);
+  // Adds /dev and /dev/shm to the tree.
+  Status add_to(const Vault& vault, Tree* tree);
+  // Mounts all that is in it; `dev` is the attached directory.
+  Status fill(int dev);
+  // The checked /dev/null, to mask files with.
+  const sys::Mount& null() const { return nodes_.front().mount; }
+
+ private:
+  struct Node {
+    std::string name;
+    sys::Mount mount;
+  };
+  std::vector<Node> nodes_;
+};
+
+}  // namespace rtlaunch::isolation

@@ -1,0 +1,244 @@
+#include "isolation/mounts.h"
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "isolation/sys/files.h"
+#include "isolation/sys/process.h"
+
+namespace rtlaunch::isolation {
+namespace {
+
+constexpr uint64_t kReadOnly = sys::kSafe | MOUNT_ATTR_RDONLY;
+
+Result<bool> is_directory(int fd, const std::string& name) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) return sys_error("stat", name);
+  return S_ISDIR(info.st_mode);
+}
+
+std::string below(const std::string& path, const std::string& dir) {
+  if (path == dir) return ".";
+  return path.substr(dir == "/" ? 1 : dir.size() + 1);
+}
+
+// A mount point in our own tmpfs. Nothing but us has written there yet.
+Status make_mount_point(int dir, const std::string& path, bool directory) {
+  if (directory) return sys::make_dirs_at(dir, path);
+  size_t slash = path.find_last_of('/');
+  if (slash != std::string::npos) TRY(sys::make_dirs_at(dir, path.substr(0, slash)));
+  if (::mknodat(dir, path.c_str(), S_IFREG | 0444, 0) == 0 || errno == EEXIST) return {};
+  return sys_error("mknod", path);
+}
+
+Error no_mount_point(Error error, const std::string& path) {
+  error.step = "mount point";
+  error.object = path;
+  if (error.code == ENOENT) {
+    error.reason = "the path doesn't exist on this host and can't be made";
+    error.cure = "make the directory, or choose one that exists";
+  } else if (error.code == ELOOP || error.code == ENOTDIR) {
+    error.reason = "a part of the path is a symbolic link or no directory; refused";
+    error.cure = "the files that are mounted above it must have real directories there";
+  }
+  return error;
+}
+
+bool is_absent(const Error& error) { return error.code == ENOENT || error.code == ENOTDIR; }
+
+// A clone of what the host has at `path`, safe; an invalid one when `optional` and not there.
+Result<sys::Mount> clone_host(const std::string& path, uint64_t attributes, bool optional) {
+  Result<sys::Mount> mount = sys::clone_mount(AT_FDCWD, path, true);
+  if (!mount && optional && (is_absent(mount.error()) || mount.error().code == EACCES)) {
+    return sys::Mount();
+  }
+  if (!mount) return mount;
+  TRY(sys::set_mount_attributes(mount->fd(), "", attributes, true));
+  return mount;
+}
+
+Status add_clone(const std::string& source, const std::string& target, uint64_t attributes,
+                 bool optional, Tree* tree) {
+  sys::Mount mount = TRY(clone_host(source, attributes, optional));
+  if (!mount.valid()) return {};
+  bool directory = TRY(is_directory(mount.fd(), source));
+  tree->add(target, std::move(mount), directory);
+  return {};
+}
+
+bool stays_writable(const Spec& spec, const std::string& path) {
+  return std::any_of(spec.writable.begin(), spec.writable.end(),
+                     [&](const std::string& dir) { return sys::is_beneath(path, dir); });
+}
+
+// Mounts that an overlay on `target` would cover go back on top of it. One that a layer has removed
+// the mount point of is gone, as the rest of what that layer removed.
+Status keep_mounts_below(const Spec& spec, const std::string& mountinfo, const std::string& target,
+                         Tree* tree) {
+  for (const std::string& point : TRY(sys::mounts_below(mountinfo, target))) {
+    uint64_t attributes = stays_writable(spec, point) ? sys::kSafe : kReadOnly;
+    sys::Mount mount = TRY(clone_host(point, attributes, true));
+    if (!mount.valid()) continue;
+    bool directory = TRY(is_directory(mount.fd(), point));
+    tree->add(point, std::move(mount), directory, Tree::Missing::kSkip);
+  }
+  return {};
+}
+
+}  // namespace
+
+// --- Tree ---
+
+void Tree::add(std::string path, sys::Mount mount, bool directory, Missing missing,
+               UniqueFd make_in) {
+  items_.push_back({std::move(path), std::move(mount), directory, missing, std::move(make_in)});
+}
+
+void Tree::set_host_root(UniqueFd root) {
+  points_.push_back({"/", std::move(root), UniqueFd(), true});
+}
+
+void Tree::set_own_root(UniqueFd root, UniqueFd make_in) {
+  points_.push_back({"/", std::move(root), std::move(make_in), false});
+}
+
+int Tree::at(const std::string& path) const {
+  auto found = std::find_if(points_.rbegin(), points_.rend(),
+                            [&](const Point& point) { return point.path == path; });
+  return found == points_.rend() ? -1 : found->fd.get();
+}
+
+// The innermost; of two at one path the later.
+const Tree::Point& Tree::point_above(const std::string& path) const {
+  const Point* best = &points_.front();
+  for (const Point& point : points_) {
+    if (sys::is_beneath(path, point.path) && point.path.size() >= best->path.size()) best = &point;
+  }
+  return *best;
+}
+
+Result<UniqueFd> Tree::mount_point(const Item& item) const {
+  const Point& above = point_above(item.path);
+  if (above.is_host_root) return sys::open_in_root(above.fd.get(), item.path, O_PATH);
+  std::string name = below(item.path, above.path);
+  Result<UniqueFd> found = sys::open_beneath(above.fd.get(), name, O_PATH);
+  if (found || found.error().code != ENOENT || !above.make_in.valid()) return found;
+  TRY(make_mount_point(above.make_in.get(), name, item.is_directory));
+  return sys::open_beneath(above.fd.get(), name, O_PATH);
+}
+
+Status Tree::attach(Item* item) {
+  Result<UniqueFd> target = mount_point(*item);
+  if (!target && item->missing == Missing::kSkip && is_absent(target.error())) return {};
+  if (!target) return no_mount_point(std::move(target.error()), item->path);
+  Status attached = item->mount.attach(target->get(), "");
+  if (!attached) return no_mount_point(std::move(attached.error()), item->path);
+  points_.push_back({item->path, item->mount.release(), std::move(item->make_in), false});
+  return {};
+}
+
+// A path is longer than its parents, so by length every mount comes after those it lies on; those of
+// one path keep the order in which they were added.
+Status Tree::attach_all() {
+  std::stable_sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) {
+    return a.path.size() < b.path.size();
+  });
+  for (Item& item : items_) TRY(attach(&item));
+  items_.clear();
+  return {};
+}
+
+// --- sources ---
+
+Status add_writable(const Spec& spec, Tree* tree) {
+  for (const std::string& dir : spec.writable) {
+    if (dir != "/") TRY(add_clone(dir, dir, sys::kSafe, true, tree));
+  }
+  return {};
+}
+
+Status add_visible(const Spec& spec, Tree* tree) {
+  for (const std::string& dir : spec.visible) TRY(add_clone(dir, dir, kReadOnly, true, tree));
+  return {};
+}
+
+Status add_binds(const Spec& spec, Tree* tree) {
+  for (const Bind& bind : spec.binds) {
+    uint64_t attributes = bind.writable ? sys::kSafe : kReadOnly;
+    TRY(add_clone(bind.source, bind.target, attributes, bind.optional, tree));
+  }
+  return {};
+}
+
+Status add_mounts_below_overlays(const Spec& spec, Tree* tree) {
+  std::string mountinfo;
+  for (const Overlay& overlay : spec.overlays) {
+    if (!overlay.over_host) continue;
+    if (mountinfo.empty()) mountinfo = TRY(sys::read_file("/proc/self/mountinfo"));
+    TRY(keep_mounts_below(spec, mountinfo, overlay.target, tree));
+  }
+  return {};
+}
+
+Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, UniqueFd* report) {
+  for (const Overlay& overlay : spec.overlays) {
+    OverlayMount made = TRY(make_overlay(overlay, context));
+    if (made.upper.valid()) *report = std::move(made.upper);
+    tree->add(overlay.target, std::move(made.mount), true);
+  }
+  return {};
+}
+
+// Each hidden directory has an empty one of its own, as mount points may have to be made in it.
+Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree) {
+  int number = 0;
+  for (const std::string& path : spec.hidden) {
+    std::string name = "h" + std::to_string(number++);
+    UniqueFd empty = TRY(vault.directory(name, 0555));
+    sys::Mount mount = TRY(sys::clone_mount(vault.fd(), name, false));
+    TRY(sys::set_mount_attributes(mount.fd(), "", kReadOnly, false));
+    tree->add(path, std::move(mount), true, Tree::Missing::kSkip, std::move(empty));
+  }
+  return {};
+}
+
+Status add_tmp(const Spec& spec, Tree* tree) {
+  for (const char* path : {"/tmp", "/var/tmp"}) {
+    struct stat info;
+    bool there = ::lstat(path, &info) == 0 && S_ISDIR(info.st_mode);
+    if (!there) continue;
+    sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
+    TRY(context.set("mode", "1777"));
+    if (spec.tmp_bytes > 0) TRY(context.set("size", std::to_string(spec.tmp_bytes)));
+    sys::Mount mount = TRY(context.mount(sys::kSafe));
+    UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
+    tree->add(path, std::move(mount), true, Tree::Missing::kFail, std::move(make_in));
+  }
+  return {};
+}
+
+Status seal_host_root(const Spec& spec) {
+  uint64_t attributes = stays_writable(spec, "/") ? sys::kSafe : kReadOnly;
+  Status sealed = sys::set_mount_attributes(AT_FDCWD, "/", attributes, true);
+  if (!sealed && sealed.error().code == EINVAL) {
+    sealed.error().reason = "the root of this process is no mount (it runs in a chroot)";
+    sealed.error().cure = "run it outside of the chroot";
+  }
+  return sealed;
+}
+
+Result<UniqueFd> make_empty_root() {
+  sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
+  TRY(context.set("mode", "0755"));
+  TRY(context.set("size", "1048576"));  // holds mount points only
+  sys::Mount root = TRY(context.mount(sys::kSafe));
+  TRY(root.attach(AT_FDCWD, Vault::kPath));
+  return root.release();
+}
+
+}  // namespace rtlaunch::isolation

@@ -1,0 +1,83 @@
+// The tree of a sandbox: collects detached mounts with the path each shall be at, then attaches them
+// from the outermost to the innermost. Every mount point is reached by descriptor:
+//   - on the host's own root with openat2 RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, and never made;
+//   - below anything that a layer, a bind or an earlier run could have filled, no symbolic link is
+//     followed at all: a layer that ships the parent of a mount point as a link stops the launch;
+//   - below our own tmpfs it is made when missing.
+// So nothing is ever created on the host, and a mount can only land where its path says.
+//
+// Everything that shall be opened as the host sees it has to be added before attach_all().
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "isolation/overlay.h"
+#include "isolation/sandbox.h"
+#include "isolation/sys/mount.h"
+#include "isolation/sys/result.h"
+#include "isolation/sys/unique_fd.h"
+
+namespace rtlaunch::isolation {
+
+class Tree {
+ public:
+  // What to do when the mount point isn't there.
+  enum class Missing { kFail, kSkip };
+
+  // `make_in`: a directory through which mount points below this one are made; none: never made.
+  void add(std::string path, sys::Mount mount, bool is_directory, Missing missing = Missing::kFail,
+           UniqueFd make_in = {});
+
+  // The root that targets are looked up from: the host's, or (its mount points are made) our own.
+  void set_host_root(UniqueFd root);
+  void set_own_root(UniqueFd root, UniqueFd make_in);
+  int root() const { return points_.front().fd.get(); }
+
+  Status attach_all();
+  // The root of what was attached at `path`, -1 if nothing was.
+  int at(const std::string& path) const;
+
+ private:
+  struct Item {
+    std::string path;
+    sys::Mount mount;
+    bool is_directory;
+    Missing missing;
+    UniqueFd make_in;
+  };
+  struct Point {  // something attached, below which others may follow
+    std::string path;
+    UniqueFd fd, make_in;
+    bool is_host_root = false;
+  };
+
+  Status attach(Item* item);
+  Result<UniqueFd> mount_point(const Item& item) const;
+  const Point& point_above(const std::string& path) const;
+
+  std::vector<Item> items_;
+  std::vector<Point> points_;
+};
+
+// --- what goes into it; each opens its sources now ---
+
+// kHost: clones of the directories that stay writable. A missing one is left out.
+Status add_writable(const Spec& spec, Tree* tree);
+// kHost: directories below a private or hidden one, read-only.
+Status add_visible(const Spec& spec, Tree* tree);
+Status add_binds(const Spec& spec, Tree* tree);
+// `report` gets the upper that the caller asked for.
+Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, UniqueFd* report);
+// The mounts that lie below the target of an overlay over the host, to go back on top of it.
+Status add_mounts_below_overlays(const Spec& spec, Tree* tree);
+Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree);
+// /tmp (1777) and /var/tmp, of one size; where the root has none, there is none.
+Status add_tmp(const Spec& spec, Tree* tree);
+
+// kHost: the whole root becomes read-only, nosuid, nodev; with `/` in spec.writable, only the latter.
+Status seal_host_root(const Spec& spec);
+// kEmpty: a tmpfs as root, attached over the vault.
+Result<UniqueFd> make_empty_root();
+
+}  // namespace rtlaunch::isolation

@@ -1,0 +1,55 @@
+// Overlay mounts, and the vault: one tmpfs that holds every upper and all else that only the launcher
+// may name. It is attached over the host's /proc while the sandbox is made (before Linux 6.15 layers
+// and uppers must be in a namespace, and nobody keeps a layer below /proc), and is covered by the
+// sandbox's own /proc afterwards: no path leads into it, nothing can be unmounted without
+// capabilities, and it vanishes with the namespace.
+//
+// An overlay is made with fsopen and one lowerdir+ per layer (Linux 6.7), or with mount(2) from a
+// directory of short symbolic links (its options have to fit into a page). Layers with a name that
+// either would misread (long, or with `:`, `,`, `\`) are given by link in both ways. Never redirects,
+// metacopy or an index, whatever the kernel's defaults: a layer's own attributes must mean nothing.
+#pragma once
+
+#include <string>
+
+#include "isolation/sandbox.h"
+#include "isolation/sys/mount.h"
+#include "isolation/sys/result.h"
+#include "isolation/sys/unique_fd.h"
+
+namespace rtlaunch::isolation {
+
+class Vault {
+ public:
+  // `bytes` 0: half of the memory. umask must be 0.
+  static Result<Vault> make(uint64_t bytes);
+
+  // A new directory.
+  Result<UniqueFd> directory(const std::string& name, mode_t mode) const;
+  int fd() const { return mount_.fd(); }
+
+  static constexpr const char* kPath = "/proc";
+
+ private:
+  explicit Vault(sys::Mount mount) : mount_(std::move(mount)) {}
+  sys::Mount mount_;
+};
+
+struct OverlayMount {
+  sys::Mount mount;
+  UniqueFd upper;  // with `report`
+};
+
+struct OverlayContext {
+  const Vault& vault;
+  bool rootless;
+  bool use_mount2;  // set when the kernel turns out to have no lowerdir+
+  int count = 0;
+};
+
+constexpr size_t kMostLayers = 500;  // OVL_MAX_STACK
+
+// Not attached yet. Paths in `overlay` are resolved now, as the host sees them.
+Result<OverlayMount> make_overlay(const Overlay& overlay, OverlayContext* context);
+
+}  // namespace rtlaunch::isolation

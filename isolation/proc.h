@@ -1,0 +1,20 @@
+// A /proc of the sandbox's own pid namespace. What a container runtime hides of it is hidden here as
+// well: files by the checked /dev/null, directories by an empty one, and what a root worker could
+// write to change the host becomes read-only. All targets are reached from the descriptor of the proc
+// mount that we made ourselves, so a layer's `proc` can't be taken for it.
+#pragma once
+
+#include "isolation/dev.h"
+#include "isolation/mounts.h"
+#include "isolation/overlay.h"
+
+namespace rtlaunch::isolation {
+
+// Without root the kernel allows it only where the host's own /proc is wholly visible
+// (user_namespaces(7)): not in most containers.
+Status add_proc(bool rootless, Tree* tree);
+
+// After attach_all() and Devices::fill(); `proc` is the attached mount.
+Status mask_proc(int proc, const Devices& devices, const Vault& vault);
+
+}  // namespace rtlaunch::isolation

@@ -1,0 +1,165 @@
+#include "isolation/report.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+
+namespace rtlaunch::isolation {
+namespace {
+
+constexpr size_t kMostText = 8192;
+
+enum class Kind : int { kFailed = 1, kStarted = 2, kEnded = 3 };
+
+struct Message {
+  Kind kind;
+  int number;     // failed: errno; started: how many steps; ended: wait status
+  int exit_code;  // failed
+  union {
+    StepClock::Step steps[StepClock::kMost];
+    char text[kMostText];  // failed: step, object, reason, cure, each with its NUL
+  };
+};
+constexpr size_t kHead = offsetof(Message, steps);
+
+int64_t now() {
+  struct timespec time;
+  ::clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * int64_t{1000000000} + time.tv_nsec;
+}
+
+union Control {
+  char bytes[CMSG_SPACE(sizeof(int))];
+  struct cmsghdr align;
+};
+
+void send_message(int socket, const Message& message, size_t size, int fd) {
+  struct iovec part = {const_cast<Message*>(&message), size};
+  struct msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  Control control = {};
+  if (fd >= 0) {
+    header.msg_control = control.bytes;
+    header.msg_controllen = sizeof control.bytes;
+    struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+  }
+  while (::sendmsg(socket, &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  }
+}
+
+// The message's size; 0 at the end of the connection.
+size_t receive_message(int socket, Message* message, UniqueFd* fd, int flags) {
+  struct iovec part = {message, sizeof *message};
+  struct msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  Control control = {};
+  header.msg_control = control.bytes;
+  header.msg_controllen = sizeof control.bytes;
+  ssize_t size;
+  do {
+    size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | flags);
+  } while (size < 0 && errno == EINTR);
+  if (size < static_cast<ssize_t>(kHead)) return 0;
+  struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
+  if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS) {
+    int received;
+    std::memcpy(&received, CMSG_DATA(rights), sizeof received);
+    *fd = UniqueFd(received);
+  }
+  return static_cast<size_t>(size);
+}
+
+Error error_in(const Message& message, size_t size) {
+  std::string_view rest(message.text, size - kHead);
+  Error error;
+  error.code = message.number;
+  error.exit_code = message.exit_code;
+  for (std::string* field : {&error.step, &error.object, &error.reason, &error.cure}) {
+    *field = rest.substr(0, rest.find('\0'));
+    rest.remove_prefix(std::min(rest.size(), field->size() + 1));
+  }
+  return error;
+}
+
+}  // namespace
+
+StepClock::StepClock() : last_(now()) {}
+
+Status StepClock::took(const char* name, Status status) {
+  int64_t time = now();
+  if (count_ < kMost) steps_[count_++] = {name, time - last_};
+  last_ = time;
+  return status;
+}
+
+Result<Pair> make_report_pair() {
+  int fds[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) {
+    return sys_error("socketpair", "");
+  }
+  return Pair{UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+void report_failed(int socket, const Error& error) {
+  Message message;
+  message.kind = Kind::kFailed;
+  message.number = error.code;
+  message.exit_code = error.exit_code;
+  size_t used = 0;
+  for (const std::string* field : {&error.step, &error.object, &error.reason, &error.cure}) {
+    size_t length = std::min(field->size(), kMostText / 4 - 1);
+    std::memcpy(message.text + used, field->data(), length);
+    used += length;
+    message.text[used++] = '\0';
+  }
+  send_message(socket, message, kHead + used, -1);
+}
+
+void report_started(int socket, const StepClock& clock, int upper) {
+  Message message;
+  message.kind = Kind::kStarted;
+  message.number = clock.count();
+  message.exit_code = 0;
+  size_t size = static_cast<size_t>(clock.count()) * sizeof(StepClock::Step);
+  std::memcpy(message.steps, clock.begin(), size);
+  send_message(socket, message, kHead + size, upper);
+}
+
+void report_ended(int socket, int wait_status) {
+  Message message;
+  message.kind = Kind::kEnded;
+  message.number = wait_status;
+  message.exit_code = 0;
+  send_message(socket, message, kHead, -1);
+}
+
+Result<Started> receive_start(int socket) {
+  Message message;
+  Started started;
+  size_t size = receive_message(socket, &message, &started.upper, 0);
+  if (size == 0) return Error{"", EPIPE, "", "", "", 125};
+  if (message.kind == Kind::kFailed) return error_in(message, size);
+  started.steps.assign(message.steps, message.steps + message.number);
+  return started;
+}
+
+int receive_end(int socket) {
+  Message message;
+  UniqueFd none;
+  size_t size = receive_message(socket, &message, &none, MSG_DONTWAIT);
+  return size > 0 && message.kind == Kind::kEnded ? message.number : -1;
+}
+
+}  // namespace rtlaunch::isolation

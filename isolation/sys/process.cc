@@ -1,0 +1,192 @@
+#include "isolation/sys/process.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/close_range.h>
+#include <linux/sched.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <vector>
+
+namespace rtlaunch::sys {
+namespace {
+
+constexpr int kLastCapability = 63;  // dropping one that the kernel lacks gives EINVAL: the end
+
+Error privilege_error(const char* what) { return sys_error("drop privileges", what); }
+
+Error still_held(const char* what) {
+  return make_error("drop privileges", what, "still there after having been dropped");
+}
+
+}  // namespace
+
+Result<Cloned> clone_process(uint64_t namespaces) {
+  int pidfd = -1;
+  struct clone_args args = {};
+  args.flags = namespaces | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  long pid = ::syscall(SYS_clone3, &args, sizeof args);
+  if (pid < 0) return sys_error("clone3", "");
+  Cloned cloned;
+  cloned.pid = static_cast<pid_t>(pid);
+  if (pid > 0) cloned.pidfd = UniqueFd(pidfd);
+  return cloned;
+}
+
+Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument) {
+  alignas(64) static char stack[128 * 1024];
+  int pid = ::clone(function, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, argument);
+  if (pid < 0) return sys_error("clone", "");
+  return static_cast<pid_t>(pid);
+}
+
+Status send_signal(int pidfd, int signal) {
+  if (::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0) return {};
+  return sys_error("kill", std::to_string(signal));
+}
+
+Result<int> wait_for(int pidfd) {
+  siginfo_t info = {};
+  while (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info,
+                  WEXITED | __WALL) != 0) {
+    if (errno != EINTR) return sys_error("waitid", "");
+  }
+  if (info.si_code == CLD_EXITED) return W_EXITCODE(info.si_status, 0);
+  return info.si_status | (info.si_code == CLD_DUMPED ? WCOREFLAG : 0);
+}
+
+Result<UniqueFd> block_signals_but_child() {
+  sigset_t all, child;
+  ::sigfillset(&all);
+  ::sigemptyset(&child);
+  ::sigaddset(&child, SIGCHLD);
+  ::signal(SIGCHLD, SIG_DFL);
+  if (::sigprocmask(SIG_SETMASK, &all, nullptr) != 0) return sys_error("sigprocmask", "");
+  int fd = ::signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+  if (fd < 0) return sys_error("signalfd", "");
+  return UniqueFd(fd);
+}
+
+Status unblock_all_signals() {
+  sigset_t none;
+  ::sigemptyset(&none);
+  if (::sigprocmask(SIG_SETMASK, &none, nullptr) != 0) return sys_error("sigprocmask", "");
+  return {};
+}
+
+Status set_ids(uid_t uid, gid_t gid) {
+  if (::syscall(SYS_setgroups, 0, nullptr) != 0) return privilege_error("setgroups");
+  if (::syscall(SYS_setresgid, gid, gid, gid) != 0) return privilege_error("setresgid");
+  if (::syscall(SYS_setresuid, uid, uid, uid) != 0) return privilege_error("setresuid");
+  uid_t real, effective, saved;
+  gid_t group, effective_group, saved_group;
+  if (::getresuid(&real, &effective, &saved) != 0 || real != uid || effective != uid || saved != uid) {
+    return still_held("uid");
+  }
+  if (::getresgid(&group, &effective_group, &saved_group) != 0 || group != gid ||
+      effective_group != gid || saved_group != gid) {
+    return still_held("gid");
+  }
+  if (::getgroups(0, nullptr) != 0) return still_held("supplementary groups");
+  return {};
+}
+
+Status die_with_parent() {
+  if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return sys_error("prctl", "PDEATHSIG");
+  return {};
+}
+
+Status hide_from_peers() {
+  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return sys_error("prctl", "DUMPABLE");
+  return {};
+}
+
+Status drop_bounding_set(uint64_t keep) {
+  for (int cap = 0; cap <= kLastCapability; ++cap) {
+    if (keep >> cap & 1) continue;
+    if (::prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0) continue;
+    if (errno == EINVAL && cap > CAP_AUDIT_READ) break;
+    return privilege_error("bounding set");
+  }
+  if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) {
+    return privilege_error("ambient set");
+  }
+  return {};
+}
+
+Status set_capabilities(uint64_t keep) {
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct data[2] = {};
+  for (int half = 0; half < 2; ++half) {
+    data[half].permitted = data[half].effective = static_cast<uint32_t>(keep >> (32 * half));
+  }
+  if (::syscall(SYS_capset, &header, data) != 0) return privilege_error("capset");
+  return {};
+}
+
+Status lock_securebits() {
+  constexpr unsigned long kLocked =
+      SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED |
+      SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+  if (::prctl(PR_SET_SECUREBITS, kLocked, 0, 0, 0) != 0) return privilege_error("securebits");
+  if (::prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) != static_cast<int>(kLocked)) {
+    return still_held("securebits");
+  }
+  return {};
+}
+
+Status set_no_new_privs() {
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return privilege_error("no_new_privs");
+  return {};
+}
+
+Status check_capabilities(uint64_t most) {
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct data[2] = {};
+  if (::syscall(SYS_capget, &header, data) != 0) return privilege_error("capget");
+  for (int half = 0; half < 2; ++half) {
+    uint32_t held = data[half].permitted | data[half].effective | data[half].inheritable;
+    if (held & ~static_cast<uint32_t>(most >> (32 * half))) return still_held("capabilities");
+  }
+  for (int cap = 0; cap <= kLastCapability; ++cap) {
+    int held = ::prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
+    if (held < 0) break;
+    if (held == 1 && !(most >> cap & 1)) return still_held("bounding set");
+  }
+  // An ambient capability is always permitted as well (capabilities(7)), so that was checked too.
+  if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) return still_held("no_new_privs");
+  return {};
+}
+
+Status close_all_but(const int* keep, size_t count) {
+  std::vector<int> sorted(keep, keep + count);
+  std::sort(sorted.begin(), sorted.end());
+  unsigned next = 0;
+  for (int fd : sorted) {
+    if (fd < 0) continue;
+    unsigned kept = static_cast<unsigned>(fd);
+    if (kept > next && ::close_range(next, kept - 1, 0) != 0) return sys_error("close_range", "");
+    next = std::max(next, kept + 1);
+  }
+  if (::close_range(next, UINT_MAX, 0) != 0) return sys_error("close_range", "");
+  return {};
+}
+
+Result<UniqueFd> copy_above_stdio(int fd) {
+  int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return sys_error("dup", "descriptor " + std::to_string(fd));
+  return UniqueFd(copy);
+}
+
+}  // namespace rtlaunch::sys

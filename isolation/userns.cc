@@ -1,0 +1,75 @@
+#include "isolation/userns.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <string>
+
+#include "isolation/sys/files.h"
+
+namespace rtlaunch::isolation {
+namespace {
+
+Status write_proc(int self, const char* name, const std::string& text) {
+  UniqueFd fd = TRY(sys::open_at(self, name, O_WRONLY));
+  return sys::write_all(fd.get(), text, std::string("/proc/self/") + name);
+}
+
+std::string identity(unsigned id) { return std::to_string(id) + " " + std::to_string(id) + " 1\n"; }
+
+const char* clone_reason(int code, bool rootless) {
+  switch (code) {
+    case EPERM:
+      return rootless ? "this system lets no unprivileged user make namespaces"
+                      : "root may not make namespaces here (a container without CAP_SYS_ADMIN?)";
+    case ENOSPC:
+      return "the limit of namespaces is reached, or set to 0";
+    case ENOSYS:
+      return "the kernel or a seccomp filter around us has no clone3";
+    case EINVAL:
+      return "the kernel was built without one of the namespaces";
+    default:
+      return "";
+  }
+}
+
+const char* clone_cure(int code, bool rootless) {
+  if (code == ENOSPC) return "raise /proc/sys/user/max_*_namespaces, or run fewer sandboxes at once";
+  if (!rootless) return "run it where CAP_SYS_ADMIN is given, or as a plain user";
+  return "run it as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 and "
+         "kernel.apparmor_restrict_unprivileged_userns=0, where they exist";
+}
+
+}  // namespace
+
+bool is_rootless() { return ::geteuid() != 0; }
+
+uint64_t sandbox_namespaces(bool rootless) {
+  uint64_t flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
+  return rootless ? flags | CLONE_NEWUSER : flags;
+}
+
+Status map_own_ids(uid_t uid, gid_t gid) {
+  UniqueFd self = TRY(sys::open_at(AT_FDCWD, "/proc/self", O_PATH | O_DIRECTORY));
+  TRY(write_proc(self.get(), "setgroups", "deny"));
+  TRY(write_proc(self.get(), "uid_map", identity(uid)));
+  return write_proc(self.get(), "gid_map", identity(gid));
+}
+
+Error explain_clone(Error error, bool rootless) {
+  error.step = "make namespaces";
+  error.reason = clone_reason(error.code, rootless);
+  error.cure = clone_cure(error.code, rootless);
+  return error;
+}
+
+Error explain_setup(Error error, bool rootless) {
+  if (!rootless || (error.code != EPERM && error.code != EACCES)) return error;
+  if (error.reason.empty()) error.reason = "refused inside our own user namespace";
+  if (error.cure.empty()) error.cure = clone_cure(EPERM, rootless);
+  return error;
+}
+
+}  // namespace rtlaunch::isolation

@@ -1,0 +1,30 @@
+// The user namespace of a caller without root. The sandbox is made in one clone3: inside the new
+// namespace the setup holds every capability over the new mount, pid, ipc and uts namespaces and none
+// over the host. The caller's own uid and gid are mapped to themselves, all others to nobody, and
+// setgroups is denied (user_namespaces(7)), so files look as they are and nothing is gained.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+
+#include "isolation/sys/result.h"
+#include "isolation/sys/unique_fd.h"
+
+namespace rtlaunch::isolation {
+
+// True when we need a user namespace to make the others: the caller isn't root.
+bool is_rootless();
+
+// The CLONE_NEW* flags of a sandbox.
+uint64_t sandbox_namespaces(bool rootless);
+
+// For pid 1, first of all: maps `uid` and `gid` (as they were before the clone) to themselves.
+Status map_own_ids(uid_t uid, gid_t gid);
+
+// Why making the namespaces failed, in words, with a cure.
+Error explain_clone(Error error, bool rootless);
+// The same for a first mount that is refused although the namespaces were made.
+Error explain_setup(Error error, bool rootless);
+
+}  // namespace rtlaunch::isolation

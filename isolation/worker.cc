@@ -1,0 +1,152 @@
+#include "isolation/worker.h"
+
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <optional>
+#include <string_view>
+
+#include "isolation/sys/process.h"
+
+namespace rtlaunch::isolation {
+namespace {
+
+constexpr std::string_view kDefaultPath = "/usr/local/bin:/usr/bin:/bin";  // when PATH is unset
+
+std::string_view path_in(const std::vector<std::string>& env) {
+  for (const std::string& entry : env) {
+    if (entry.rfind("PATH=", 0) == 0) return std::string_view(entry).substr(5);
+  }
+  return kDefaultPath;
+}
+
+std::vector<std::string> candidates_for(const std::string& name, std::string_view path) {
+  if (name.find('/') != std::string::npos) return {name};
+  std::vector<std::string> found;
+  while (!name.empty()) {
+    size_t colon = path.find(':');
+    std::string dir(path.substr(0, colon));
+    found.push_back(dir.empty() ? name : dir + "/" + name);  // an empty entry is the cwd
+    if (colon == std::string_view::npos) break;
+    path.remove_prefix(colon + 1);
+  }
+  return found;
+}
+
+std::vector<char*> pointers(const std::vector<std::string>& strings) {
+  std::vector<char*> result;
+  result.reserve(strings.size() + 1);
+  for (const std::string& text : strings) result.push_back(const_cast<char*>(text.c_str()));
+  result.push_back(nullptr);
+  return result;
+}
+
+// The caller's descriptors become 0-2. Those in `stdio` are above 2, or already where they belong.
+Status take_stdio(const int (&stdio)[3]) {
+  for (int target = 0; target < 3; ++target) {
+    int result = stdio[target] == target ? ::fcntl(target, F_SETFD, 0)
+                                         : ::dup2(stdio[target], target);
+    if (result < 0) return sys_error("stdio", "descriptor " + std::to_string(target));
+  }
+  if (::close_range(3, UINT_MAX, 0) != 0) return sys_error("close_range", "");
+  return {};
+}
+
+Status enter_cwd(const std::string& cwd) {
+  if (::chdir(cwd.c_str()) == 0) return {};
+  Error error = sys_error("chdir", cwd);
+  error.cure = "the working directory must exist in the sandbox and be open to its user";
+  return error;
+}
+
+// A text file without `#!` is a shell script, as for execvp(3).
+void exec_as_script(Command* command, const std::string& path) {
+  std::vector<char*> argv = {const_cast<char*>("/bin/sh"), const_cast<char*>(path.c_str())};
+  argv.insert(argv.end(), command->argv.begin() + 1, command->argv.end());
+  ::execve("/bin/sh", argv.data(), command->env.data());
+}
+
+bool tries_the_next(int code) {
+  return code == ENOENT || code == ENOTDIR || code == EACCES || code == ESTALE ||
+         code == ENODEV || code == ETIMEDOUT;
+}
+
+std::string exec_reason(const std::string& path, int code) {
+  if (code == ENOENT && ::access(path.c_str(), F_OK) == 0) {
+    return "it exists, but the interpreter or loader that it names doesn't";
+  }
+  if (code == ENOENT) return "no such command in the sandbox";
+  if (code == EACCES) return "it is not executable";
+  return "";
+}
+
+Error exec_error(const std::string& name, const std::string& path, int code) {
+  Error error{"exec", code, name, exec_reason(path, code), "", code == ENOENT ? 127 : 126};
+  error.cure = code == ENOENT ? "check the name and PATH" : "check the file and its permissions";
+  return error;
+}
+
+// Returns only to say why it couldn't. Of all that was tried, "not executable" says more than "not
+// found".
+Error exec_command(Command* command) {
+  int remembered = ENOENT;
+  std::string path = command->argv[0];
+  for (const std::string& candidate : command->candidates) {
+    ::execve(candidate.c_str(), command->argv.data(), command->env.data());
+    if (errno == ENOEXEC) exec_as_script(command, candidate);
+    int code = errno;
+    if (code == ENOTDIR && command->candidates.size() > 1) code = ENOENT;
+    if (!tries_the_next(code)) return exec_error(command->argv[0], candidate, code);
+    if (code == ENOENT && ::access(candidate.c_str(), F_OK) != 0) continue;
+    remembered = code;
+    path = candidate;
+  }
+  return exec_error(command->argv[0], path, remembered);
+}
+
+// In the worker. Beyond its steps nothing of ours is left: no descriptor, no capability, no signal
+// mask.
+Status become(Command* command) {
+  TRY(sys::unblock_all_signals());
+  if (command->spec.new_session && ::setsid() < 0) return sys_error("setsid", "");
+  TRY(take_stdio(command->stdio));
+  ::umask(command->umask);
+  TRY(drop_privileges(command->privileges));
+  TRY(enter_cwd(command->spec.cwd));
+  return exec_command(command);
+}
+
+struct Handover {
+  Command* command;
+  std::optional<Error> error;
+};
+
+int worker(void* argument) {
+  auto* handover = static_cast<Handover*>(argument);
+  handover->error = become(handover->command).error();
+  ::_exit(handover->error->exit_code);
+}
+
+}  // namespace
+
+Command::Command(const Spec& given, const int (&fds)[3], mode_t mask)
+    : spec(given),
+      stdio{fds[0], fds[1], fds[2]},
+      umask(mask),
+      argv(pointers(given.argv)),
+      env(pointers(given.env)),
+      candidates(candidates_for(given.argv[0], path_in(given.env))) {}
+
+Result<pid_t> start_worker(Command* command) {
+  Handover handover{command, std::nullopt};
+  pid_t pid = TRY(sys::spawn_borrowing_memory(worker, &handover));
+  if (handover.error) return std::move(*handover.error);
+  return pid;
+}
+
+}  // namespace rtlaunch::isolation

@@ -1,0 +1,32 @@
+// From the end of the setup to the command itself. The worker is made with borrowed memory, so its
+// failure is simply written where pid 1 reads it; no pipe is needed and no page table is copied.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "isolation/caps.h"
+#include "isolation/sandbox.h"
+#include "isolation/sys/result.h"
+
+namespace rtlaunch::isolation {
+
+// Everything the worker needs, made ready before it exists.
+struct Command {
+  Command(const Spec& spec, const int (&stdio)[3], mode_t mask);
+
+  const Spec& spec;
+  int stdio[3];
+  mode_t umask;
+  Privileges privileges;
+  std::vector<char*> argv, env;
+  std::vector<std::string> candidates;  // argv[0] along PATH, as execvp(3) would try
+};
+
+// Returns when the command has been exec'ed, with its pid, or with why it couldn't: Error.exit_code
+// is 127 when it wasn't found, 126 when it couldn't be run, else 125.
+Result<pid_t> start_worker(Command* command);
+
+}  // namespace rtlaunch::isolation
