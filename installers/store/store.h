@@ -9,7 +9,8 @@
 //     boot                      boot id of the last opening
 //     layers/sha256/ab/<digest>/  tree/  manifest  meta.json       a name here is a whole layer
 //     records/ab/<key>.json     key → what was made of it (files are the truth; SQLite is a view)
-//     leases/<digest>           empty files; a shared flock on one is a lease
+//     leases/<digest>           empty files; a shared flock on one is a lease, its mtime the last use
+//     pins/<digest>             empty files; a pinned layer is never collected
 //     locks/<key>               single-flight locks
 //     tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its maker
 //     trash/<uuid>              on its way out
@@ -21,7 +22,8 @@
 // the lease, whoever is killed. It names an empty file, so it leads nowhere if it is ever leaked.
 //
 // Everything here may be called from several processes at once; one Store object belongs to one
-// thread. SQLite is opened only by index(), never on the path of a warm launch.
+// thread. SQLite is opened only by what makes and keeps house, never on the path of a warm launch.
+// README.md in this folder says what survives which crash.
 //
 // Rests on flock(2), renameat2(2) RENAME_NOREPLACE, syncfs(2), openat2(2).
 #pragma once
@@ -42,6 +44,8 @@
 namespace rtlaunch::store {
 
 class Index;
+class IndexHolder;   // keeps SQLite out of programs that only launch: see internal.h
+class House;         // collect.cc
 
 struct Limits {
   uint64_t max_bytes = 0;       // 0: 40 % of the file system, at least 10 GiB
@@ -82,7 +86,8 @@ class Staging {
 
  private:
   friend class Store;
-  Staging(int store, std::string uuid, std::string path);
+  Staging() = default;
+  void drop();
   UniqueFd store_, lock_, dir_, tree_;
   std::string uuid_, path_;
 };
@@ -103,7 +108,8 @@ class Store {
 
   // --- the warm path: a few small reads, no SQLite -----------------------------------------------
   Result<std::optional<Record>> lookup(const Key& key) const;
-  // Nothing when the layer isn't there (any more). Touches its last use.
+  // Nothing when the layer isn't there (any more). Touches its last use. In a read-only store
+  // without that lease file, the lease is on the layer's directory.
   Result<std::optional<Lease>> acquire(const Digest& digest) const;
   // All or nothing, in digest order; duplicates are leased once.
   Result<std::optional<std::vector<Lease>>> acquire_all(std::vector<Digest> digests) const;
@@ -117,14 +123,16 @@ class Store {
   Result<UniqueFd> lock(const Key& key, const std::function<void()>& waiting = {}) const;
   Result<Staging> stage() const;
   // Fails with ENOSPC, after collecting, when `bytes`/`files` more would not leave min_free.
-  // What is reserved is counted, across processes, until the Staging is gone.
+  // What is reserved is counted, across processes, until the Staging is gone; a second call for the
+  // same Staging replaces the first.
   Status reserve(const Staging& staging, uint64_t bytes, uint64_t files);
-  // Normalises nothing: the tree must be as `manifest` says (mtimes included). Writes manifest and
-  // meta, renames into place, and leases. An existing equal layer wins and ours is dropped.
+  // The tree must be as `manifest` says, mtimes included; only directories get their modes, mtimes
+  // and opaque attributes here (seal_tree). What else is in the staging directory is removed. Writes
+  // manifest and meta, leases, renames into place. An existing equal layer wins and ours is dropped.
   Result<Lease> publish(Staging staging, const Manifest& manifest, const LayerInfo& info);
   Status record(const Key& key, const Record& record);
   Status forget(const Key& key);                            // removes the record, not its layers
-  // syncfs, then durable.log. For a background moment.
+  // syncfs, then durable.log. For a background moment. What never was is dropped after a crash.
   Status make_durable();
 
   // --- keeping house -----------------------------------------------------------------------------
@@ -133,16 +141,19 @@ class Store {
     LayerInfo info;
     uint64_t bytes = 0, files = 0;
     int64_t created = 0, last_used = 0;   // seconds since 1970
+    int64_t last_used_ns = 0;             // the same, finer
     bool leased = false, durable = false, pinned = false;
   };
-  Result<std::vector<LayerRow>> list();
+  Result<std::vector<LayerRow>> list();                      // most recently used first
   struct RecordRow { Key key; Record record; int64_t created = 0, last_used = 0; };
   Result<std::vector<RecordRow>> records(const std::string& kind = "");
   struct Stats { uint64_t layers = 0, records = 0, bytes = 0, files = 0, leased = 0, limit = 0,
                  free = 0, total = 0, trash = 0, staging = 0, caches = 0; };
   Result<Stats> stats();
   struct Collected { std::vector<LayerRow> layers; uint64_t bytes = 0; bool dry = false; };
-  // Until bytes are under `target` (nothing: under the limits; 0: all that is not leased).
+  // Least recently used first, never a leased or pinned layer, nor one used within min_age, until
+  // bytes are under `target`. Nothing: when over the limits, down to nine tenths of them. 0: all that
+  // is not leased or pinned, however young. Records that name a layer that is gone go too.
   Result<Collected> collect(std::optional<uint64_t> target, bool dry_run);
   Status collect_if_over();                                  // cheap when there is nothing to do
   struct Damage { Digest digest; std::string what; };
@@ -153,16 +164,25 @@ class Store {
   Result<Why> why(const Digest& digest);                     // who needs it; a prefix of >= 4 is enough
   Result<Digest> resolve(const std::string& prefix);
   Status remove_layer(const Digest& digest);                 // EBUSY when leased
+  Status pin(const Digest& digest, bool pinned);
+  // Removes trash, and staging whose maker is dead. stage() and collect() do it too.
+  Status sweep();
 
  private:
-  Store() = default;
-  Result<Index*> index();
+  friend class House;
+  Store();
+  static Result<Store> make(const std::string& path);
+  Status check_format(const std::string& format) const;
+  Status check_boot() const;                // recover.cc
+  Result<Index*> index();                   // made equal to the files; house.cc
+  Result<std::optional<Lease>> take(const Digest& digest, bool touch) const;
+  Result<UniqueFd> lock_name(const std::string& name, const std::function<void()>& waiting) const;
+  Status writable(const std::string& step) const;
   std::string path_;
   UniqueFd dir_;
   bool read_only_ = false;
   Limits limits_;
   std::string uuid_;
-  struct IndexHolder;
   std::unique_ptr<IndexHolder> index_;
 };
 

@@ -1,0 +1,198 @@
+// The index and what is read from it.
+#include "installers/store/house.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "installers/store/failpoint.h"
+#include "isolation/sys/files.h"
+
+namespace rtlaunch::store {
+namespace {
+
+class IndexOwner : public IndexHolder {
+ public:
+  explicit IndexOwner(std::unique_ptr<Index> index) : index_(std::move(index)) {}
+  ~IndexOwner() override {
+    if (!mine()) (void)index_.release();   // SQLite's rule: a connection is not closed across fork
+  }
+  bool mine() const { return pid_ == ::getpid(); }
+  Index* get() const { return index_.get(); }
+
+ private:
+  std::unique_ptr<Index> index_;
+  pid_t pid_ = ::getpid();
+};
+
+Result<std::unique_ptr<Index>> open_equal(int store, const std::string& path, bool in_memory) {
+  std::unique_ptr<Index> index = TRY(Index::open(path, in_memory));
+  TRY(index->reconcile(store));
+  return index;
+}
+
+bool is_tmp_lock(const std::string& name) { return name.ends_with(".lock"); }
+
+}  // namespace
+
+// What is damaged is made anew; where there is no room, the reserve is given up.
+Result<Index*> Store::index() {
+  auto* owner = static_cast<IndexOwner*>(index_.get());
+  if (owner != nullptr && owner->mine()) return owner->get();
+  auto opened = open_equal(dir_.get(), path_, read_only_);
+  for (int again = 0; again < 2 && !opened && !read_only_; again++) {
+    if (opened.error().code == EUCLEAN) {
+      UniqueFd lock = TRY(lock_name("locks/index", {}));
+      opened = open_equal(dir_.get(), path_, false);   // somebody else may have mended it
+      if (opened || opened.error().code != EUCLEAN) continue;
+      TRY(remove_index(dir_.get()));
+    } else if (opened.error().code == ENOSPC) {
+      TRY(sys::unlink_at(dir_.get(), "reserve"));
+    } else {
+      break;
+    }
+    opened = open_equal(dir_.get(), path_, false);
+  }
+  if (!opened) return opened.error();
+  index_ = std::make_unique<IndexOwner>(std::move(*opened));
+  return static_cast<IndexOwner*>(index_.get())->get();
+}
+
+Result<Index*> House::index() {
+  bool fresh = store_.index_ == nullptr;
+  Index* index = TRY(store_.index());
+  if (fresh) return index;
+  Status equal = index->reconcile(dir());
+  if (equal.ok()) return index;
+  if (equal.error().code != EUCLEAN) return equal.error();
+  store_.index_.reset();   // damaged while we had it open
+  return store_.index();
+}
+
+Result<std::vector<Store::LayerRow>> House::rows() {
+  std::vector<Store::LayerRow> rows;
+  Index* known = TRY(index());
+  for (Meta& meta : TRY(known->layers())) {
+    Store::LayerRow row{meta.digest, std::move(meta.info), meta.bytes, meta.files, meta.created};
+    auto lease = sys::stat_at(dir(), lease_name(row.digest));
+    row.last_used_ns = lease ? lease->st_mtim.tv_sec * 1'000'000'000LL + lease->st_mtim.tv_nsec
+                             : row.created * 1'000'000'000LL;
+    row.last_used = row.last_used_ns / 1'000'000'000LL;
+    rows.push_back(std::move(row));
+  }
+  auto older = [](const Store::LayerRow& a, const Store::LayerRow& b) {
+    return std::tie(a.last_used_ns, a.digest) < std::tie(b.last_used_ns, b.digest);
+  };
+  std::sort(rows.begin(), rows.end(), older);
+  return rows;
+}
+
+bool House::pinned(const Digest& digest) const {
+  return sys::exists_at(dir(), "pins/" + digest.hex);
+}
+
+Result<std::vector<Store::LayerRow>> Store::list() {
+  House house(*this);
+  std::vector<LayerRow> rows = TRY(house.rows());
+  std::reverse(rows.begin(), rows.end());
+  Durable durable = read_durable(dir_.get());
+  for (LayerRow& row : rows) {
+    row.leased = TRY(house.leased(row.digest));
+    row.pinned = house.pinned(row.digest);
+    auto meta = read_meta(dir_.get(), row.digest);
+    row.durable = meta && durable.contains({row.digest.hex, meta->instance});
+  }
+  return rows;
+}
+
+namespace {
+
+Store::RecordRow row_of(int store, Index::RecordLine line) {
+  auto info = sys::stat_at(store, record_name(line.key));
+  int64_t used = info ? info->st_mtime : line.file.created;
+  return {std::move(line.key), std::move(line.file.record), line.file.created, used};
+}
+
+}  // namespace
+
+Result<std::vector<Store::RecordRow>> Store::records(const std::string& kind) {
+  std::vector<RecordRow> rows;
+  Index* known = TRY(House(*this).index());
+  for (Index::RecordLine& line : TRY(known->records(kind))) {
+    rows.push_back(row_of(dir_.get(), std::move(line)));
+  }
+  return rows;
+}
+
+Result<Store::Stats> Store::stats() {
+  House house(*this);
+  House::Bounds bounds = TRY(house.bounds());
+  Stats stats;
+  for (const LayerRow& row : TRY(house.rows())) {
+    stats.layers++;
+    stats.bytes += row.bytes;
+    stats.files += row.files;
+    stats.leased += TRY(house.leased(row.digest)) ? 1 : 0;
+  }
+  stats.records = TRY(record_keys(dir_.get())).size();
+  stats.limit = bounds.max_bytes;
+  stats.free = bounds.space.free;
+  stats.total = bounds.space.total;
+  stats.trash = house.usage("trash");
+  stats.staging = house.usage("tmp");
+  for (const char* cache : {"uv", "blobs", "wd"}) stats.caches += house.usage(cache);
+  return stats;
+}
+
+Result<Store::Why> Store::why(const Digest& asked) {
+  Digest digest = is_hex64(asked.hex) ? asked : TRY(resolve(asked.hex));
+  House house(*this);
+  Index* known = TRY(house.index());
+  Why why;
+  for (Index::RecordLine& line : TRY(known->records_of(digest))) {
+    why.records.push_back(row_of(dir_.get(), std::move(line)));
+  }
+  why.leased = TRY(house.leased(digest));
+  auto lease = sys::stat_at(dir_.get(), lease_name(digest));
+  // Not /proc/locks: it names whoever took the lease, who may long be gone, having handed it on.
+  if (why.leased && lease) why.pids = sys::processes_with_open(*lease);
+  return why;
+}
+
+Result<Digest> Store::resolve(const std::string& prefix) {
+  if (prefix.size() < 4) {
+    return make_error("store", prefix, "is too short for a layer", "give at least 4 hex digits");
+  }
+  std::vector<Digest> found;
+  for (Digest& digest : TRY(layer_names(dir_.get()))) {
+    if (digest.hex.starts_with(prefix)) found.push_back(std::move(digest));
+  }
+  if (found.size() == 1) return found[0];
+  if (found.empty()) return Error{"store", ENOENT, prefix, "no layer has this name", "see: rtlaunch store ls", 125};
+  return make_error("store", prefix, std::to_string(found.size()) + " layers begin so", "give more digits");
+}
+
+Status Store::sweep() {
+  TRY(writable("sweep"));
+  UniqueFd lock = TRY(sys::open_at(dir_.get(), "locks/sweep", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  if (!TRY(sys::try_lock_file(lock.get(), sys::Lock::kExclusive, "sweep"))) return {};
+  UniqueFd trash = TRY(sys::open_at(dir_.get(), "trash", O_RDONLY | O_DIRECTORY));
+  for (const std::string& name : TRY(sys::list_dir(trash.get()))) {
+    TRY(failpoint("sweep.trash"));
+    TRY(sys::remove_deep_tree_at(trash.get(), name));
+  }
+  UniqueFd tmp = TRY(sys::open_at(dir_.get(), "tmp", O_RDONLY | O_DIRECTORY));
+  for (const std::string& name : TRY(sys::list_dir(tmp.get()))) {
+    std::string uuid = is_tmp_lock(name) ? name.substr(0, name.size() - 5) : name;
+    auto maker = sys::open_at(tmp.get(), uuid + ".lock", O_RDWR | O_NOFOLLOW);
+    if (maker && !TRY(sys::try_lock_file(maker->get(), sys::Lock::kExclusive, name))) continue;
+    TRY(failpoint("sweep.tmp"));
+    TRY(sys::remove_deep_tree_at(tmp.get(), uuid));
+    TRY(sys::unlink_at(tmp.get(), uuid + ".lock"));
+  }
+  return {};
+}
+
+}  // namespace rtlaunch::store

@@ -1,0 +1,260 @@
+#include "installers/store/index.h"
+
+#include <sqlite3.h>
+
+#include <cerrno>
+#include <map>
+#include <set>
+
+#include "isolation/sys/fs.h"
+
+namespace rtlaunch::store {
+namespace {
+
+constexpr int kVersion = 1;
+
+const char kSchema[] = R"(
+  CREATE TABLE layer(digest TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
+    bytes INTEGER NOT NULL, files INTEGER NOT NULL, created INTEGER NOT NULL,
+    build_ms INTEGER NOT NULL, instance TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE record(key TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
+    data TEXT NOT NULL, created INTEGER NOT NULL, inode INTEGER NOT NULL) WITHOUT ROWID;
+  CREATE TABLE record_layer(key TEXT NOT NULL REFERENCES record(key) ON DELETE CASCADE,
+    position INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY(key, position)) WITHOUT ROWID;
+  CREATE INDEX record_layer_digest ON record_layer(digest);
+  PRAGMA user_version = 1;)";
+
+int errno_of(int code) {
+  switch (code & 0xff) {
+    case SQLITE_FULL: return ENOSPC;
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+    case SQLITE_SCHEMA: return EUCLEAN;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED: return EBUSY;
+    case SQLITE_READONLY: return EROFS;
+    case SQLITE_ERROR: return EUCLEAN;   // our SQL is right, so the tables are not
+    default: return EIO;
+  }
+}
+
+}  // namespace
+
+// A prepared statement; parameters are bound in order.
+class Index::Statement {
+ public:
+  Statement(sqlite3* database, const char* sql) : database_(database) {
+    code_ = sqlite3_prepare_v2(database, sql, -1, &statement_, nullptr);
+  }
+  Statement(const Statement&) = delete;
+  Statement& operator=(const Statement&) = delete;
+  ~Statement() { sqlite3_finalize(statement_); }
+
+  Statement& bind(const std::string& text) {
+    if (code_ == SQLITE_OK) {
+      code_ = sqlite3_bind_text(statement_, ++bound_, text.data(), static_cast<int>(text.size()),
+                                SQLITE_TRANSIENT);
+    }
+    return *this;
+  }
+  Statement& bind(int64_t number) {
+    if (code_ == SQLITE_OK) code_ = sqlite3_bind_int64(statement_, ++bound_, number);
+    return *this;
+  }
+  // True while there is a row.
+  bool step() {
+    if (code_ != SQLITE_OK && code_ != SQLITE_ROW) return false;
+    code_ = sqlite3_step(statement_);
+    return code_ == SQLITE_ROW;
+  }
+  Status finish() {
+    while (step()) {
+    }
+    if (code_ == SQLITE_DONE) return {};
+    return Error{"index", errno_of(code_), "index.sqlite", sqlite3_errmsg(database_), "", 125};
+  }
+  std::string text(int column) {
+    auto data = reinterpret_cast<const char*>(sqlite3_column_text(statement_, column));
+    return data == nullptr ? "" : std::string(data, static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
+  }
+  int64_t number(int column) { return sqlite3_column_int64(statement_, column); }
+
+ private:
+  sqlite3* database_;
+  sqlite3_stmt* statement_ = nullptr;
+  int code_ = SQLITE_OK;
+  int bound_ = 0;
+};
+
+Error Index::error(const char* what) const {
+  return Error{"index", errno_of(sqlite3_errcode(database_)), what, sqlite3_errmsg(database_), "", 125};
+}
+
+Status Index::run(const char* sql) {
+  if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) return error("index.sqlite");
+  return {};
+}
+
+Result<std::unique_ptr<Index>> Index::open(const std::string& store_path, bool in_memory) {
+  std::string path = in_memory ? ":memory:" : store_path + "/index.sqlite";
+  sqlite3* database = nullptr;
+  int code = sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
+  std::unique_ptr<Index> index(new Index(database));
+  if (code != SQLITE_OK) return index->error("index.sqlite");
+  sqlite3_busy_timeout(database, 5000);
+  TRY(index->run("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;"));
+  TRY(index->run("BEGIN IMMEDIATE"));
+  Statement version(database, "PRAGMA user_version");
+  int64_t found = version.step() ? version.number(0) : -1;
+  TRY(version.finish());
+  Status made = found == 0 ? index->run(kSchema) : Status();
+  if (found != 0 && found != kVersion) made = Error{"index", EUCLEAN, path, "is of another version", "", 125};
+  TRY(index->run(made.ok() ? "COMMIT" : "ROLLBACK"));
+  if (!made.ok()) return made.error();
+  return index;
+}
+
+Index::~Index() { sqlite3_close(database_); }
+
+Status Index::put_layer(const Meta& meta) {
+  Statement statement(database_, "INSERT OR REPLACE INTO layer VALUES(?,?,?,?,?,?,?,?)");
+  statement.bind(meta.digest.hex).bind(meta.info.kind).bind(meta.info.name);
+  statement.bind(static_cast<int64_t>(meta.bytes)).bind(static_cast<int64_t>(meta.files));
+  return statement.bind(meta.created).bind(meta.info.build_ms).bind(meta.instance).finish();
+}
+
+Status Index::drop_layer(const Digest& digest) {
+  return Statement(database_, "DELETE FROM layer WHERE digest=?").bind(digest.hex).finish();
+}
+
+Status Index::put_record(const Key& key, const RecordFile& file, uint64_t inode) {
+  TRY(run("SAVEPOINT put_record"));
+  auto put = [&]() -> Status {
+    TRY(drop_record(key));
+    Statement statement(database_, "INSERT INTO record VALUES(?,?,?,?,?,?)");
+    statement.bind(key.hex).bind(file.record.kind).bind(file.record.name).bind(file.record.data);
+    TRY(statement.bind(file.created).bind(static_cast<int64_t>(inode)).finish());
+    int64_t position = 0;
+    for (const Digest& digest : file.record.layers) {
+      Statement layer(database_, "INSERT INTO record_layer VALUES(?,?,?)");
+      TRY(layer.bind(key.hex).bind(position++).bind(digest.hex).finish());
+    }
+    return {};
+  };
+  Status done = put();
+  Status ended = run(done.ok() ? "RELEASE put_record" : "ROLLBACK TO put_record; RELEASE put_record");
+  return done.ok() ? ended : done;
+}
+
+Status Index::drop_record(const Key& key) {
+  TRY(Statement(database_, "DELETE FROM record_layer WHERE key=?").bind(key.hex).finish());
+  return Statement(database_, "DELETE FROM record WHERE key=?").bind(key.hex).finish();
+}
+
+Status Index::clear() { return run("BEGIN IMMEDIATE; DELETE FROM layer; DELETE FROM record; COMMIT"); }
+
+Result<std::vector<Meta>> Index::layers() {
+  Statement statement(database_, "SELECT * FROM layer ORDER BY digest");
+  std::vector<Meta> metas;
+  while (statement.step()) {
+    metas.push_back(Meta{Digest{statement.text(0)},
+                         {statement.text(1), statement.text(2), statement.number(6)},
+                         static_cast<uint64_t>(statement.number(3)),
+                         static_cast<uint64_t>(statement.number(4)),
+                         statement.number(5),
+                         statement.text(7)});
+  }
+  TRY(statement.finish());
+  return metas;
+}
+
+Result<uint64_t> Index::bytes() {
+  Statement statement(database_, "SELECT COALESCE(SUM(bytes), 0) FROM layer");
+  uint64_t sum = statement.step() ? static_cast<uint64_t>(statement.number(0)) : 0;
+  TRY(statement.finish());
+  return sum;
+}
+
+Result<std::vector<Index::RecordLine>> Index::read_records(Statement& statement) {
+  std::vector<RecordLine> lines;
+  while (statement.step()) {
+    std::string key = statement.text(0);
+    if (lines.empty() || lines.back().key.hex != key) {
+      RecordFile file{{statement.text(1), statement.text(2), {}, statement.text(3)}, statement.number(4)};
+      lines.push_back({Key{key}, std::move(file)});
+    }
+    std::string digest = statement.text(5);
+    if (!digest.empty()) lines.back().file.record.layers.push_back(Digest{digest});
+  }
+  TRY(statement.finish());
+  return lines;
+}
+
+Result<std::vector<Index::RecordLine>> Index::records(const std::string& kind) {
+  Statement statement(database_,
+                      "SELECT r.key, kind, name, data, created, l.digest FROM record r "
+                      "LEFT JOIN record_layer l ON l.key = r.key "
+                      "WHERE ?1 = '' OR kind = ?1 ORDER BY r.key, l.position");
+  statement.bind(kind);
+  return read_records(statement);
+}
+
+Result<std::vector<Index::RecordLine>> Index::records_of(const Digest& digest) {
+  Statement statement(database_,
+                      "SELECT r.key, kind, name, data, created, l.digest FROM record r "
+                      "JOIN record_layer l ON l.key = r.key WHERE r.key IN "
+                      "(SELECT key FROM record_layer WHERE digest = ?) ORDER BY r.key, l.position");
+  statement.bind(digest.hex);
+  return read_records(statement);
+}
+
+Status Index::reconcile(int store) {
+  TRY(run("BEGIN"));
+  Status done = add_missing_layers(store);
+  if (done.ok()) done = add_missing_records(store);
+  Status ended = run(done.ok() ? "COMMIT" : "ROLLBACK");
+  return done.ok() ? ended : done;
+}
+
+Status Index::add_missing_layers(int store) {
+  std::set<std::string> known;
+  Statement statement(database_, "SELECT digest FROM layer");
+  while (statement.step()) known.insert(statement.text(0));
+  TRY(statement.finish());
+  for (const Digest& digest : TRY(layer_names(store))) {
+    if (known.erase(digest.hex) > 0) continue;
+    auto meta = read_meta(store, digest);
+    if (meta) TRY(put_layer(*meta));   // else: collected just now
+  }
+  for (const std::string& gone : known) TRY(drop_layer(Digest{gone}));
+  return {};
+}
+
+Status Index::add_missing_records(int store) {
+  std::map<std::string, uint64_t> known;
+  Statement statement(database_, "SELECT key, inode FROM record");
+  while (statement.step()) known[statement.text(0)] = static_cast<uint64_t>(statement.number(1));
+  TRY(statement.finish());
+  for (const Key& key : TRY(record_keys(store))) {
+    auto found = known.find(key.hex);
+    auto info = sys::stat_at(store, record_name(key));
+    bool same = info && found != known.end() && found->second == info->st_ino;
+    if (same) known.erase(found);
+    if (same || !info) continue;
+    auto text = read_record(store, key);
+    if (!text) continue;
+    TRY(put_record(key, *text, info->st_ino));
+    known.erase(key.hex);
+  }
+  for (const auto& [gone, inode] : known) TRY(drop_record(Key{gone}));
+  return {};
+}
+
+Status remove_index(int store) {
+  for (const char* name : {"index.sqlite-wal", "index.sqlite-shm", "index.sqlite"}) {
+    TRY(sys::unlink_at(store, name));
+  }
+  return {};
+}
+
+}  // namespace rtlaunch::store

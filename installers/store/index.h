@@ -1,0 +1,59 @@
+// index.sqlite: a view of the files, for people and for collection. It may be wrong (a process was
+// killed between a rename and its row), so reconcile() makes it equal to the files before it is asked;
+// it may be lost, damaged or of another version, and is then made anew.
+//
+// WAL, synchronous=NORMAL: a power cut may cost the last rows, never the file. One connection per
+// object; it does not survive fork: the holder opens another in the child.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "installers/store/internal.h"
+
+struct sqlite3;
+
+namespace rtlaunch::store {
+
+class Index {
+ public:
+  // In the store's folder, or in memory where that is read-only. Code EUCLEAN: damaged or of another
+  // version; ENOSPC: no room.
+  static Result<std::unique_ptr<Index>> open(const std::string& store_path, bool in_memory);
+  Index(const Index&) = delete;
+  Index& operator=(const Index&) = delete;
+  ~Index();
+
+  Status put_layer(const Meta& meta);
+  Status drop_layer(const Digest& digest);
+  // `inode` is that of the record's file: another inode is another record.
+  Status put_record(const Key& key, const RecordFile& file, uint64_t inode);
+  Status drop_record(const Key& key);
+  Status clear();
+
+  Result<std::vector<Meta>> layers();
+  Result<uint64_t> bytes();                       // of all layers
+  struct RecordLine { Key key; RecordFile file; };
+  Result<std::vector<RecordLine>> records(const std::string& kind);   // "": all
+  Result<std::vector<RecordLine>> records_of(const Digest& digest);
+
+  // Adds what is missing and drops what is gone. `store` is the store's directory.
+  Status reconcile(int store);
+
+ private:
+  explicit Index(sqlite3* database) : database_(database) {}
+  class Statement;
+  Status run(const char* sql);
+  Error error(const char* what) const;
+  Status add_missing_layers(int store);
+  Status add_missing_records(int store);
+  Result<std::vector<RecordLine>> read_records(Statement& statement);
+  sqlite3* database_;
+};
+
+// Removes index.sqlite with its -wal and -shm.
+Status remove_index(int store);
+
+}  // namespace rtlaunch::store
