@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -11,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 
+#include "isolation/sys/files.h"
 #include "isolation/sys/unique_fd.h"
 
 namespace rtlaunch::sys {
@@ -97,20 +99,23 @@ int reap(pid_t pid) {
 
 }  // namespace
 
+Result<UniqueFd> memory_file(std::string_view content) {
+  UniqueFd fd(::memfd_create("input", MFD_CLOEXEC));
+  if (!fd.valid()) return sys_error("memfd_create", "");
+  TRY(write_all(fd.get(), content, "memfd"));
+  if (::lseek(fd.get(), 0, SEEK_SET) != 0) return sys_error("lseek", "memfd");
+  return fd;
+}
+
 Result<Output> run_program(const Program& program) {
   Pipe out = TRY(make_pipe()), err = TRY(make_pipe()), failure = TRY(make_pipe());
-  Pipe in = TRY(make_pipe());
-  if (!program.input.empty() &&
-      ::write(in.write.get(), program.input.data(), program.input.size()) !=
-          ssize_t(program.input.size()))
-    return sys_error("run_program", "stdin");
-  in.write.reset();
+  UniqueFd in = TRY(memory_file(program.input));
   std::vector<char*> argv = pointers(program.argv), env = pointers(program.env);
-  Child child{0, ::getpid(), in.read.get(), out.write.get(), err.write.get(), failure.write.get()};
+  Child child{0, ::getpid(), in.get(), out.write.get(), err.write.get(), failure.write.get()};
   child.pid = ::fork();
   if (child.pid < 0) return sys_error("fork", program.argv[0]);
   if (child.pid == 0) exec_after_fork(program, child, argv.data(), env.data());
-  out.write.reset(), err.write.reset(), failure.write.reset(), in.read.reset();
+  out.write.reset(), err.write.reset(), failure.write.reset();
   Output output;
   bool in_time = collect(out, err, program.timeout_ms, output);
   if (!in_time) ::kill(child.pid, SIGKILL);

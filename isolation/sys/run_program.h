@@ -1,6 +1,6 @@
 // Runs a helper program to its end and keeps what it says: uv, an interpreter's probe. Not for
 // untrusted code, which goes through isolation/sandbox.h. The program dies with the calling thread
-// (PR_SET_PDEATHSIG), inherits only 0-2, and reads /dev/null.
+// (PR_SET_PDEATHSIG), inherits only 0-2, and reads `input` (a memfd) as its stdin.
 //
 //   Output output = TRY(sys::run_program({.argv = {uv, "--version"}, .env = {"HOME=/"}}));
 #pragma once
@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "isolation/sys/result.h"
+#include "isolation/sys/unique_fd.h"
 
 namespace rtlaunch::sys {
 
@@ -18,7 +20,7 @@ struct Program {
   std::vector<std::string> argv;   // argv[0] is a path
   std::vector<std::string> env;    // "KEY=VALUE", all of it
   std::string cwd = "/";
-  std::string input = {};             // given to it as stdin, at most 64 KiB (a pipe's buffer)
+  std::string input = {};             // given to it as stdin
   std::optional<int64_t> timeout_ms = {};
   int nice = 0;
 };
@@ -31,5 +33,8 @@ struct Output {
 
 // Errors: can't be started; ETIMEDOUT (it is then killed).
 Result<Output> run_program(const Program& program);
+
+// A file in memory that holds `content`, read from its start: a stdin for secrets.
+Result<UniqueFd> memory_file(std::string_view content);
 
 }  // namespace rtlaunch::sys

@@ -1,0 +1,157 @@
+#include "installers/uv.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "isolation/sys/files.h"
+
+namespace rtlaunch::installers {
+namespace {
+
+std::string minor_version(const std::string& version) {
+  return version.substr(0, version.find('.', version.find('.') + 1));
+}
+
+std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/')); }
+
+// "foo-bar" and version in a folder's name: PEP 427's escaping.
+std::string escaped(std::string text) {
+  std::replace(text.begin(), text.end(), '-', '_');
+  return text;
+}
+
+Status fill_view(const std::string& path, const Interpreter& python,
+                 const std::vector<Distribution>& base) {
+  std::string site = path + "/lib/python" + minor_version(python.version) + "/site-packages";
+  TRY(sys::make_dirs(site));
+  TRY(sys::make_dirs(path + "/bin"));
+  UniqueFd dir = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY));
+  if (::symlinkat(python.base_executable.c_str(), dir.get(), "bin/python") != 0)
+    return sys_error("symlink", path + "/bin/python");
+  TRY(sys::replace_file_at(dir.get(), "pyvenv.cfg",
+                           "home = " + folder_of(python.base_executable) +
+                               "\ninclude-system-site-packages = false\n"));
+  UniqueFd site_dir = TRY(sys::open_at(AT_FDCWD, site, O_RDONLY | O_DIRECTORY));
+  for (const Distribution& d : base) TRY(make_stub(site_dir.get(), d));
+  return {};
+}
+
+// Made beside and renamed: a half view is never seen, and two makers don't disturb each other.
+Result<std::string> make_view(const Interpreter& python, const std::vector<Distribution>& base,
+                              const store::Store& store) {
+  std::string folder = store.path() + "/uv/views", path = folder + "/" + python.fingerprint;
+  if (::access((path + "/pyvenv.cfg").c_str(), F_OK) == 0) return path;
+  TRY(sys::make_dirs(folder));
+  UniqueFd dir = TRY(sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY));
+  std::string draft = "." + sys::random_name();
+  Status filled = fill_view(folder + "/" + draft, python, base);
+  bool renamed = filled.ok() && ::renameat(dir.get(), draft.c_str(), dir.get(),
+                                           python.fingerprint.c_str()) == 0;
+  Status lost = sys_error("rename", path);
+  if (!renamed) (void)sys::remove_tree_at(dir.get(), draft);
+  if (!filled.ok()) return std::move(filled.error());
+  if (!renamed && ::access((path + "/pyvenv.cfg").c_str(), F_OK) != 0) return std::move(lost.error());
+  return path;
+}
+
+std::vector<Distribution> visible(std::vector<Distribution> all) {
+  std::erase_if(all, [](const Distribution& d) { return d.shadowed || !has_plain_version(d); });
+  return all;
+}
+
+std::vector<std::string> secrets_of(const PackagesContext& context) {
+  std::vector<std::string> secrets;
+  for (const auto& [name, value] : context.env_vars) secrets.push_back(value);
+  return secrets;
+}
+
+}  // namespace
+
+bool has_plain_version(const Distribution& d) {
+  return !d.version.empty() && ::isdigit(static_cast<unsigned char>(d.version[0])) &&
+         d.version.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyz.+!_") == std::string::npos;
+}
+
+std::string stub_name(const Distribution& d) {
+  return escaped(d.normalized) + "-" + escaped(d.version) + ".dist-info";
+}
+
+std::string stub_metadata(const Distribution& d) {
+  std::string text = "Metadata-Version: 2.1\nName: " + d.name + "\nVersion: " + d.version + "\n";
+  for (std::string line : d.requires_dist) {
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    text += "Requires-Dist: " + line + "\n";
+  }
+  return text;
+}
+
+Status make_stub(int site, const Distribution& d) {
+  std::string name = stub_name(d);
+  TRY(sys::make_dirs_at(site, name));
+  TRY(sys::replace_file_at(site, name + "/METADATA", stub_metadata(d)));
+  TRY(sys::replace_file_at(site, name + "/WHEEL",
+                           "Wheel-Version: 1.0\nGenerator: rtlaunch\nRoot-Is-Purelib: true\n"
+                           "Tag: py3-none-any\n"));
+  std::string record;
+  for (const char* file : {"METADATA", "RECORD", "WHEEL"}) record += name + "/" + file + ",,\n";
+  return sys::replace_file_at(site, name + "/RECORD", record);
+}
+
+Result<Uv> Uv::prepare(const config::Packages& packages, const Interpreter& python,
+                       const PackagesContext& context, const store::Store& store) {
+  Uv uv;
+  bool pip = packages.tool == config::Packages::Tool::kPip;
+  uv.field_ = pip ? "pip" : "uv";
+  uv.version_ = python.version;
+  uv.program_ = context.tools + "/uv";
+  if (::access(uv.program_.c_str(), X_OK) != 0)
+    return make_error(uv.field_, uv.program_, "uv is not there", "run tools/fetch-tools");
+  uv.cache_ = store.path() + "/uv/cache";
+  TRY(sys::make_dirs(uv.cache_));
+  uv.base_ = visible(TRY(distributions_of(python, store)));
+  uv.view_ = TRY(make_view(python, uv.base_, store));
+  uv.index_ = read_index_config(packages.tool, context.environment, python, context.cwd);
+  uv.env_ = uv_environment(uv.index_, packages.tool, context.environment);
+  uv.secrets_ = secrets_of(context);
+  if (context.timeout_seconds)
+    uv.deadline_ = std::chrono::steady_clock::now() + std::chrono::seconds(*context.timeout_seconds);
+  return uv;
+}
+
+std::optional<int64_t> Uv::milliseconds_left() const {
+  if (!deadline_) return {};
+  using namespace std::chrono;
+  int64_t left = duration_cast<milliseconds>(*deadline_ - steady_clock::now()).count();
+  return std::max<int64_t>(left, 1);
+}
+
+Result<sys::Output> Uv::run(std::vector<std::string> args, const std::string& input) const {
+  sys::Program program;
+  program.argv = {program_};
+  program.argv.insert(program.argv.end(), args.begin(), args.end());
+  for (const char* flag : {"--no-config", "--no-progress", "--no-python-downloads", "--color=never"})
+    program.argv.push_back(flag);
+  program.argv.insert(program.argv.end(), {"--python", view_ + "/bin/python"});
+  program.env = env_;
+  program.env.push_back("UV_CACHE_DIR=" + cache_);
+  program.env.push_back("PATH=/usr/bin:/bin");
+  program.env.push_back("HOME=/nonexistent");
+  program.env.push_back("LC_ALL=C.UTF-8");
+  program.input = input;
+  program.timeout_ms = milliseconds_left();
+  auto output = sys::run_program(program);
+  if (!output.ok() && output.error().code == ETIMEDOUT)
+    return make_error(field_, "", "setup takes longer than allowed",
+                      "raise config.setup_timeout_seconds");
+  return output;
+}
+
+Error Uv::explain(const std::string& said) const {
+  return explain_failure(field_, redacted(said, secrets_));
+}
+
+}  // namespace rtlaunch::installers

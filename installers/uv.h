@@ -1,0 +1,66 @@
+// uv as our resolver: the questions we ask it while no package's code runs (`--no-build`), and its
+// answers in words of ours. It asks on top of a *view* of the base: a folder that looks like a
+// virtualenv and holds, for each package that is visible in the base, just its metadata. So the
+// answer is the same for a system Python, a virtualenv, and one that shows its base's packages too
+// (which uv alone would ignore), and nothing of the base is touched.
+//
+//   Uv uv = TRY(Uv::prepare(packages, python, context, store));
+//   sys::Output output = TRY(uv.run({"pip", "install", "--dry-run", ...}, "requests\n"));
+//   if (!output.ok()) return uv.explain(output.err);
+//
+// Credentials go through uv's environment or its stdin, never argv.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "installers/index.h"
+#include "installers/pip.h"
+#include "isolation/sys/run_program.h"
+
+namespace rtlaunch::installers {
+
+class Uv {
+ public:
+  static Result<Uv> prepare(const config::Packages& packages, const Interpreter& python,
+                            const PackagesContext& context, const store::Store& store);
+
+  // `uv ARGS --python VIEW`, with `input` as stdin. Its exit status is the caller's to look at.
+  Result<sys::Output> run(std::vector<std::string> args, const std::string& input) const;
+
+  // What went wrong, from uv's (or pip's) stderr: one line of cause, one of cure, no secrets.
+  Error explain(const std::string& said) const;
+
+  const std::string& program() const { return program_; }
+  const std::string& cache() const { return cache_; }       // its --cache-dir
+  const std::string& view() const { return view_; }
+  const std::string& python_version() const { return version_; }
+  const std::vector<std::string>& environment() const { return env_; }   // secret
+  const std::vector<std::string>& secrets() const { return secrets_; }
+  const IndexConfig& index() const { return index_; }
+  const std::vector<Distribution>& base() const { return base_; }   // what is visible in the base
+  std::optional<int64_t> milliseconds_left() const;
+
+ private:
+  std::string program_, cache_, view_, version_, field_;
+  std::vector<std::string> env_, secrets_;
+  IndexConfig index_;
+  std::vector<Distribution> base_;
+  std::optional<std::chrono::steady_clock::time_point> deadline_;
+};
+
+// The cause and the cure in what uv or pip said; `field` is "pip" or "uv". Nothing is redacted here.
+Error explain_failure(const std::string& field, const std::string& said);
+
+// The few lines of metadata that stand for a distribution in a view or a stub.
+std::string stub_metadata(const Distribution& distribution);
+// Makes "<name>-<version>.dist-info" with them below `site`; uninstalling it removes just itself.
+Status make_stub(int site, const Distribution& distribution);
+// The name of that folder.
+std::string stub_name(const Distribution& distribution);
+// False for a version that PEP 440 doesn't know: uv would stumble over it.
+bool has_plain_version(const Distribution& distribution);
+
+}  // namespace rtlaunch::installers
