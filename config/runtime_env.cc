@@ -1,0 +1,298 @@
+#include "config/runtime_env.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "config/json.h"
+#include "config/requirements.h"
+#include "isolation/sys/files.h"
+
+namespace rtlaunch::config {
+namespace {
+
+constexpr size_t kMaxList = 100'000;
+
+// Known to Ray, but not to us yet. Saying so is kinder than "unknown".
+const std::vector<std::string> kLater = {"conda",         "container",
+                                         "image_uri",     "java_jars",
+                                         "py_executable", "worker_process_setup_hook",
+                                         "nsight",        "_nsight",
+                                         "rocprof_sys",   "_rocprof_sys"};
+const std::vector<std::string> kFields = {"working_dir", "excludes", "py_modules", "pip",
+                                          "uv",          "env_vars", "config"};
+// What Ray adds by itself. It changes nothing here.
+const std::set<std::string> kOfRay = {"_ray_release", "_ray_commit", "_inject_current_ray"};
+
+bool is_one_of(const std::string& key, const std::vector<std::string>& names) {
+  return std::find(names.begin(), names.end(), key) != names.end();
+}
+
+const char* type_name(const Json& value) {
+  switch (value.type()) {
+    case Json::value_t::null:
+      return "null";
+    case Json::value_t::object:
+      return "an object";
+    case Json::value_t::array:
+      return "a list";
+    case Json::value_t::string:
+      return "a string";
+    case Json::value_t::boolean:
+      return "true or false";
+    default:
+      return "a number";
+  }
+}
+
+// Keys come from outside: a message shows them short and without control characters.
+std::string shown(const std::string& key) {
+  std::string text;
+  for (char c : key.substr(0, 80)) text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+  return key.size() > 80 ? text + "..." : text;
+}
+
+std::string item(const std::string& path, size_t index) {
+  return path + "[" + std::to_string(index) + "]";
+}
+
+// One text being parsed: where its relative paths start and what it is called.
+class Parser {
+ public:
+  Parser(const std::string& name, const std::string& base) : name_(name), base_(base) {}
+
+  Result<RuntimeEnv> parse(const Json& root);
+
+ private:
+  Error bad(const std::string& path, const std::string& reason,
+            const std::string& cure = "") const {
+    return make_error("runtime env", path.empty() ? name_ : name_ + ": " + path, reason, cure);
+  }
+  Error wrong_type(const std::string& path, const char* expected, const Json& got) const {
+    return bad(path, std::string("expected ") + expected + ", got " + type_name(got),
+               "see the fields in config/README.md");
+  }
+  Error unknown(const std::string& path, const std::string& key,
+                const std::vector<std::string>& known) const;
+  Status only(const std::string& path, const Json& object,
+              const std::vector<std::string>& known) const;
+
+  Result<std::string> text(const std::string& path, const Json& value,
+                           bool may_be_empty = false) const;
+  Result<bool> flag(const std::string& path, const Json& value) const;
+  Result<std::vector<std::string>> texts(const std::string& path, const Json& value) const;
+
+  Status field(const std::string& key, const Json& value);
+  Status packages(const std::string& key, Packages::Tool tool, const Json& value);
+  Status package_object(const std::string& key, const Json& value, Packages& packages);
+  Result<std::vector<std::string>> package_file(const std::string& path, const Json& value) const;
+  Result<std::vector<std::string>> package_list(const std::string& path, const Json& value) const;
+  Status env_vars(const Json& value);
+  Status config(const Json& value);
+  Status timeout(const Json& value);
+
+  const std::string& name_;
+  const std::string& base_;
+  RuntimeEnv env_;
+};
+
+Error Parser::unknown(const std::string& path, const std::string& key,
+                      const std::vector<std::string>& known) const {
+  std::vector<std::string> candidates = known;
+  if (path.empty()) candidates.insert(candidates.end(), kLater.begin(), kLater.end());
+  std::string near = nearest(key, candidates), all;
+  for (const std::string& one : known) all += (all.empty() ? "" : ", ") + one;
+  return bad(path, "unknown field `" + shown(key) + "`",
+             near.empty() ? "the fields are " + all : "did you mean `" + near + "`?");
+}
+
+Status Parser::only(const std::string& path, const Json& object,
+                    const std::vector<std::string>& known) const {
+  for (const auto& [key, value] : object.items()) {
+    if (!is_one_of(key, known)) return unknown(path, key, known);
+  }
+  return {};
+}
+
+Result<std::string> Parser::text(const std::string& path, const Json& value,
+                                 bool may_be_empty) const {
+  if (!value.is_string()) return wrong_type(path, "a string", value);
+  const std::string& got = value.get_ref<const std::string&>();
+  if (got.empty() && !may_be_empty) return bad(path, "is empty", "give it a value or leave it out");
+  if (got.find('\0') != std::string::npos) return bad(path, "holds a NUL character", "take it out");
+  return got;
+}
+
+Result<bool> Parser::flag(const std::string& path, const Json& value) const {
+  if (!value.is_boolean()) return wrong_type(path, "true or false", value);
+  return value.get<bool>();
+}
+
+Result<std::vector<std::string>> Parser::texts(const std::string& path, const Json& value) const {
+  if (!value.is_array()) return wrong_type(path, "a list of strings", value);
+  if (value.size() > kMaxList) {
+    return bad(path, "more than " + std::to_string(kMaxList) + " items", "make the list shorter");
+  }
+  std::vector<std::string> all;
+  for (size_t i = 0; i < value.size(); ++i) all.push_back(TRY(text(item(path, i), value[i])));
+  return all;
+}
+
+Result<std::vector<std::string>> Parser::package_file(const std::string& path,
+                                                      const Json& value) const {
+  std::string file = sys::absolute_path(TRY(text(path, value)), base_);
+  auto lines = read_requirements(file);
+  if (!lines && lines.error().object == file) {
+    lines.error().object = name_ + ": " + path + ": " + file;
+  }
+  return lines;
+}
+
+Result<std::vector<std::string>> Parser::package_list(const std::string& path,
+                                                      const Json& value) const {
+  for (size_t i = 0; value.is_array() && i < value.size(); ++i) {
+    if (value[i].is_string() &&
+        value[i].get_ref<const std::string&>().find_first_of("\r\n") != std::string::npos) {
+      return bad(item(path, i), "holds a line break", "write one requirement an item");
+    }
+  }
+  return read_requirement_list(TRY(texts(path, value)), base_);
+}
+
+Status Parser::package_object(const std::string& key, const Json& value, Packages& packages) {
+  bool pip = packages.tool == Packages::Tool::kPip;
+  std::string check = pip ? "pip_check" : "uv_check", version = pip ? "pip_version" : "uv_version",
+              options = pip ? "pip_install_options" : "uv_pip_install_options";
+  TRY(only(key, value, {"packages", check, version, options}));
+  if (!value.contains("packages")) {
+    return bad(key, "`packages` is missing", "add \"packages\": [...]");
+  }
+  const Json& list = value["packages"];
+  std::string path = key + ".packages";
+  if (pip && list.is_string()) {
+    packages.lines = TRY(package_file(path, list));
+  } else {
+    packages.lines = TRY(package_list(path, list));
+  }
+  if (value.contains(check)) packages.check = TRY(flag(key + "." + check, value[check]));
+  if (value.contains(version)) packages.version = TRY(text(key + "." + version, value[version]));
+  if (value.contains(options)) packages.options = TRY(texts(key + "." + options, value[options]));
+  return {};
+}
+
+Status Parser::packages(const std::string& key, Packages::Tool tool, const Json& value) {
+  if (env_.packages) {
+    return bad(key, "`pip` and `uv` are both there", "keep one of the two: they do the same");
+  }
+  Packages packages;
+  packages.tool = tool;
+  if (tool == Packages::Tool::kUv) packages.options = {"--no-cache"};
+  if (value.is_string()) {
+    packages.lines = TRY(package_file(key, value));
+  } else if (value.is_array()) {
+    packages.lines = TRY(package_list(key, value));
+  } else if (value.is_object()) {
+    TRY(package_object(key, value, packages));
+  } else {
+    return wrong_type(key, "a list, the path of a requirements file, or an object", value);
+  }
+  env_.packages = std::move(packages);
+  return {};
+}
+
+// Values are secrets: only names are ever shown.
+Status Parser::env_vars(const Json& value) {
+  if (!value.is_object()) return wrong_type("env_vars", "an object of strings", value);
+  for (const auto& [key, text] : value.items()) {
+    std::string path = "env_vars." + shown(key.substr(0, key.find('=')));
+    if (key.empty()) return bad("env_vars", "a variable without a name", "give it one");
+    if (key.find('=') != std::string::npos || key.find('\0') != std::string::npos) {
+      return bad(path, "a name can't hold `=` or NUL", "write \"NAME\": \"value\"");
+    }
+    if (!text.is_string()) {
+      return bad(path, std::string("expected a string, got ") + type_name(text),
+                 "put the value in double quotes");
+    }
+    const std::string& content = text.get_ref<const std::string&>();
+    if (content.find('\0') != std::string::npos) {
+      return bad(path, "holds a NUL character", "take it out");
+    }
+    env_.env_vars.emplace_back(key, content);
+  }
+  return {};
+}
+
+Status Parser::timeout(const Json& value) {
+  const std::string path = "config.setup_timeout_seconds";
+  if (!value.is_number_integer()) return wrong_type(path, "a whole number of seconds", value);
+  bool fits = !value.is_number_unsigned() || value.get<uint64_t>() <= INT32_MAX;
+  int64_t seconds = fits ? value.get<int64_t>() : 0;
+  if (!fits || (seconds <= 0 && seconds != -1)) {
+    return bad(path, "must be more than 0 and less than 2^31, or -1 for no limit",
+               "600 is the default");
+  }
+  env_.config.setup_timeout_seconds =
+      seconds == -1 ? std::nullopt : std::optional<int64_t>(seconds);
+  return {};
+}
+
+Status Parser::config(const Json& value) {
+  if (!value.is_object()) return wrong_type("config", "an object", value);
+  TRY(only("config", value, {"setup_timeout_seconds", "eager_install", "log_files"}));
+  if (value.contains("setup_timeout_seconds")) TRY(timeout(value["setup_timeout_seconds"]));
+  if (value.contains("eager_install")) {
+    env_.config.eager_install = TRY(flag("config.eager_install", value["eager_install"]));
+  }
+  if (value.contains("log_files") && !value["log_files"].is_null()) {
+    env_.config.log_files = TRY(texts("config.log_files", value["log_files"]));
+  }
+  return {};
+}
+
+Status Parser::field(const std::string& key, const Json& value) {
+  if (is_one_of(key, kLater)) {
+    return bad(key, "is not supported yet", "take it out, or run this one with Ray itself");
+  }
+  if (key == "working_dir") {
+    std::string dir = TRY(text(key, value, true));
+    if (!dir.empty()) env_.working_dir = dir;
+  } else if (key == "excludes") {
+    env_.excludes = TRY(texts(key, value));
+  } else if (key == "py_modules") {
+    env_.py_modules = TRY(texts(key, value));
+  } else if (key == "pip" || key == "uv") {
+    return packages(key, key == "pip" ? Packages::Tool::kPip : Packages::Tool::kUv, value);
+  } else if (key == "env_vars") {
+    return env_vars(value);
+  } else if (key == "config") {
+    return config(value);
+  } else if (!kOfRay.contains(key)) {
+    return unknown("", key, kFields);
+  }
+  return {};
+}
+
+Result<RuntimeEnv> Parser::parse(const Json& root) {
+  if (!root.is_object()) {
+    return bad("", std::string("expected an object, got ") + type_name(root),
+               "write {\"working_dir\": ..., \"pip\": [...]}");
+  }
+  for (const auto& [key, value] : root.items()) {
+    // null is how Ray writes a field that isn't set.
+    if (!value.is_null() || !(is_one_of(key, kFields) || is_one_of(key, kLater))) {
+      TRY(field(key, value));
+    }
+  }
+  if (env_.packages && env_.packages->lines.empty()) env_.packages.reset();
+  return std::move(env_);
+}
+
+}  // namespace
+
+Result<RuntimeEnv> parse_runtime_env(std::string_view json, const std::string& name,
+                                     const std::string& base) {
+  Json root = TRY(parse_json(json, name));
+  return Parser(name, base).parse(root);
+}
+
+}  // namespace rtlaunch::config
