@@ -1,0 +1,358 @@
+#include "installers/fetch.h"
+
+#include <curl/curl.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "installers/store/hash.h"
+
+namespace rtlaunch {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr int kMaxRedirects = 10;
+constexpr auto kProgressEvery = std::chrono::milliseconds(40);
+
+struct Transfer {
+  FetchJob job;
+  Fetched result;
+  std::string label;
+  uint64_t max_bytes = 0;
+  CURL* easy = nullptr;
+  char detail[CURL_ERROR_SIZE] = {};
+  store::Hasher hash;
+  uint64_t offset = 0;  // bytes that were written
+  bool resumed = false, first_bytes = true;
+  std::optional<Error> refused;  // by us, while the bytes came in
+};
+
+// Without user, password, query and fragment.
+std::string shown_url(const std::string& url) {
+  std::string shown = url.substr(0, url.find_first_of("?#"));
+  size_t host = shown.find("://");
+  if (host == std::string::npos) return shown;
+  host += 3;
+  size_t path = shown.find('/', host);
+  size_t sign = shown.rfind('@', path);
+  if (sign != std::string::npos && sign >= host) shown.erase(host, sign + 1 - host);
+  return shown;
+}
+
+bool has_prefix(const std::string& text, const char* prefix) {
+  return ::strncasecmp(text.c_str(), prefix, std::strlen(prefix)) == 0;
+}
+
+std::string last_part(const std::string& url) {
+  std::string part = url.substr(url.find_last_of('/') + 1);
+  return part.empty() ? url : part;
+}
+
+Error fetch_error(const Transfer& transfer, const std::string& reason, const std::string& cure) {
+  return make_error("download", transfer.result.url, reason, cure);
+}
+
+long response_code(CURL* easy) {
+  long code = 0;
+  ::curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &code);
+  return code;
+}
+
+// A server that ignores the range starts again from the first byte, and so do we.
+void start_over(Transfer& transfer) {
+  transfer.offset = 0;
+  transfer.hash = store::Hasher();
+}
+
+size_t take_bytes(char* data, size_t, size_t count, void* user) {
+  auto& transfer = *static_cast<Transfer*>(user);
+  if (std::exchange(transfer.first_bytes, false) && response_code(transfer.easy) != 206)
+    start_over(transfer);
+  uint64_t limit = transfer.job.size.value_or(transfer.max_bytes);
+  if (transfer.offset + count > limit) {
+    transfer.refused =
+        fetch_error(transfer, "it is larger than the " + std::to_string(limit) + " bytes expected",
+                    "check who serves this URL");
+    return 0;
+  }
+  transfer.hash.bytes(data, count);
+  for (size_t written = 0; written < count;) {
+    ssize_t wrote = ::pwrite(transfer.job.fd, data + written, count - written,
+                             static_cast<off_t>(transfer.offset + written));
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) {
+      transfer.refused = sys_error("download", transfer.result.url);
+      return 0;
+    }
+    written += static_cast<size_t>(wrote);
+  }
+  transfer.offset += count;
+  return count;
+}
+
+const char* ca_bundle() {
+  for (const char* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT"}) {
+    const char* path = ::getenv(name);
+    if (path != nullptr && *path != '\0' && ::access(path, R_OK) == 0) return path;
+  }
+  return nullptr;
+}
+
+void set_options(Transfer& transfer, const FetchOptions& options) {
+  CURL* easy = transfer.easy;
+  bool secure = has_prefix(transfer.job.url, "https:");
+  ::curl_easy_setopt(easy, CURLOPT_URL, transfer.job.url.c_str());
+  ::curl_easy_setopt(easy, CURLOPT_PRIVATE, &transfer);
+  ::curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_bytes);
+  ::curl_easy_setopt(easy, CURLOPT_WRITEDATA, &transfer);
+  ::curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer.detail);
+  ::curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+  ::curl_easy_setopt(easy, CURLOPT_REDIR_PROTOCOLS_STR, secure ? "https" : "http,https");
+  ::curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 1L);
+  ::curl_easy_setopt(easy, CURLOPT_MAXREDIRS, static_cast<long>(kMaxRedirects));
+  ::curl_easy_setopt(easy, CURLOPT_FAILONERROR, 1L);
+  ::curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+  ::curl_easy_setopt(easy, CURLOPT_USERAGENT, "rtlaunch/0.1");
+  // Several plain connections beat one that is shared: wheels are few and large.
+  ::curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
+  ::curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
+                     static_cast<long>(options.connect_timeout.count()));
+  ::curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
+  ::curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME,
+                     std::max<long>(1, static_cast<long>(options.stall_timeout.count() / 1000)));
+  ::curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, 256L << 10);
+  if (const char* bundle = ca_bundle()) ::curl_easy_setopt(easy, CURLOPT_CAINFO, bundle);
+  if (transfer.offset > 0) {
+    std::string range = std::to_string(transfer.offset) + "-";
+    ::curl_easy_setopt(easy, CURLOPT_RANGE, range.c_str());
+  }
+}
+
+bool broke_off(CURLcode code) {
+  switch (code) {
+    case CURLE_PARTIAL_FILE:
+    case CURLE_RECV_ERROR:
+    case CURLE_SEND_ERROR:
+    case CURLE_GOT_NOTHING:
+    case CURLE_HTTP2:
+    case CURLE_HTTP2_STREAM:
+      return true;
+    default:
+      return false;
+  }
+}
+
+Error explain_status(const Transfer& transfer, long status) {
+  std::string reason = "the server answered " + std::to_string(status);
+  switch (status) {
+    case 401:
+    case 403:
+      return fetch_error(transfer, reason + ": not allowed",
+                         "check the user and password, or ask for access");
+    case 404:
+    case 410:
+      return fetch_error(transfer, reason + ": not there", "check the URL");
+    default:
+      return fetch_error(transfer, reason, status >= 500 ? "try again later" : "check the URL");
+  }
+}
+
+Error explain(const Transfer& transfer, CURLcode code) {
+  if (transfer.refused) return *transfer.refused;
+  switch (code) {
+    case CURLE_HTTP_RETURNED_ERROR:
+      return explain_status(transfer, response_code(transfer.easy));
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_RESOLVE_PROXY:
+      return fetch_error(transfer, "the host's name can't be resolved",
+                         "check the URL and the network");
+    case CURLE_COULDNT_CONNECT:
+      return fetch_error(transfer, "no connection to the host", "check the URL and the network");
+    case CURLE_OPERATION_TIMEDOUT:
+      return fetch_error(transfer, "the server is silent", "try again, or check the network");
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_SSL_CACERT_BADFILE:
+      return fetch_error(
+          transfer,
+          "its TLS certificate isn't accepted: " + std::string(::curl_easy_strerror(code)),
+          "name the right CA bundle with SSL_CERT_FILE");
+    case CURLE_UNSUPPORTED_PROTOCOL:
+      return fetch_error(transfer, "only http and https can be fetched, also after a redirect",
+                         "check the URL");
+    case CURLE_URL_MALFORMAT:
+      return fetch_error(transfer, "not a URL", "check the URL");
+    case CURLE_TOO_MANY_REDIRECTS:
+      return fetch_error(transfer, "it is redirected without end", "check the URL");
+    default:
+      return fetch_error(transfer, ::curl_easy_strerror(code), "try again, or check the network");
+  }
+}
+
+Status check_whole(Transfer& transfer) {
+  if (transfer.job.size && *transfer.job.size != transfer.offset) {
+    return fetch_error(transfer,
+                       "it has " + std::to_string(transfer.offset) + " bytes, not the " +
+                           std::to_string(*transfer.job.size) + " expected",
+                       "check who serves this URL");
+  }
+  transfer.result.size = transfer.offset;
+  transfer.result.sha256 = transfer.hash.hex();
+  if (transfer.job.sha256 && *transfer.job.sha256 != transfer.result.sha256) {
+    return fetch_error(transfer,
+                       "its content has another hash than expected: " + transfer.result.sha256,
+                       "check who serves this URL; nothing of it was used");
+  }
+  // What a longer, broken attempt may have left behind.
+  if (::ftruncate(transfer.job.fd, static_cast<off_t>(transfer.offset)) != 0) {
+    return sys_error("download", transfer.result.url);
+  }
+  return {};
+}
+
+class Fetcher {
+ public:
+  Fetcher(std::vector<FetchJob> jobs, Progress& progress, Deadline deadline,
+          const FetchOptions& options)
+      : progress_(progress), deadline_(deadline), options_(options), multi_(::curl_multi_init()) {
+    for (FetchJob& job : jobs) {
+      auto transfer = std::make_unique<Transfer>();
+      transfer->job = std::move(job);
+      transfer->max_bytes = options.max_bytes;
+      transfer->result.url = shown_url(transfer->job.url);
+      transfer->label =
+          transfer->job.label.empty() ? last_part(transfer->result.url) : transfer->job.label;
+      total_ += transfer->job.size.value_or(0);
+      sizes_known_ = sizes_known_ && transfer->job.size.has_value();
+      transfers_.push_back(std::move(transfer));
+    }
+  }
+  ~Fetcher() {
+    for (auto& transfer : transfers_) end(*transfer);
+    ::curl_multi_cleanup(multi_);
+  }
+
+  Result<std::vector<Fetched>> run() {
+    while (finished_ < transfers_.size()) {
+      while (next_ < transfers_.size() && active_ < std::max(1u, options_.parallel))
+        TRY(begin(*transfers_[next_++]));
+      TRY(turn());
+    }
+    std::vector<Fetched> results;
+    for (auto& transfer : transfers_) results.push_back(transfer->result);
+    return results;
+  }
+
+ private:
+  Status begin(Transfer& transfer) {
+    if (!has_prefix(transfer.job.url, "http://") && !has_prefix(transfer.job.url, "https://")) {
+      return fetch_error(transfer, "only http and https can be fetched", "check the URL");
+    }
+    transfer.easy = ::curl_easy_init();
+    if (transfer.easy == nullptr) return fetch_error(transfer, "out of memory", "free some memory");
+    set_options(transfer, options_);
+    ::curl_multi_add_handle(multi_, transfer.easy);
+    ++active_;
+    return {};
+  }
+
+  void end(Transfer& transfer) {
+    if (transfer.easy == nullptr) return;
+    ::curl_multi_remove_handle(multi_, transfer.easy);
+    ::curl_easy_cleanup(transfer.easy);
+    transfer.easy = nullptr;
+    --active_;
+  }
+
+  Status turn() {
+    int running = 0;
+    ::curl_multi_perform(multi_, &running);
+    int left = 0;
+    while (CURLMsg* message = ::curl_multi_info_read(multi_, &left)) {
+      if (message->msg != CURLMSG_DONE) continue;
+      Transfer* transfer = nullptr;
+      ::curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
+      TRY(settle(*transfer, message->data.result));
+    }
+    tell();
+    if (running > 0) ::curl_multi_poll(multi_, nullptr, 0, 100, nullptr);
+    if (steady_clock::now() < deadline_) return {};
+    return make_error("download", transfers_[0]->result.url,
+                      "it took longer than the environment may",
+                      "raise config.setup_timeout_seconds, or check the network");
+  }
+
+  Status settle(Transfer& transfer, CURLcode code) {
+    if (code != CURLE_OK) {
+      bool again = broke_off(code) && !transfer.refused && !transfer.resumed;
+      Error error = explain(transfer, code);
+      end(transfer);
+      if (!again) return error;
+      transfer.resumed = true;
+      transfer.first_bytes = true;
+      return begin(transfer);
+    }
+    end(transfer);
+    ++finished_;
+    TRY(check_whole(transfer));
+    return transfer.job.on_done ? transfer.job.on_done(transfer.result) : Status();
+  }
+
+  void tell() {
+    auto now = steady_clock::now();
+    if (now - told_ < kProgressEvery && finished_ < transfers_.size()) return;
+    told_ = now;
+    uint64_t done = 0;
+    const Transfer* current = transfers_.empty() ? nullptr : transfers_.back().get();
+    for (auto& transfer : transfers_) {
+      done += transfer->offset;
+      if (transfer->easy != nullptr) current = transfer.get();
+    }
+    if (current != nullptr) {
+      progress_.report(
+          {options_.layer, "download", current->label, done, sizes_known_ ? total_ : 0});
+    }
+  }
+
+  Progress& progress_;
+  const Deadline deadline_;
+  const FetchOptions& options_;
+  CURLM* multi_;
+  std::vector<std::unique_ptr<Transfer>> transfers_;
+  size_t next_ = 0, finished_ = 0, active_ = 0;
+  uint64_t total_ = 0;
+  bool sizes_known_ = true;
+  steady_clock::time_point told_;
+};
+
+}  // namespace
+
+Result<std::vector<Fetched>> fetch_all(std::vector<FetchJob> jobs, Progress& progress,
+                                       Deadline deadline, const FetchOptions& options) {
+  static const CURLcode ready = ::curl_global_init(CURL_GLOBAL_DEFAULT);
+  if (ready != CURLE_OK)
+    return make_error("download", "libcurl", ::curl_easy_strerror(ready), "reinstall libcurl");
+  if (jobs.empty()) return std::vector<Fetched>();
+  return Fetcher(std::move(jobs), progress, deadline, options).run();
+}
+
+Result<Fetched> fetch(const std::string& url, int fd, const std::string& layer, Progress& progress,
+                      Deadline deadline) {
+  FetchJob job;
+  job.url = url;
+  job.fd = fd;
+  FetchOptions options;
+  options.layer = layer;
+  std::vector<FetchJob> jobs;
+  jobs.push_back(std::move(job));
+  auto fetched = TRY(fetch_all(std::move(jobs), progress, deadline, options));
+  return fetched.front();
+}
+
+}  // namespace rtlaunch
