@@ -37,7 +37,7 @@ struct Entry {
   Type type = Type::kFile;
   uint32_t mode = 0644;  // 07777
   uint64_t size = 0;
-  std::string content;   // kFile: raw 32-byte SHA-256; kLink: target
+  std::string content = {};  // kFile: raw 32-byte SHA-256; kLink: target
   int64_t mtime = 0;     // seconds
   bool opaque = false;   // kDirectory: hides what lies below it in lower layers
 

@@ -34,19 +34,18 @@ std::vector<std::string> split_names(const char* list, ssize_t size) {
 // Moves every directory that is two levels down up by one, until none is; then all is shallow.
 Status flatten(int dir, const std::string& name) {
   UniqueFd top = TRY(open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  bool moved = true;
-  while (moved) {
-    moved = false;
-    for (const std::string& child : TRY(list_dir(top.get()))) {
-      auto sub = open_at(top.get(), child, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-      if (!sub) continue;
-      TRY(set_mode(sub->get(), 0700, child));
-      for (const std::string& inner : TRY(list_dir(sub->get()))) {
-        auto info = stat_at(sub->get(), inner);
-        if (!info || !S_ISDIR(info->st_mode)) continue;
-        TRY(rename_at(sub->get(), inner, top.get(), random_name()));
-        moved = true;
-      }
+  std::vector<std::string> waiting = TRY(list_dir(top.get()));
+  while (!waiting.empty()) {
+    std::string child = std::move(waiting.back());
+    waiting.pop_back();
+    auto sub = open_at(top.get(), child, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (!sub) continue;
+    TRY(set_mode(sub->get(), 0700, child));
+    for (const std::string& inner : TRY(list_dir(sub->get()))) {
+      auto info = stat_at(sub->get(), inner);
+      if (!info || !S_ISDIR(info->st_mode)) continue;
+      waiting.push_back(random_name());
+      TRY(rename_at(sub->get(), inner, top.get(), waiting.back()));
     }
   }
   return {};
