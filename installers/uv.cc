@@ -130,12 +130,17 @@ std::optional<int64_t> Uv::milliseconds_left() const {
 }
 
 Result<sys::Output> Uv::run(std::vector<std::string> args, const std::string& input) const {
+  return run_on(view_, std::move(args), input);
+}
+
+Result<sys::Output> Uv::run_on(const std::string& view, std::vector<std::string> args,
+                               const std::string& input) const {
   sys::Program program;
   program.argv = {program_};
   program.argv.insert(program.argv.end(), args.begin(), args.end());
   for (const char* flag : {"--no-config", "--no-progress", "--no-python-downloads", "--color=never"})
     program.argv.push_back(flag);
-  program.argv.insert(program.argv.end(), {"--python", view_ + "/bin/python"});
+  program.argv.insert(program.argv.end(), {"--python", view + "/bin/python"});
   program.env = env_;
   program.env.push_back("UV_CACHE_DIR=" + cache_);
   program.env.push_back("PATH=/usr/bin:/bin");

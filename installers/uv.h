@@ -30,6 +30,10 @@ class Uv {
   // `uv ARGS --python VIEW`, with `input` as stdin. Its exit status is the caller's to look at.
   Result<sys::Output> run(std::vector<std::string> args, const std::string& input) const;
 
+  // The same on another view.
+  Result<sys::Output> run_on(const std::string& view, std::vector<std::string> args,
+                             const std::string& input) const;
+
   // What went wrong, from uv's (or pip's) stderr: one line of cause, one of cure, no secrets.
   Error explain(const std::string& said) const;
 
