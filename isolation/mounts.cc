@@ -207,18 +207,31 @@ Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree) {
   return {};
 }
 
-Status add_tmp(const Spec& spec, Tree* tree) {
-  for (const char* path : {"/tmp", "/var/tmp"}) {
-    struct stat info;
-    bool there = ::lstat(path, &info) == 0 && S_ISDIR(info.st_mode);
-    if (!there) continue;
-    sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
-    TRY(context.set("mode", "1777"));
-    if (spec.tmp_bytes > 0) TRY(context.set("size", std::to_string(spec.tmp_bytes)));
-    sys::Mount mount = TRY(context.mount(sys::kSafe));
-    UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
-    tree->add(path, std::move(mount), true, Tree::Missing::kFail, std::move(make_in));
-  }
+namespace {
+
+bool host_has_directory(const char* path) {
+  struct stat info;
+  return ::lstat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+Status add_own_tmp(uint64_t bytes, Tree* tree) {
+  sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
+  TRY(context.set("mode", "1777"));
+  if (bytes > 0) TRY(context.set("size", std::to_string(bytes)));
+  sys::Mount mount = TRY(context.mount(sys::kSafe));
+  UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
+  tree->add("/tmp", std::move(mount), true, Tree::Missing::kFail, std::move(make_in));
+  return {};
+}
+
+}  // namespace
+
+Status add_tmp(const Spec& spec, const Vault& vault, Tree* tree) {
+  if (host_has_directory("/tmp")) TRY(add_own_tmp(spec.tmp_bytes, tree));
+  if (!host_has_directory("/var/tmp")) return {};
+  UniqueFd make_in = TRY(vault.directory("tmp", 01777));
+  sys::Mount mount = TRY(sys::clone_mount(vault.fd(), "tmp", false));
+  tree->add("/var/tmp", std::move(mount), true, Tree::Missing::kFail, std::move(make_in));
   return {};
 }
 

@@ -72,8 +72,9 @@ Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, Uniqu
 // The mounts that lie below the target of an overlay over the host, to go back on top of it.
 Status add_mounts_below_overlays(const Spec& spec, Tree* tree);
 Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree);
-// /tmp (1777) and /var/tmp, of one size; where the root has none, there is none.
-Status add_tmp(const Spec& spec, Tree* tree);
+// /tmp, a tmpfs of its own, and the seldom used /var/tmp, which shares the vault's size with the
+// uppers. What the host doesn't have the sandbox doesn't have.
+Status add_tmp(const Spec& spec, const Vault& vault, Tree* tree);
 
 // kHost: the whole root becomes read-only, nosuid, nodev; with `/` in spec.writable, only the latter.
 Status seal_host_root(const Spec& spec);

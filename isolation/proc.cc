@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <iterator>
 
 namespace rtlaunch::isolation {
 namespace {
@@ -18,9 +19,31 @@ bool exists(int dir, const char* name) {
   return ::faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-Status cover(int proc, const char* name, int source, const char* source_name) {
-  sys::Mount mount = TRY(sys::clone_mount(source, source_name, false));
-  TRY(sys::set_mount_attributes(mount.fd(), "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, false));
+Status make_read_only(const sys::Mount& mount) {
+  return sys::set_mount_attributes(mount.fd(), "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, false);
+}
+
+// `cover`, then copies of it (which keep its flags), over each of `names` that this kernel has.
+Status cover_all(int proc, const char* const* names, size_t count, const sys::Mount& cover) {
+  TRY(make_read_only(cover));
+  bool attached = false;  // only then can it be copied, before Linux 6.15
+  for (size_t i = 0; i < count; ++i) {
+    if (!exists(proc, names[i])) continue;
+    if (attached) {
+      sys::Mount copy = TRY(sys::clone_mount(cover.fd(), "", false));
+      TRY(copy.attach(proc, names[i]));
+    } else {
+      TRY(cover.attach(proc, names[i]));
+      attached = true;
+    }
+  }
+  return {};
+}
+
+Status cover_by_itself(int proc, const char* name) {
+  if (!exists(proc, name)) return {};
+  sys::Mount mount = TRY(sys::clone_mount(proc, name, false));
+  TRY(make_read_only(mount));
   return mount.attach(proc, name);
 }
 
@@ -41,15 +64,11 @@ Status add_proc(bool rootless, Tree* tree) {
 
 Status mask_proc(int proc, const Devices& devices, const Vault& vault) {
   if (::mkdirat(vault.fd(), "empty", 0555) != 0) return sys_error("mkdir", "empty");
-  for (const char* name : kMaskedFiles) {
-    if (exists(proc, name)) TRY(cover(proc, name, devices.null().fd(), ""));
-  }
-  for (const char* name : kMaskedFolders) {
-    if (exists(proc, name)) TRY(cover(proc, name, vault.fd(), "empty"));
-  }
-  for (const char* name : kReadOnlyFolders) {
-    if (exists(proc, name)) TRY(cover(proc, name, proc, name));
-  }
+  sys::Mount nothing = TRY(sys::clone_mount(devices.null().fd(), "", false));
+  sys::Mount empty = TRY(sys::clone_mount(vault.fd(), "empty", false));
+  TRY(cover_all(proc, kMaskedFiles, std::size(kMaskedFiles), nothing));
+  TRY(cover_all(proc, kMaskedFolders, std::size(kMaskedFolders), empty));
+  for (const char* name : kReadOnlyFolders) TRY(cover_by_itself(proc, name));
   return {};
 }
 

@@ -93,7 +93,7 @@ Status make_overlays(Setup& s) {
 }
 
 Status make_private_directories(Setup& s) {
-  TRY(add_tmp(s.spec, &s.tree));
+  TRY(add_tmp(s.spec, *s.vault, &s.tree));
   TRY(s.devices->add_to(*s.vault, &s.tree));
   TRY(add_proc(s.rootless, &s.tree));
   return add_hidden(s.spec, *s.vault, &s.tree);
@@ -132,7 +132,7 @@ Status set_hostname(const Spec& spec) {
 bool worker_is_another_user(const Setup& s) { return s.spec.uid && *s.spec.uid != s.uid; }
 
 Result<pid_t> exec(Setup& s) {
-  Command command(s.spec, s.stdio, s.umask);
+  Command command(s.spec, s.stdio, s.umask, &s.clock);
   if (worker_is_another_user(s)) command.privileges.uid = s.spec.uid;
   if (s.spec.keep_caps && !s.rootless && !worker_is_another_user(s)) {
     command.privileges.keep = kKeptByRoot;

@@ -97,12 +97,13 @@ Error exec_command(Command* command) {
   int remembered = ENOENT;
   std::string path = command->argv[0];
   for (const std::string& candidate : command->candidates) {
+    // An execve that fails costs ten times as much, and PATH is long.
+    if (::access(candidate.c_str(), F_OK) != 0 && errno == ENOENT) continue;
     ::execve(candidate.c_str(), command->argv.data(), command->env.data());
     if (errno == ENOEXEC) exec_as_script(command, candidate);
     int code = errno;
     if (code == ENOTDIR && command->candidates.size() > 1) code = ENOENT;
     if (!tries_the_next(code)) return exec_error(command->argv[0], candidate, code);
-    if (code == ENOENT && ::access(candidate.c_str(), F_OK) != 0) continue;
     remembered = code;
     path = candidate;
   }
@@ -112,12 +113,13 @@ Error exec_command(Command* command) {
 // In the worker. Beyond its steps nothing of ours is left: no descriptor, no capability, no signal
 // mask.
 Status become(Command* command) {
-  TRY(sys::unblock_all_signals());
+  StepClock& did = *command->clock;
+  TRY(did.took("fork", sys::unblock_all_signals()));
   if (command->spec.new_session && ::setsid() < 0) return sys_error("setsid", "");
-  TRY(take_stdio(command->stdio));
+  TRY(did.took("stdio", take_stdio(command->stdio)));
   ::umask(command->umask);
-  TRY(drop_privileges(command->privileges));
-  TRY(enter_cwd(command->spec.cwd));
+  TRY(did.took("privileges", drop_privileges(command->privileges)));
+  TRY(did.took("cwd", enter_cwd(command->spec.cwd)));
   return exec_command(command);
 }
 
@@ -134,13 +136,14 @@ int worker(void* argument) {
 
 }  // namespace
 
-Command::Command(const Spec& given, const int (&fds)[3], mode_t mask)
+Command::Command(const Spec& given, const int (&fds)[3], mode_t mask, StepClock* steps)
     : spec(given),
       stdio{fds[0], fds[1], fds[2]},
       umask(mask),
       argv(pointers(given.argv)),
       env(pointers(given.env)),
-      candidates(candidates_for(given.argv[0], path_in(given.env))) {}
+      candidates(candidates_for(given.argv[0], path_in(given.env))),
+      clock(steps) {}
 
 Result<pid_t> start_worker(Command* command) {
   Handover handover{command, std::nullopt};

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "isolation/caps.h"
+#include "isolation/report.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
 
@@ -15,7 +16,7 @@ namespace rtlaunch::isolation {
 
 // Everything the worker needs, made ready before it exists.
 struct Command {
-  Command(const Spec& spec, const int (&stdio)[3], mode_t mask);
+  Command(const Spec& spec, const int (&stdio)[3], mode_t mask, StepClock* clock);
 
   const Spec& spec;
   int stdio[3];
@@ -23,6 +24,7 @@ struct Command {
   Privileges privileges;
   std::vector<char*> argv, env;
   std::vector<std::string> candidates;  // argv[0] along PATH, as execvp(3) would try
+  StepClock* clock;                     // the worker's steps are timed with pid 1's
 };
 
 // Returns when the command has been exec'ed, with its pid, or with why it couldn't: Error.exit_code
