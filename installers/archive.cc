@@ -149,7 +149,7 @@ class Extraction {
  private:
   Status write_file(archive_entry* entry, const std::string& path, uint32_t mode, int64_t mtime) {
     uint64_t size = static_cast<uint64_t>(std::max<la_int64_t>(0, ::archive_entry_size(entry)));
-    OpenFile file = TRY(tree_.create(path, mode, size));
+    OpenFile file = TRY(tree_.create(path, mode));
     const void* data = nullptr;
     size_t count = 0;
     la_int64_t offset = 0;
@@ -175,7 +175,7 @@ class Extraction {
     std::string target = path_below(TRY(entry_path(shown, name_)), strip_);
     auto from = sys::open_beneath(dir_, target.empty() ? "." : target, O_RDONLY | O_NOFOLLOW);
     if (target.empty() || !from) return refused(name_, shown, "is linked to before it is there");
-    OpenFile file = TRY(tree_.create(path, mode, 0));
+    OpenFile file = TRY(tree_.create(path, mode));
     char buffer[64 << 10];
     for (ssize_t count; (count = ::read(from->get(), buffer, sizeof buffer)) != 0;) {
       if (count < 0) return sys_error("unpack", target);
