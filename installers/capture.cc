@@ -1,0 +1,258 @@
+#include "installers/capture.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <sstream>
+
+#include "installers/build_root.h"
+#include "isolation/sys/files.h"
+
+namespace rtlaunch::installers {
+namespace {
+
+using Kind = Requirement::Kind;
+using Outcome = BuildRoot::Outcome;
+
+std::string parent(const std::string& path) { return path.substr(0, path.rfind('/')); }
+
+bool is_directory(const std::string& path) {
+  struct stat st;
+  return ::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+// ---- what the build sees -----------------------------------------------------------------------
+
+Status show_local_packages(const Job& job, BuildRoot& root) {
+  bool working_dir = false;
+  for (const Requirement& r : job.requirements) {
+    working_dir |= r.uses_working_dir;
+    if (r.path.empty()) continue;
+    bool package = r.kind == Kind::kPath || r.kind == Kind::kEditable;
+    if (package && is_directory(r.path)) TRY(root.show_writable(r.path, r.path));
+    else TRY(root.show(r.path));
+  }
+  if (working_dir) TRY(root.show_writable(job.context.working_dir->path, kWorkingDirInside));
+  for (const auto* places : {&job.uv.index().find_links, &job.uv.index().constraints})
+    for (const std::string& place : *places)
+      if (place.starts_with("/")) TRY(root.show(place));
+  return {};
+}
+
+// What is visible outside of the folder that packages are installed to (the system's own packages, a
+// venv's base's): uv doesn't look there, and pip won't touch it. A stub of each makes both see it.
+std::vector<Distribution> outer_packages(const Job& job) {
+  std::vector<Distribution> outer;
+  const Interpreter& p = job.python;
+  for (const Distribution& d : job.uv.base()) {
+    std::string site = parent(d.path);
+    bool inner = site == p.mount() + "/" + p.scheme.purelib || site == p.mount() + "/" + p.scheme.platlib;
+    if (!inner) outer.push_back(d);
+  }
+  return outer;
+}
+
+Status make_stubs(const Job& job, const std::vector<Distribution>& outer, int tree) {
+  if (outer.empty()) return {};
+  TRY(sys::make_dirs_at(tree, job.python.scheme.purelib));
+  UniqueFd site = TRY(sys::open_beneath(tree, job.python.scheme.purelib, O_RDONLY | O_DIRECTORY));
+  for (const Distribution& d : outer) TRY(make_stub(site.get(), d));
+  return {};
+}
+
+Status remove_stubs(const Job& job, const std::vector<Distribution>& outer, int tree) {
+  if (outer.empty()) return {};
+  auto site = sys::open_beneath(tree, job.python.scheme.purelib, O_RDONLY | O_DIRECTORY);
+  if (!site.ok()) return {};
+  for (const Distribution& d : outer) {
+    auto wheel = sys::read_file_at(site->get(), stub_name(d) + "/WHEEL");
+    bool stub = wheel.ok() && wheel->find("Generator: rtlaunch\n") != std::string::npos;
+    if (stub) TRY(sys::remove_tree_at(site->get(), stub_name(d)));
+  }
+  return {};
+}
+
+// ---- running -------------------------------------------------------------------------------------
+
+std::string requirement_lines(const Job& job, const InstallCommand& command) {
+  std::string text = command.lines;
+  for (const Requirement& r : job.requirements) text += r.text + "\n";
+  return text;
+}
+
+std::vector<std::string> uv_install(const Job& job, const std::string& uv) {
+  return {uv, "pip", "install", "--python", job.python.executable, "--break-system-packages",
+          "--link-mode=copy", "--no-config", "--no-progress", "--no-python-downloads", "--color=never"};
+}
+
+Error failed(const Job& job, const std::string& said) { return job.uv.explain(said); }
+
+// Gets pip or another uv into /build/tools.
+Status get_tool(const Job& job, BuildRoot& root, const std::string& what) {
+  job.progress.report({job.field, "build", what});
+  std::vector<std::string> argv = uv_install(job, "/build/uv");
+  argv.insert(argv.end(), {"--target", "/build/tools", "--no-build", "-r", "/proc/self/fd/0"});
+  Outcome outcome = TRY(root.run(argv, what + "\n"));
+  return outcome.ok ? Status() : failed(job, outcome.said);
+}
+
+// pip's own words for the index, as variables: a credential is never an argument.
+std::vector<std::string> pip_variables(const IndexConfig& c) {
+  auto joined = [](const std::vector<std::string>& parts) {
+    std::string text;
+    for (const std::string& part : parts) text += (text.empty() ? "" : " ") + part;
+    return text;
+  };
+  std::vector<std::string> env = {"PIP_NO_COMPILE=1", "PIP_NO_INPUT=1", "PIP_ROOT_USER_ACTION=ignore",
+                                  "PIP_BREAK_SYSTEM_PACKAGES=1", "PIP_NO_WARN_SCRIPT_LOCATION=1",
+                                  "PIP_CACHE_DIR=/build/cache/pip", "PIP_PROGRESS_BAR=off"};
+  auto set = [&](const char* name, const std::string& value) {
+    if (!value.empty()) env.push_back(std::string(name) + "=" + value);
+  };
+  set("PIP_INDEX_URL", c.index_url), set("PIP_EXTRA_INDEX_URL", joined(c.extra_index_urls));
+  set("PIP_FIND_LINKS", joined(c.find_links)), set("PIP_CONSTRAINT", joined(c.constraints));
+  set("PIP_TRUSTED_HOST", joined(c.trusted_hosts)), set("PIP_CERT", c.cert), set("PIP_PROXY", c.proxy);
+  set("PIP_CLIENT_CERT", c.client_cert), set("PIP_DEFAULT_TIMEOUT", c.timeout);
+  set("PIP_NO_INDEX", c.no_index ? "1" : ""), set("PIP_PRE", c.pre ? "1" : "");
+  set("PIP_NO_BINARY", joined(c.no_binary)), set("PIP_ONLY_BINARY", joined(c.only_binary));
+  return env;
+}
+
+bool base_has_pip(const Job& job) {
+  return std::any_of(job.uv.base().begin(), job.uv.base().end(),
+                     [](const Distribution& d) { return d.normalized == "pip"; });
+}
+
+Status run_pip(const Job& job, BuildRoot& root, const InstallCommand& command) {
+  std::string get = command.get.empty() && !base_has_pip(job) ? "pip" : command.get;
+  if (!get.empty()) TRY(get_tool(job, root, get));
+  std::vector<std::string> argv = {job.python.executable};
+  if (get.empty()) argv.insert(argv.end(), {"-m", "pip"});
+  else argv.push_back("/build/tools/pip");
+  argv.insert(argv.end(), {"install", "-r", "/proc/self/fd/0"});
+  argv.insert(argv.end(), command.args.begin(), command.args.end());
+  Outcome outcome = TRY(root.run(argv, requirement_lines(job, command), pip_variables(job.uv.index())));
+  return outcome.ok ? Status() : failed(job, outcome.said);
+}
+
+std::vector<std::string> uv_switches(const IndexConfig& c) {
+  std::vector<std::string> args;
+  if (c.no_index) args.push_back("--no-index");
+  for (const std::string& name : c.no_binary) args.insert(args.end(), {"--no-binary", name});
+  for (const std::string& name : c.only_binary) args.insert(args.end(), {"--only-binary", name});
+  return args;
+}
+
+Status run_uv(const Job& job, BuildRoot& root, const InstallCommand& command) {
+  if (!command.get.empty()) TRY(get_tool(job, root, command.get));
+  std::vector<std::string> argv =
+      uv_install(job, command.get.empty() ? "/build/uv" : "/build/tools/bin/uv");
+  for (const std::string& arg : uv_switches(job.uv.index())) argv.push_back(arg);
+  argv.insert(argv.end(), command.args.begin(), command.args.end());
+  argv.insert(argv.end(), {"-r", "/proc/self/fd/0"});
+  Outcome outcome = TRY(root.run(argv, requirement_lines(job, command)));
+  return outcome.ok ? Status() : failed(job, outcome.said);
+}
+
+// ---- what came out -------------------------------------------------------------------------------
+
+std::string header(const std::string& metadata, const std::string& key) {
+  std::istringstream lines(metadata);
+  for (std::string line; std::getline(lines, line) && !line.empty() && line != "\r";) {
+    while (line.ends_with("\r")) line.pop_back();
+    if (line.starts_with(key + ": ")) return line.substr(key.size() + 2);
+  }
+  return "";
+}
+
+// The distributions that the upper brings. One that the base had in the same version was installed
+// again; it is new all the same.
+std::vector<NewDistribution> new_distributions(const Job& job, int tree) {
+  std::vector<NewDistribution> added;
+  std::set<std::string> sites = {job.python.scheme.purelib, job.python.scheme.platlib};
+  for (const std::string& site : sites) {
+    auto dir = sys::open_beneath(tree, site, O_RDONLY | O_DIRECTORY);
+    if (!dir.ok()) continue;
+    auto names = sys::list_dir(dir->get());
+    if (!names.ok()) continue;
+    for (const std::string& name : names.value()) {
+      const char* file = name.ends_with(".dist-info")  ? "/METADATA"
+                         : name.ends_with(".egg-info") ? "/PKG-INFO" : nullptr;
+      if (!file) continue;
+      auto fd = sys::open_beneath(dir->get(), name + file, O_RDONLY);
+      if (!fd.ok()) continue;
+      auto text = sys::read_all(fd->get(), name + file);
+      if (text.ok())
+        added.push_back({normalized_name(header(*text, "Name")), header(*text, "Version"), *text});
+    }
+  }
+  return added;
+}
+
+// The base's distributions that nothing but a mask can hide: the outer ones that were replaced.
+Result<Masks> outer_masks(const Job& job, const std::vector<NewDistribution>& added) {
+  std::vector<Distribution> replaced = TRY(replaced_by(added, job.python, job.store));
+  const Interpreter& p = job.python;
+  std::erase_if(replaced, [&](const Distribution& d) {
+    std::string site = parent(d.path);
+    return !d.shadowed &&
+           (site == p.mount() + "/" + p.scheme.purelib || site == p.mount() + "/" + p.scheme.platlib);
+  });
+  return masks_for(replaced, p);
+}
+
+std::string layer_name(const std::vector<NewDistribution>& added) {
+  std::string name;
+  for (const NewDistribution& d : added)
+    if (name.size() < 120) name += (name.empty() ? "" : ", ") + d.name + " " + d.version;
+  return name.empty() ? "packages" : name;
+}
+
+Status publish_upper(const Job& job, store::Staging staging, int64_t ms, Made& made) {
+  std::vector<std::string> refused;
+  TRY(store::clean_tree(staging.tree(), &refused));
+  for (const std::string& path : refused)
+    job.progress.report({job.field, "warning", "left out, as it has no place in a layer: " + path});
+  store::Manifest manifest = TRY(store::scan_tree(staging.tree()));
+  if (manifest.size() <= 1) return {};   // all was there already
+  store::LayerInfo info{.kind = "capture", .name = layer_name(made.packages), .build_ms = ms};
+  store::Lease lease = TRY(job.store.publish(std::move(staging), manifest, info));
+  made.mounts[0].layers.push_back(lease.digest);
+  made.compile.push_back(lease.digest);
+  made.leases.push_back(std::move(lease));
+  return {};
+}
+
+}  // namespace
+
+Result<Made> capture(const Job& job) {
+  using namespace std::chrono;
+  auto started = steady_clock::now();
+  InstallCommand command = TRY(install_command(job.packages));
+  store::Staging staging = TRY(job.store.stage());
+  std::vector<Distribution> outer = outer_packages(job);
+  BuildRoot root = TRY(BuildRoot::make(job, staging));
+  TRY(show_local_packages(job, root));
+  TRY(make_stubs(job, outer, staging.tree()));
+  TRY(root.hand_over());
+  job.progress.report({job.field, "build", ""});
+  TRY(command.pip ? run_pip(job, root, command) : run_uv(job, root, command));
+  TRY(remove_stubs(job, outer, staging.tree()));
+  TRY(root.tidy());
+  Made made;
+  made.way = "capture";
+  made.mounts.push_back({job.python.mount(), {}});
+  made.packages = new_distributions(job, staging.tree());
+  TRY(refuse_conflicts(made.packages, job.requirements, job.uv, job.python, job.context, job.field));
+  Masks masks = TRY(outer_masks(job, made.packages));
+  job.progress.report({job.field, "publish", ""});
+  int64_t ms = duration_cast<milliseconds>(steady_clock::now() - started).count();
+  TRY(publish_upper(job, std::move(staging), ms, made));
+  TRY(add_masks(job, masks, made));
+  return made;
+}
+
+}  // namespace rtlaunch::installers

@@ -1,0 +1,218 @@
+#include "installers/wheels.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "installers/fetch.h"
+#include "isolation/sys/files.h"
+
+namespace rtlaunch::installers {
+namespace {
+
+// One wheel on its way into the store.
+struct Item {
+  Item(const LockedWheel& wheel, store::Key name) : locked(wheel), key(std::move(name)) {}
+  const LockedWheel& locked;
+  store::Key key;
+  UniqueFd lock, file;
+  std::optional<Zip> zip;
+  std::optional<store::Staging> staging;
+  store::Manifest manifest;
+  std::optional<WheelLayer> layer;
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+};
+
+std::string title(const LockedWheel& w) { return w.name + " " + w.version; }
+
+Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& key, Made& made) {
+  auto record = TRY(job.store.lookup(key));
+  if (!record || record->layers.empty()) return std::optional<WheelLayer>{};
+  auto lease = TRY(job.store.acquire(record->layers[0]));
+  if (!lease) return std::optional<WheelLayer>{};
+  auto layer = parse_wheel_data(*record);
+  if (!layer.ok()) return std::optional<WheelLayer>{};
+  made.leases.push_back(std::move(*lease));
+  job.store.touch(key);
+  return std::optional<WheelLayer>{std::move(layer.value())};
+}
+
+// Unpacks in a thread of its own, in the order the files arrive, while the others arrive. Touches
+// only its item: the Store belongs to the thread that made it.
+class Unpacker {
+ public:
+  explicit Unpacker(const Interpreter& python) : python_(python), thread_([this] { work(); }) {}
+  ~Unpacker() { (void)finish(); }
+
+  void push(Item* item) {
+    std::lock_guard lock(mutex_);
+    waiting_.push_back(item);
+    changed_.notify_all();
+  }
+  Status finish() {
+    {
+      std::lock_guard lock(mutex_);
+      ended_ = true;
+      changed_.notify_all();
+    }
+    if (thread_.joinable()) thread_.join();
+    return std::move(result_);
+  }
+
+ private:
+  void work() {
+    for (;;) {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return ended_ || !waiting_.empty(); });
+      if (waiting_.empty()) return;
+      Item* item = waiting_.front();
+      waiting_.pop_front();
+      lock.unlock();
+      if (result_.ok()) unpack(*item);
+    }
+  }
+  void unpack(Item& item) {
+    auto layer = unpack_wheel(*item.zip, item.locked.name, item.locked.version, python_,
+                              item.staging->tree(), item.manifest, {});
+    if (layer.ok()) item.layer = std::move(layer.value());
+    else result_ = std::move(layer.error());
+    if (result_.ok()) result_ = item.manifest.finish();
+    item.zip.reset();
+    item.file.reset();
+  }
+
+  const Interpreter& python_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Item*> waiting_;
+  bool ended_ = false;
+  Status result_;
+  std::thread thread_;
+};
+
+// A file without a name, on the store's file system: it is gone with its descriptor.
+Result<UniqueFd> scratch_file(const store::Store& store) {
+  return sys::open_at(store.dir(), "tmp", O_TMPFILE | O_RDWR, 0600);
+}
+
+Status start_unpacking(const Job& job, Item& item, Unpacker& unpacker) {
+  item.zip = TRY(Zip::open(item.file.get(), item.locked.filename));
+  item.staging = TRY(job.store.stage());
+  TRY(job.store.reserve(*item.staging, item.zip->bytes(), item.zip->count()));
+  job.progress.report({"pip", "unpack", title(item.locked), 0, item.zip->bytes()});
+  unpacker.push(&item);
+  return {};
+}
+
+std::string path_of_file_url(const std::string& url) {
+  std::string path;
+  for (size_t i = 7; i < url.size(); ++i) {
+    bool escape = url[i] == '%' && i + 2 < url.size();
+    path += escape ? char(std::stoi(url.substr(i + 1, 2), nullptr, 16)) : url[i];
+    if (escape) i += 2;
+  }
+  return path;
+}
+
+Status open_local(const Job& job, Item& item, Unpacker& unpacker) {
+  std::string path = path_of_file_url(item.locked.url);
+  item.file = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY));
+  if (TRY(store::sha256_file(item.file.get(), path)) != item.locked.sha256)
+    return make_error(job.field, path, "it changed while it was being installed", "try again");
+  return start_unpacking(job, item, unpacker);
+}
+
+Deadline deadline_of(const Uv& uv) {
+  auto left = uv.milliseconds_left();
+  return std::chrono::steady_clock::now() +
+         (left ? std::chrono::milliseconds(*left) : std::chrono::hours(24));
+}
+
+Status fetch_items(const Job& job, std::vector<Item*>& items, Unpacker& unpacker) {
+  std::vector<FetchJob> jobs;
+  for (Item* item : items) {
+    if (item->locked.url.starts_with("file:")) {
+      TRY(open_local(job, *item, unpacker));
+      continue;
+    }
+    item->file = TRY(scratch_file(job.store));
+    FetchJob fetch;
+    fetch.url = with_credentials(item->locked.url, job.uv.index());
+    fetch.sha256 = item->locked.sha256;
+    if (item->locked.size != 0) fetch.size = item->locked.size;
+    fetch.fd = item->file.get();
+    fetch.label = title(item->locked);
+    fetch.on_done = [&job, item, &unpacker](const Fetched&) {
+      return start_unpacking(job, *item, unpacker);
+    };
+    jobs.push_back(std::move(fetch));
+  }
+  FetchOptions options;
+  options.layer = job.field;
+  if (!jobs.empty()) TRY(fetch_all(std::move(jobs), job.progress, deadline_of(job.uv), options));
+  return {};
+}
+
+Result<WheelLayer> publish_item(const Job& job, Item& item, Made& made) {
+  using namespace std::chrono;
+  int64_t ms = duration_cast<milliseconds>(steady_clock::now() - item.started).count();
+  store::LayerInfo info{.kind = "wheel", .name = title(item.locked), .build_ms = ms};
+  store::Lease lease = TRY(job.store.publish(std::move(*item.staging), item.manifest, info));
+  item.layer->digest = lease.digest;
+  store::Record record{"wheel", title(item.locked), {lease.digest}, wheel_data(*item.layer)};
+  TRY(job.store.record(item.key, record));
+  made.leases.push_back(std::move(lease));
+  item.lock.reset();
+  return std::move(*item.layer);
+}
+
+// Biggest first: they take longest, and small ones fill the gaps.
+Status make_missing(const Job& job, std::vector<Item*> items) {
+  std::sort(items.begin(), items.end(),
+            [](Item* a, Item* b) { return a->locked.size > b->locked.size; });
+  Unpacker unpacker(job.python);
+  Status fetched = fetch_items(job, items, unpacker);
+  Status unpacked = unpacker.finish();
+  TRY(std::move(fetched));
+  return unpacked;
+}
+
+}  // namespace
+
+Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<LockedWheel>& locked,
+                                             Made& made) {
+  std::map<size_t, WheelLayer> layers;      // by index of `locked`
+  std::map<std::string, size_t> missing;    // by key: the order of locking
+  for (size_t i = 0; i < locked.size(); ++i) {
+    store::Key key = wheel_key(locked[i].sha256, job.python);
+    if (auto known = TRY(known_layer(job, key, made))) layers.emplace(i, std::move(*known));
+    else missing.emplace(key.hex, i);
+  }
+  std::map<size_t, Item> items;
+  std::vector<Item*> pointers;
+  for (const auto& [key, i] : missing) {
+    auto waiting = [&] { job.progress.report({job.field, "wait", title(locked[i])}); };
+    UniqueFd lock = TRY(job.store.lock({key}, waiting));
+    if (auto known = TRY(known_layer(job, {key}, made))) {
+      layers.emplace(i, std::move(*known));
+      continue;
+    }
+    Item& item = items.emplace(i, Item(locked[i], {key})).first->second;
+    item.lock = std::move(lock);
+    pointers.push_back(&item);
+  }
+  if (!pointers.empty()) TRY(make_missing(job, pointers));
+  for (auto& [i, item] : items) layers.emplace(i, TRY(publish_item(job, item, made)));
+  std::vector<WheelLayer> result;
+  for (auto& [i, layer] : layers) result.push_back(std::move(layer));
+  return result;
+}
+
+}  // namespace rtlaunch::installers
