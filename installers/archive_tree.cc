@@ -128,10 +128,20 @@ Status OpenFile::write(const void* data, size_t size) {
   return error;
 }
 
+Status OpenFile::restart() {
+  tree_->bytes_ -= size_;
+  size_ = 0;
+  hash_ = store::Hasher();
+  if (::ftruncate(fd_.get(), 0) != 0 || ::lseek(fd_.get(), 0, SEEK_SET) != 0) {
+    return sys_error(kStep, path_);
+  }
+  return {};
+}
+
 TreeWriter::TreeWriter(int dir, store::Manifest& manifest, TreeOptions options)
     : dir_(dir), manifest_(manifest), options_(std::move(options)), umask_(current_umask()) {
-  directories_[""] = store::Entry{
-      "", store::Entry::Type::kDirectory, 0755, 0, "", store::kFixedMtime, false};
+  directories_[""] =
+      store::Entry{"", store::Entry::Type::kDirectory, 0755, 0, "", store::kFixedMtime, false};
 }
 
 TreeWriter::~TreeWriter() = default;
@@ -149,7 +159,8 @@ Status TreeWriter::count_bytes(uint64_t bytes) {
 }
 
 Error TreeWriter::taken(const std::string& path) const {
-  return hostile(options_.archive, path, "the name is there twice, or both as a file and a directory");
+  return hostile(options_.archive, path,
+                 "the name is there twice, or both as a file and a directory");
 }
 
 uint32_t TreeWriter::kept_mode(uint32_t mode, bool is_directory) const {
@@ -167,15 +178,17 @@ int64_t TreeWriter::kept_time(int64_t mtime) const {
   return mtime;
 }
 
-// Directories are ours alone, so one that exists and isn't in our table is an entry of another type.
+// Directories are ours alone, so one that exists and isn't in our table is an entry of another
+// type.
 Result<TreeWriter::Directory> TreeWriter::make_directory(const std::string& path) {
   Directory parent = TRY(directory(parent_path(path)));
   if (::mkdirat(parent->get(), leaf_name(path), 0755) != 0) {
     return errno == EEXIST ? taken(path) : sys_error(kStep, path);
   }
-  UniqueFd fd = TRY(sys::open_at(parent->get(), leaf_name(path), O_PATH | O_DIRECTORY | O_NOFOLLOW));
-  directories_[path] = store::Entry{
-      path, store::Entry::Type::kDirectory, 0755, 0, "", store::kFixedMtime, false};
+  UniqueFd fd =
+      TRY(sys::open_at(parent->get(), leaf_name(path), O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  directories_[path] =
+      store::Entry{path, store::Entry::Type::kDirectory, 0755, 0, "", store::kFixedMtime, false};
   return std::make_shared<UniqueFd>(std::move(fd));
 }
 
@@ -223,8 +236,8 @@ Result<OpenFile> TreeWriter::create(const std::string& path, uint32_t mode) {
   OpenFile file(this);
   file.path_ = path;
   file.mode_ = kept_mode(mode, false);
-  auto fd = sys::open_at(parent->get(), leaf_name(path),
-                         O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, file.mode_);
+  auto fd = sys::open_at(parent->get(), leaf_name(path), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW,
+                         file.mode_);
   if (!fd) {
     if (fd.error().code == EEXIST) return taken(path);
     fd.error().step = kStep;
@@ -234,12 +247,13 @@ Result<OpenFile> TreeWriter::create(const std::string& path, uint32_t mode) {
   return file;
 }
 
-Status TreeWriter::close(OpenFile file, int64_t mtime) {
+Status TreeWriter::close(OpenFile file, int64_t mtime, std::string* content) {
   store::Entry entry;
   entry.mode = file.mode_;
   entry.size = file.size_;
   entry.mtime = kept_time(mtime);
   entry.content = file.hash_.raw();
+  if (content != nullptr) *content = entry.content;
   if ((file.mode_ & umask_) != 0 && ::fchmod(file.fd_.get(), file.mode_) != 0) {
     return sys_error(kStep, file.path_);
   }
@@ -252,7 +266,7 @@ Status TreeWriter::close(OpenFile file, int64_t mtime) {
 
 Status TreeWriter::add_link(const std::string& path, const std::string& target, int64_t mtime) {
   if (path.empty()) return taken(path);
-  if (target.size() > 4095 || !link_stays_inside(path, target)) {
+  if (target.size() > 4095 || !(options_.any_links || link_stays_inside(path, target))) {
     return hostile(options_.archive, path, "a link that points out of the archive");
   }
   TRY(count_entry());
@@ -271,14 +285,14 @@ Status TreeWriter::make_link(const Link& link) {
   if (::utimensat(parent->get(), leaf, times, AT_SYMLINK_NOFOLLOW) != 0) {
     return sys_error(kStep, link.path);
   }
-  manifest_.add(store::Entry{link.path, store::Entry::Type::kLink, 0777, 0, link.target, link.mtime,
-                             false});
+  manifest_.add(
+      store::Entry{link.path, store::Entry::Type::kLink, 0777, 0, link.target, link.mtime, false});
   return {};
 }
 
 Status TreeWriter::settle_directory(const store::Entry& entry) {
-  UniqueFd fd = TRY(sys::open_beneath(dir_, entry.path.empty() ? "." : entry.path,
-                                      O_RDONLY | O_DIRECTORY));
+  UniqueFd fd =
+      TRY(sys::open_beneath(dir_, entry.path.empty() ? "." : entry.path, O_RDONLY | O_DIRECTORY));
   if (::fchmod(fd.get(), entry.mode) != 0) return sys_error(kStep, entry.path);
   return set_times(fd.get(), entry.mtime, entry.path);
 }

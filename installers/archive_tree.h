@@ -6,8 +6,8 @@
 // looked at.
 //
 // create(), close() and make_dir() may be called by several threads at once; finish() is for the
-// last of them. The directory (empty, or filled by this writer alone) and the Manifest are borrowed;
-// the Manifest gets an entry for everything, the root too, and is then to be finished.
+// last of them. The directory (empty, or filled by this writer alone) and the Manifest are
+// borrowed; the Manifest gets an entry for everything, the root too, and is then to be finished.
 //
 //   TreeWriter tree(staging.tree(), manifest, options);
 //   OpenFile file = TRY(tree.create("pkg/mod.py", 0644));
@@ -42,12 +42,13 @@ struct TreeOptions {
   // kNormal: 0755 for what its owner may run, else 0644. kKeep: the bits of the archive, and
   // whatever else lets everybody read and (where the owner may) run it: a layer belongs to 0:0.
   enum class Modes { kKeep, kNormal };
-  enum class Times { kKeep, kFixed };    // kKeep falls back to kFixedMtime before 1980
+  enum class Times { kKeep, kFixed };  // kKeep falls back to kFixedMtime before 1980
   Modes modes = Modes::kNormal;
   Times times = Times::kFixed;
-  uint64_t max_bytes = 100ull << 30;     // of all files together, unpacked
-  uint64_t max_files = 1'000'000;        // entries of any type
-  std::string archive;                   // what the archive is called in errors; never a secret
+  uint64_t max_bytes = 100ull << 30;  // of all files together, unpacked
+  uint64_t max_files = 1'000'000;     // entries of any type
+  bool any_links = false;             // links may point out: for a directory that is trusted
+  std::string archive;                // what the archive is called in errors; never a secret
 };
 
 // The path an entry's name stands for: `./` and a trailing slash taken off. Refuses the empty name,
@@ -68,6 +69,7 @@ class TreeWriter;
 class OpenFile {
  public:
   Status write(const void* data, size_t size);
+  Status restart();  // forgets what was written
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }
 
@@ -92,18 +94,19 @@ class TreeWriter {
   // `path` is entry_path()'s. Directories on the way are made (0755).
   Status make_dir(const std::string& path, uint32_t mode, int64_t mtime);
   Result<OpenFile> create(const std::string& path, uint32_t mode);
-  Status close(OpenFile file, int64_t mtime);
+  // `content`, if given, gets the raw SHA-256.
+  Status close(OpenFile file, int64_t mtime, std::string* content = nullptr);
   // Made in finish(). Refuses one that points out of the tree.
   Status add_link(const std::string& path, const std::string& target, int64_t mtime);
   // Makes the links, then sets modes and times of directories, deepest first.
   Status finish();
 
-  uint64_t bytes() const { return bytes_; }                  // written so far
+  uint64_t bytes() const { return bytes_; }  // written so far
   const TreeOptions& options() const { return options_; }
 
  private:
   friend class OpenFile;
-  using Directory = std::shared_ptr<UniqueFd>;               // an open parent, while it is in use
+  using Directory = std::shared_ptr<UniqueFd>;  // an open parent, while it is in use
   using Recent = std::list<std::pair<std::string, Directory>>;
   struct Link {
     std::string path, target;
@@ -126,9 +129,9 @@ class TreeWriter {
   const TreeOptions options_;
   mode_t umask_ = 022;
   std::mutex mutex_;
-  Recent recent_;                                            // most recently used first
+  Recent recent_;  // most recently used first
   std::unordered_map<std::string_view, Recent::iterator> open_;
-  std::map<std::string, store::Entry> directories_;          // that we made
+  std::map<std::string, store::Entry> directories_;  // that we made
   std::vector<Link> links_;
   std::atomic<uint64_t> bytes_ = 0, entries_ = 0;
 };

@@ -29,7 +29,8 @@ IgnoreList::IgnoreList(std::string_view text) {
   while (!text.empty()) {
     size_t end = text.find('\n');
     std::string_view line = text.substr(0, end);
-    if (!line.empty() && line.back() == '\r' && end != std::string_view::npos) line.remove_suffix(1);
+    if (!line.empty() && line.back() == '\r' && end != std::string_view::npos)
+      line.remove_suffix(1);
     add_line(line);
     text = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
   }

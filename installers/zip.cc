@@ -22,7 +22,7 @@ constexpr uint64_t kBombSize = 1ull << 30;
 constexpr uint64_t kBombRatio = 1000;
 
 struct EndRecord {
-  uint64_t at = 0;   // where the end records begin: the central directory ends here
+  uint64_t at = 0;  // where the end records begin: the central directory ends here
   uint64_t count = 0, size = 0, offset = 0;
 };
 
@@ -188,8 +188,9 @@ Result<std::string> Zip::read_entry(std::string_view name, uint64_t limit) const
 
 Result<std::string> Zip::read(const ZipEntry& entry, uint64_t limit) const {
   if (entry.size > limit) {
-    return Error{"unpack", EFBIG, name_,
-                 printable(entry.name) + ": over " + std::to_string(limit) + " bytes", "", 125};
+    return Error{"unpack", EFBIG,
+                 name_,    printable(entry.name) + ": over " + std::to_string(limit) + " bytes",
+                 "",       125};
   }
   std::string content;
   content.reserve(entry.size);

@@ -1,7 +1,7 @@
-// Our reader of zip files (and wheels and jars, which are zips): stored and deflated entries, zip64,
-// data descriptors. Small entries are inflated in parallel, each in one go (libdeflate); big ones
-// are streamed (zlib), so memory stays below ten megabytes whatever the archive holds. Every CRC is
-// checked and every file hashed while it is written.
+// Our reader of zip files (and wheels and jars, which are zips): stored and deflated entries,
+// zip64, data descriptors. Small entries are inflated in parallel, each in one go (libdeflate); big
+// ones are streamed (zlib), so memory stays below ten megabytes whatever the archive holds. Every
+// CRC is checked and every file hashed while it is written.
 //
 // open() reads the central directory and every local header once, and refuses what a well-meant
 // archive never has: names that lead out, entries that overlap or lie outside the file, headers
@@ -33,23 +33,23 @@
 namespace rtlaunch {
 
 struct ZipLimits {
-  uint64_t max_bytes = 100ull << 30;   // unpacked, all together
+  uint64_t max_bytes = 100ull << 30;  // unpacked, all together
   uint64_t max_entries = 1'000'000;
 };
 
 struct ZipEntry {
   enum class Type { kFile, kDirectory, kLink };
-  std::string name;            // UTF-8 and checked; a directory's ends with a slash
-  std::string raw_name;        // the bytes in the zip
+  std::string name;      // UTF-8 and checked; a directory's ends with a slash
+  std::string raw_name;  // the bytes in the zip
   Type type = Type::kFile;
-  uint32_t mode = 0;           // permission bits (0777); 0 when the zip has none
-  int64_t mtime = 0;           // seconds since 1970; the zip's local time taken as UTC
-  uint64_t size = 0;           // unpacked
+  uint32_t mode = 0;  // permission bits (0777); 0 when the zip has none
+  int64_t mtime = 0;  // seconds since 1970; the zip's local time taken as UTC
+  uint64_t size = 0;  // unpacked
   uint64_t packed = 0;
   uint32_t crc = 0;
-  uint16_t method = 0;         // 0 stored, 8 deflated
+  uint16_t method = 0;  // 0 stored, 8 deflated
   uint16_t flags = 0;
-  uint64_t header = 0;         // offset of the local header in the file
+  uint64_t header = 0;  // offset of the local header in the file
 };
 
 // Where an entry goes: a relative path, and the mode it shall have (0: what TreeOptions say).
@@ -74,8 +74,8 @@ class Zip {
   // `name` is what the zip is called in errors.
   static Result<Zip> open(int fd, std::string name, ZipLimits limits = {});
 
-  uint64_t count() const { return count_; }   // entries
-  uint64_t bytes() const { return bytes_; }   // unpacked, of all entries; for Store::reserve
+  uint64_t count() const { return count_; }  // entries
+  uint64_t bytes() const { return bytes_; }  // unpacked, of all entries; for Store::reserve
   const std::string& name() const { return name_; }
 
   // In the order of the central directory. An error of `visit` ends it and is returned.
@@ -108,10 +108,10 @@ class Zip {
   std::string name_;
   ZipLimits limits_;
   uint64_t file_size_ = 0;
-  uint64_t directory_ = 0;        // offset of the central directory in the file
+  uint64_t directory_ = 0;  // offset of the central directory in the file
   uint64_t directory_size_ = 0;
-  uint64_t prefix_ = 0;           // bytes before the zip proper (a self-extractor's program)
-  bool in_order_ = true;          // entries lie in the order of the directory
+  uint64_t prefix_ = 0;   // bytes before the zip proper (a self-extractor's program)
+  bool in_order_ = true;  // entries lie in the order of the directory
   uint64_t count_ = 0, bytes_ = 0;
 };
 

@@ -16,7 +16,7 @@
 namespace rtlaunch {
 namespace {
 
-constexpr size_t kBatchEntries = 32;         // from here on, a batch ends with its folder
+constexpr size_t kBatchEntries = 32;  // from here on, a batch ends with its folder
 constexpr size_t kBatchEntriesMost = 512;
 constexpr uint64_t kBatchBytes = 8 << 20;
 constexpr size_t kBatchesWaiting = 4;
@@ -34,7 +34,7 @@ bool same_folder(std::string_view a, std::string_view b) {
 
 Status write_link(TreeWriter& tree, zip::Inflater& inflater, const Item& item) {
   std::string target;
-  if (item.entry.size > 4095) return tree.add_link(item.to.path, "/", 0);   // refused there
+  if (item.entry.size > 4095) return tree.add_link(item.to.path, "/", 0);  // refused there
   TRY(inflater.run(item.entry, [&](const void* data, size_t size) -> Status {
     target.append(static_cast<const char*>(data), size);
     return {};
@@ -151,7 +151,7 @@ Status Zip::extract(TreeWriter& tree, const ZipExtract& options, const Place& pl
   });
   if (read) flush();
   Status written = workers.finish();
-  if (!written) return written;   // `read` then only says that the workers had stopped
+  if (!written) return written;  // `read` then only says that the workers had stopped
   return read;
 }
 

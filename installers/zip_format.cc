@@ -78,13 +78,20 @@ int64_t dos_time(uint16_t time, uint16_t date) {
 
 const char* method_name(uint16_t method) {
   switch (method) {
-    case 9: return "deflate64";
-    case 12: return "bzip2";
-    case 14: return "lzma";
-    case 93: return "zstd";
-    case 95: return "xz";
-    case 99: return "AES encryption";
-    default: return "an unknown method";
+    case 9:
+      return "deflate64";
+    case 12:
+      return "bzip2";
+    case 14:
+      return "lzma";
+    case 93:
+      return "zstd";
+    case 95:
+      return "xz";
+    case 99:
+      return "AES encryption";
+    default:
+      return "an unknown method";
   }
 }
 
@@ -165,7 +172,7 @@ Status DirectoryReader::parse(const uint8_t* record) {
 Status DirectoryReader::parse_extra(const uint8_t* extra, uint64_t size) {
   while (size >= 4) {
     uint16_t id = le16(extra), length = le16(extra + 2);
-    if (length > size - 4u) break;   // padding, as some tools leave it; a lost zip64 shows below
+    if (length > size - 4u) break;  // padding, as some tools leave it; a lost zip64 shows below
     const uint8_t* field = extra + 4;
     if (id == 1) {
       uint64_t left = length;
@@ -225,7 +232,7 @@ Status check_local(const uint8_t* header, const ZipEntry& entry, const std::stri
   }
   if (le16(header + 8) != entry.method) return differs("two methods for one entry");
   if (le16(header + 6) & (1 | 1 << 6 | 1 << 13)) return differs("encrypted or not");
-  bool later = le16(header + 6) & 8;   // the numbers follow the data
+  bool later = le16(header + 6) & 8;  // the numbers follow the data
   auto same = [&](uint32_t local, uint64_t central) {
     return local == central || local == kFull || (later && local == 0);
   };

@@ -11,9 +11,9 @@
 namespace rtlaunch::zip {
 namespace {
 
-constexpr uint64_t kWhole = 1 << 20;        // entries up to here are inflated in one go
-constexpr uint64_t kWindow = 256 << 10;     // what is read ahead: neighbours are mostly next
-constexpr uint64_t kChunk = 128 << 10;      // of a stream
+constexpr uint64_t kWhole = 1 << 20;     // entries up to here are inflated in one go
+constexpr uint64_t kWindow = 256 << 10;  // what is read ahead: neighbours are mostly next
+constexpr uint64_t kChunk = 128 << 10;   // of a stream
 
 }  // namespace
 
@@ -73,7 +73,8 @@ Status Inflater::whole(const ZipEntry& entry, uint64_t data, const Sink& sink) {
   size_t size = 0;
   libdeflate_result result = libdeflate_deflate_decompress(
       libdeflate_->handle, packed, entry.packed, output_.data(), entry.size, &size);
-  if (result == LIBDEFLATE_INSUFFICIENT_SPACE || (result == LIBDEFLATE_SUCCESS && size < entry.size)) {
+  if (result == LIBDEFLATE_INSUFFICIENT_SPACE ||
+      (result == LIBDEFLATE_SUCCESS && size < entry.size)) {
     return broken(entry, "holds another number of bytes than it says");
   }
   if (result != LIBDEFLATE_SUCCESS) return broken(entry, "its compressed data is damaged");

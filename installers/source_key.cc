@@ -1,0 +1,310 @@
+// The key of a source, and the stat cache that makes it cheap.
+//
+// <store>/wd/<hash of path and rules>: a header line, one record an entry in the order of the walk
+// (the numbers of WalkEntry, then the path), and the SHA-256 of all that. A file whose ctime is so
+// young that it could be written again within the same tick of the clock has `hashed` unset and is
+// read again next time, as git does with "racily clean" entries of its index. Only ctime is asked:
+// mtime can be set by anybody.
+#include <fcntl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <thread>
+
+#include "installers/source.h"
+#include "installers/source_walk.h"
+#include "isolation/sys/files.h"
+
+namespace rtlaunch::installers {
+namespace {
+
+constexpr char kHeader[] = "rtlaunch-stat-cache 1\n";
+constexpr size_t kHeaderSize = sizeof kHeader - 1;
+constexpr size_t kWindow = 64 << 10;
+constexpr size_t kChunk = 128 << 10;
+constexpr size_t kDigestSize = 32;
+
+// Where a path comes in the order of the walk: a slash before every other byte.
+int compare_paths(std::string_view a, std::string_view b) {
+  size_t common = std::min(a.size(), b.size());
+  for (size_t i = 0; i < common; ++i) {
+    if (a[i] == b[i]) continue;
+    int x = a[i] == '/' ? 0 : static_cast<unsigned char>(a[i]);
+    int y = b[i] == '/' ? 0 : static_cast<unsigned char>(b[i]);
+    return x - y;
+  }
+  return a.size() < b.size() ? -1 : a.size() > b.size();
+}
+
+class CacheReader {
+ public:
+  explicit CacheReader(UniqueFd fd) : fd_(std::move(fd)) {
+    const char* header = take(kHeaderSize);
+    if (header == nullptr || std::memcmp(header, kHeader, kHeaderSize) != 0) fd_.reset();
+    struct stat info;
+    if (fd_.valid() && ::fstat(fd_.get(), &info) == 0)
+      left_ = info.st_size - static_cast<int64_t>(kHeaderSize);
+  }
+
+  // Paths must be asked for in the order of the walk.
+  const WalkEntry* find(std::string_view path) {
+    while (at_entry_ || next()) {
+      at_entry_ = true;
+      int order = compare_paths(path_, path);
+      if (order > 0) return nullptr;
+      at_entry_ = false;
+      if (order == 0) return &entry_;
+      ++unused_;
+    }
+    return nullptr;
+  }
+
+  // Whether the file was whole; what find() said is worth nothing otherwise.
+  bool finish() {
+    while (at_entry_ || next()) {
+      at_entry_ = false;
+      ++unused_;
+    }
+    std::string mine = hash_.raw();
+    const char* theirs = fd_.valid() && left_ == kDigestSize ? take(kDigestSize) : nullptr;
+    return theirs != nullptr && mine == std::string_view(theirs, kDigestSize);
+  }
+  size_t unused() const { return unused_; }
+
+ private:
+  bool next() {
+    if (!fd_.valid() || left_ < static_cast<int64_t>(sizeof entry_ + kDigestSize)) return false;
+    const char* bytes = take(sizeof entry_);
+    if (bytes == nullptr) return false;
+    std::memcpy(static_cast<void*>(&entry_), bytes, sizeof entry_);
+    left_ -= static_cast<int64_t>(sizeof entry_);
+    if (entry_.path_size > 4096 || static_cast<int64_t>(entry_.path_size) > left_) return false;
+    bytes = take(entry_.path_size);
+    if (bytes == nullptr) return false;
+    path_.assign(bytes, entry_.path_size);
+    left_ -= entry_.path_size;
+    hash_.bytes(&entry_, sizeof entry_).bytes(path_.data(), path_.size());
+    return true;
+  }
+
+  const char* take(size_t size) {
+    if (end_ - start_ < size) {
+      std::memmove(window_.data(), window_.data() + start_, end_ - start_);
+      end_ -= start_;
+      start_ = 0;
+      while (fd_.valid() && end_ < size) {
+        ssize_t count = ::read(fd_.get(), window_.data() + end_, window_.size() - end_);
+        if (count <= 0) return nullptr;
+        end_ += static_cast<size_t>(count);
+      }
+      if (end_ < size) return nullptr;
+    }
+    start_ += size;
+    return window_.data() + start_ - size;
+  }
+
+  UniqueFd fd_;
+  std::vector<char> window_ = std::vector<char>(kWindow);
+  size_t start_ = 0, end_ = 0;
+  int64_t left_ = 0;
+  WalkEntry entry_;
+  std::string path_;
+  bool at_entry_ = false;
+  size_t unused_ = 0;
+  store::Hasher hash_;
+};
+
+std::string cache_name(const Source& source, const std::vector<std::string>& excludes) {
+  store::Hasher hash;
+  hash.field(source.path).number(source.gitignore).number(source.default_excludes.size());
+  for (const std::string& line : source.default_excludes) hash.field(line);
+  for (const std::string& line : excludes) hash.field(line);
+  return hash.hex();
+}
+
+// Could the file be written again without its ctime changing? Coarse times are a file system's
+// that knows only seconds.
+bool is_settled(const WalkEntry& entry, int64_t started_ns) {
+  bool coarse = entry.ctime_ns % 1'000'000'000 == 0;
+  return entry.ctime_ns < started_ns - (coarse ? 2'100'000'000 : 50'000'000);
+}
+
+// Best effort: without a cache the next run reads all files again.
+void write_cache(const store::Store& store, const std::string& name, const Walk& walk,
+                 int64_t started_ns) {
+  if (store.read_only() || !sys::make_dirs_at(store.dir(), "wd", 0700)) return;
+  std::string text(kHeader, kHeaderSize);
+  store::Hasher hash;
+  for (const WalkEntry& entry : walk.entries) {
+    char record[sizeof entry];
+    WalkEntry kept = entry;
+    kept.path_at = 0;
+    kept.hashed = entry.hashed && is_settled(entry, started_ns);
+    std::memcpy(record, static_cast<const void*>(&kept), sizeof kept);
+    hash.bytes(record, sizeof record).bytes(walk.path(entry).data(), entry.path_size);
+    text.append(record, sizeof record).append(walk.path(entry));
+  }
+  text += hash.raw();
+  (void)sys::replace_file_at(store.dir(), "wd/" + name, text, 0600);
+}
+
+const char* step_of(const Source& source) {
+  return source.use == SourceUse::kWorkingDir ? "working_dir" : "py_modules";
+}
+
+// One reading of a file; false when it changed meanwhile.
+Result<bool> hash_once(int fd, const std::string& path, WalkEntry& entry,
+                       std::vector<char>& buffer) {
+  struct stat before, after;
+  if (::fstat(fd, &before) != 0) return sys_error("stat", path);
+  store::Hasher hash;
+  uint64_t size = 0;
+  while (true) {
+    ssize_t count = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(size));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return sys_error("read", path);
+    if (count == 0) break;
+    hash.bytes(buffer.data(), static_cast<size_t>(count));
+    size += static_cast<uint64_t>(count);
+    if (static_cast<size_t>(count) < buffer.size() && size == static_cast<uint64_t>(before.st_size))
+      break;
+  }
+  if (::fstat(fd, &after) != 0) return sys_error("stat", path);
+  WalkEntry then, now;
+  then.set_times(before);
+  now.set_times(after);
+  if (!then.same_file(now) || size != static_cast<uint64_t>(after.st_size)) return false;
+  entry.set_times(after);
+  entry.mode = after.st_mode;
+  entry.size = size;
+  std::string raw = hash.raw();
+  std::memcpy(entry.content, raw.data(), kDigestSize);
+  entry.hashed = true;
+  return true;
+}
+
+Status hash_entry(const Source& source, const std::string& path, WalkEntry& entry,
+                  std::vector<char>& buffer) {
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    auto fd = sys::open_at(AT_FDCWD, path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
+    auto read = fd ? hash_once(fd->get(), path, entry, buffer) : Result<bool>(fd.error());
+    if (!read) {
+      return Error{step_of(source),
+                   read.error().code,
+                   path,
+                   "",
+                   "make it readable, or put it into excludes, .gitignore or .rayignore",
+                   125};
+    }
+    if (*read) return {};
+  }
+  return make_error(
+      step_of(source), path, "changes while it is read",
+      "wait for whoever writes it, or put it into excludes, .gitignore or .rayignore");
+}
+
+Status hash_some(const Source& source, Walk& walk, const std::vector<size_t>& wanted,
+                 std::atomic<size_t>& next) {
+  std::vector<char> buffer(kChunk);
+  for (size_t i = next++; i < wanted.size(); i = next++) {
+    WalkEntry& entry = walk.entries[wanted[i]];
+    std::string path = walk.root;
+    if (entry.path_size > 0) path.append("/").append(walk.path(entry));
+    TRY(hash_entry(source, path, entry, buffer));
+  }
+  return {};
+}
+
+Status hash_all(const Source& source, Walk& walk, const std::vector<size_t>& wanted) {
+  uint64_t bytes = 0;
+  for (size_t i : wanted) bytes += walk.entries[i].size;
+  std::atomic<size_t> next = 0;
+  if (bytes < (1 << 20) && wanted.size() < 64) return hash_some(source, walk, wanted, next);
+  Status other;
+  std::thread helper([&] { other = hash_some(source, walk, wanted, next); });
+  Status mine = hash_some(source, walk, wanted, next);
+  helper.join();
+  return mine ? std::move(other) : std::move(mine);
+}
+
+// Which entries have no hash yet, after the cache was asked; `stale` when it should be written
+// anew.
+std::vector<size_t> ask_cache(const store::Store& store, const std::string& name, Walk& walk,
+                              bool& stale) {
+  auto fd = sys::open_at(store.dir(), "wd/" + name, O_RDONLY | O_NOFOLLOW);
+  std::optional<CacheReader> cache;
+  if (fd) cache.emplace(std::move(*fd));
+  std::vector<size_t> wanted, taken;
+  for (size_t i = 0; i < walk.entries.size(); ++i) {
+    WalkEntry& entry = walk.entries[i];
+    const WalkEntry* known = cache ? cache->find(walk.path(entry)) : nullptr;
+    if (entry.type != WalkEntry::Type::kFile) continue;
+    if (known != nullptr && known->hashed && known->same_file(entry)) {
+      std::memcpy(entry.content, known->content, kDigestSize);
+      entry.hashed = true;
+      taken.push_back(i);
+    } else {
+      wanted.push_back(i);
+    }
+  }
+  bool whole = cache && cache->finish();
+  if (!whole) {
+    wanted.insert(wanted.end(), taken.begin(), taken.end());
+    for (size_t i : taken) walk.entries[i].hashed = false;
+  }
+  stale = !whole || !wanted.empty() || cache->unused() > 0;
+  return wanted;
+}
+
+Status complete(const Source& source, const std::vector<std::string>& excludes,
+                const store::Store& store, Walk& walk, int64_t started_ns) {
+  std::string name = cache_name(source, excludes);
+  bool stale = false;
+  std::vector<size_t> wanted = ask_cache(store, name, walk, stale);
+  TRY(hash_all(source, walk, wanted));
+  if (stale) write_cache(store, name, walk, started_ns);
+  return {};
+}
+
+store::Key url_key(const Source& source) {
+  std::string url = source.url;
+  size_t host = url.find("://") + 3;
+  size_t end = std::min(url.find_first_of("/?", host), url.size());
+  size_t at = url.rfind('@', end);
+  if (at != std::string::npos && at >= host) url.erase(host, at + 1 - host);
+  store::Hasher hash;
+  hash.field("source-url").number(1).number(static_cast<uint64_t>(source.use)).field(url);
+  return store::Key{hash.hex()};
+}
+
+}  // namespace
+
+store::Key file_key(const Source& source, std::string_view content, uint32_t mode) {
+  store::Hasher hash;
+  bool module = source.kind == Source::Kind::kFile;
+  hash.field("source-file").number(1).number(static_cast<uint64_t>(source.use));
+  hash.number(static_cast<uint64_t>(source.format)).number(source.strip_top);
+  hash.field(module ? source.name : "").number(module ? mode : 0).field(content);
+  return store::Key{hash.hex()};
+}
+
+Result<store::Key> source_key(const Source& source, const std::vector<std::string>& excludes,
+                              const store::Store& store) {
+  if (source.kind == Source::Kind::kUrl) return url_key(source);
+  timespec now;
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  int64_t started_ns = now.tv_sec * 1'000'000'000 + now.tv_nsec;
+  bool directory = source.kind == Source::Kind::kDirectory;
+  Walk walk = directory ? TRY(walk_source(source, excludes)) : TRY(walk_file(source));
+  TRY(complete(source, excludes, store, walk, started_ns));
+  if (directory) return walk_key(source, walk);
+  const WalkEntry& file = walk.entries.front();
+  return file_key(source, {reinterpret_cast<const char*>(file.content), kDigestSize},
+                  layer_mode(file));
+}
+
+}  // namespace rtlaunch::installers

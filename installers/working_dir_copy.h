@@ -1,0 +1,17 @@
+// Copying a walked directory into a tree, with two threads; for working_dir.cc.
+#pragma once
+
+#include <functional>
+
+#include "installers/archive_tree.h"
+#include "installers/fetch.h"
+#include "installers/source_walk.h"
+
+namespace rtlaunch::installers {
+
+// `prefix` is "" or ends with a slash. Sets content, mode and size of the walk's files to what was
+// copied. Error ESTALE: the source changed so much that it has to be walked again.
+Status copy_walk(Walk& walk, const std::string& prefix, TreeWriter& tree, Deadline deadline,
+                 const std::function<void(uint64_t done)>& progress);
+
+}  // namespace rtlaunch::installers
