@@ -169,6 +169,13 @@ Result<std::vector<Digest>> layer_names(int store) {
 
 Result<std::vector<Key>> record_keys(int store) { return names_below<Key>(store, "records", ".json"); }
 
+Status remove_index(int store) {
+  for (const char* name : {"index.sqlite-wal", "index.sqlite-shm", "index.sqlite"}) {
+    TRY(sys::unlink_at(store, name));
+  }
+  return {};
+}
+
 Durable read_durable(int store) {
   Durable durable;
   auto text = sys::read_file_at(store, "durable.log", 256 << 20);

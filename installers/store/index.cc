@@ -102,7 +102,7 @@ Result<std::unique_ptr<Index>> Index::open(const std::string& store_path, bool i
   std::unique_ptr<Index> index(new Index(database));
   if (code != SQLITE_OK) return index->error("index.sqlite");
   sqlite3_busy_timeout(database, 5000);
-  TRY(index->run("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;"));
+  TRY(index->run("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA foreign_keys=ON;"));
   TRY(index->run("BEGIN IMMEDIATE"));
   Statement version(database, "PRAGMA user_version");
   int64_t found = version.step() ? version.number(0) : -1;
@@ -247,13 +247,6 @@ Status Index::add_missing_records(int store) {
     known.erase(key.hex);
   }
   for (const auto& [gone, inode] : known) TRY(drop_record(Key{gone}));
-  return {};
-}
-
-Status remove_index(int store) {
-  for (const char* name : {"index.sqlite-wal", "index.sqlite-shm", "index.sqlite"}) {
-    TRY(sys::unlink_at(store, name));
-  }
   return {};
 }
 

@@ -2,8 +2,10 @@
 // killed between a rename and its row), so reconcile() makes it equal to the files before it is asked;
 // it may be lost, damaged or of another version, and is then made anew.
 //
-// WAL, synchronous=NORMAL: a power cut may cost the last rows, never the file. One connection per
-// object; it does not survive fork: the holder opens another in the child.
+// WAL, and synchronous=OFF: with NORMAL, closing the file syncs it, and on ext4 a sync writes out all
+// the data of a layer just made, on somebody's critical path. What a power cut leaves of the file is
+// never looked at: the first opening after a boot removes it (recover.cc). One connection per object;
+// it does not survive fork: the holder opens another in the child.
 #pragma once
 
 #include <cstdint>
@@ -52,8 +54,5 @@ class Index {
   Result<std::vector<RecordLine>> read_records(Statement& statement);
   sqlite3* database_;
 };
-
-// Removes index.sqlite with its -wal and -shm.
-Status remove_index(int store);
 
 }  // namespace rtlaunch::store

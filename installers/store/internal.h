@@ -56,6 +56,9 @@ std::string layer_dir(const Digest& digest);   // layers/sha256/ab/<digest>
 Result<std::vector<Digest>> layer_names(int store);
 Result<std::vector<Key>> record_keys(int store);
 
+// Removes index.sqlite with its -wal and -shm; the next to ask makes it anew.
+Status remove_index(int store);
+
 // durable.log: one "<digest> <instance>" a line. A layer made again after it was collected has
 // another instance, so an old line never vouches for new data. Lines torn by a crash are skipped.
 using Durable = std::set<std::pair<std::string, std::string>>;

@@ -39,6 +39,7 @@ Status Store::check_boot() const {
   UniqueFd lock = TRY(lock_name("locks/boot", {}));
   if (same_boot(dir_.get(), now)) return {};
   TRY(drop_what_is_not_durable(dir_.get()));
+  TRY(remove_index(dir_.get()));
   TRY(failpoint("recover.boot"));
   return sys::replace_file_at(dir_.get(), "boot", now + "\n", 0600);
 }

@@ -3,7 +3,9 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -96,6 +98,25 @@ inline int in_child(const std::function<int()>& body) {
 
 inline bool killed(int status) { return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL; }
 inline bool exited(int status, int code) { return WIFEXITED(status) && WEXITSTATUS(status) == code; }
+
+// The same in a mount namespace of its own; a failed expectation inside fails the test. When such a
+// namespace can't be had the test is skipped, with the reason.
+inline constexpr int kNoNamespace = 77;
+inline int in_mount_namespace(const std::function<void()>& body) {
+  return in_child([&] {
+    if (unshare(CLONE_NEWNS) != 0) return kNoNamespace;
+    if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return kNoNamespace;
+    body();
+    fflush(nullptr);
+    return ::testing::Test::HasFailure() ? 1 : 0;
+  });
+}
+#define RUN_IN_MOUNT_NAMESPACE(body)                                                        \
+  do {                                                                                      \
+    int namespace_status_ = in_mount_namespace(body);                                       \
+    if (exited(namespace_status_, kNoNamespace)) GTEST_SKIP() << "no mount namespace here"; \
+    EXPECT_TRUE(exited(namespace_status_, 0)) << namespace_status_;                         \
+  } while (false)
 
 inline size_t count_in(const Store& store, const std::string& folder) {
   auto dir = sys::open_at(store.dir(), folder, O_RDONLY | O_DIRECTORY);
