@@ -20,8 +20,8 @@ object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 # The launcher is static: no loader, no NSS, nothing of a layer's is ever loaded into it. What only
 # a build needs (curl, archives, SQLite) is in rtlaunch-build, which runs when a layer is missing.
 STATIC_release := -static
-LAUNCH_LIBS := -lcrypto -ldl
-BUILD_LIBS := -lcurl -larchive -ldeflate -lz -lsqlite3 -lcrypto
+LAUNCH_LIBS := -lcrypto -lcap
+BUILD_LIBS := -lcurl -larchive -ldeflate -lz -lsqlite3 -lcrypto -lcap
 TEST_LIBS := $(BUILD_LIBS) -lgtest -lgmock
 
 PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunch-build
@@ -43,7 +43,7 @@ $(OUT)/obj/%.o: %.cc
 	@$(CXX) $(CXXFLAGS) -MMD -MP -c $< -o $@
 
 $(OUT)/librtlaunch.a: $(call object,$(PARTS))
-	@rm -f $@ && ar rcs $@ $^
+	@rm -f $@ && ar qcs $@ $^
 
 $(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)

@@ -164,7 +164,7 @@ std::string describe(const PlanRequest& request, const Plan& plan) {
   nlohmann::ordered_json fields = nlohmann::ordered_json::object();
   for (const Field& field : plan.fields) {
     nlohmann::ordered_json entry = {{"key", field.key ? field.key->hex : ""}};
-    if (field.source) entry["source"] = field.source->display;
+    if (field.source) entry["source"] = field.source->shown;
     fields[field.name] = entry;
   }
   nlohmann::ordered_json names = nlohmann::ordered_json::array();
@@ -178,7 +178,7 @@ std::string environment_name(const Plan& plan) {
   std::string name;
   for (const Field& field : plan.fields) {
     name +=
-        (name.empty() ? "" : " + ") + (field.record ? field.record->name : field.source->display);
+        (name.empty() ? "" : " + ") + (field.record ? field.record->name : field.source->shown);
   }
   return name;
 }
