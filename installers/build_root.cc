@@ -96,6 +96,9 @@ Status BuildRoot::make_folders() {
 }
 
 Status BuildRoot::show(const std::string& path) {
+  for (const isolation::Bind& bind : spec_.binds)
+    if (sys::is_beneath(path, bind.target)) return {};   // seen already
+  if (sys::is_beneath(path, job_.python.mount())) return {};
   spec_.binds.push_back({path, path, false, true});
   return {};
 }
@@ -109,10 +112,8 @@ void BuildRoot::bind_system() {
   for (const std::string& folder : folders_of_links(python.executable)) seen.push_back(folder);
   seen.insert(seen.end(), python.mounts.begin() + 1, python.mounts.end());
   seen.insert(seen.end(), python.site_dirs.begin(), python.site_dirs.end());
-  for (const std::string& path : seen) {
-    bool covered = sys::is_beneath(path, python.mount()) || sys::is_beneath(path, "/usr");
-    if (!covered && !path.empty() && path != "/") (void)show(path);
-  }
+  for (const std::string& path : seen)
+    if (!path.empty() && path != "/") (void)show(path);
   for (const char* name : {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
                            "PIP_CERT"}) {
     auto it = job_.context.environment.find(name);
@@ -198,8 +199,6 @@ Result<BuildRoot> BuildRoot::make(const Job& job, const store::Staging& staging)
   overlay.target = job.python.mount(), overlay.lowers = {job.python.mount()};
   overlay.upper = staging.path() + "/tree", overlay.work = staging.path() + "/work";
   overlay.writable = true;
-  auto same = [&](const isolation::Bind& b) { return b.target == overlay.target; };
-  std::erase_if(root.spec_.binds, same);
   root.spec_.overlays.push_back(overlay);
   root.spec_.root = isolation::Root::kEmpty;
   root.spec_.uid = root.uid_;

@@ -17,6 +17,9 @@ inline constexpr uid_t kBuildUid = 59990;
 
 Result<Made> capture(const Job& job);
 
+// uv's plan (JSON) with builds allowed: what capture would do, as far as versions go.
+Result<std::string> plan_in_sandbox(const Job& job);
+
 // --- parts, for tests ---------------------------------------------------------------------------
 
 // The command for the field's options. Errors: an option that would install elsewhere.

@@ -134,7 +134,7 @@ Result<std::optional<Plan>> ask_plan(const std::vector<Requirement>& requirement
     progress.report({"pip", "resolve", changes.error().message()});
     return std::optional<Plan>{};
   }
-  return std::optional<Plan>{Plan{std::move(changes.value()), took_first_candidates(output.err)}};
+  return std::optional<Plan>{Plan{std::move(changes.value()), passed_nothing_over(output.err)}};
 }
 
 Result<std::optional<std::vector<LockedWheel>>> ask_lock(
@@ -150,6 +150,19 @@ Result<std::optional<std::vector<LockedWheel>>> ask_lock(
   if (complete) return std::optional<std::vector<LockedWheel>>{std::move(wheels.value())};
   progress.report({"pip", "resolve", wheels.ok() ? "the lock is incomplete" : wheels.error().message()});
   return std::optional<std::vector<LockedWheel>>{};
+}
+
+bool same(std::vector<Change> a, std::vector<Change> b) {
+  std::sort(a.begin(), a.end()), std::sort(b.begin(), b.end());
+  return a == b;
+}
+
+Result<bool> is_the_same(const Changes& changes, const AskExactly& ask_exactly, Progress& progress) {
+  std::string answer = TRY(ask_exactly());
+  auto exact = parse_plan(answer);
+  bool equal = exact.ok() && same(exact->added, changes.added) && same(exact->removed, changes.removed);
+  if (!equal) progress.report({"pip", "resolve", "not by wheels alone: a newer version has none"});
+  return equal;
 }
 
 // ---- remembering -------------------------------------------------------------------------------
@@ -236,33 +249,30 @@ Result<std::vector<LockedWheel>> parse_lock(const std::string& toml, const std::
   }
 }
 
-bool took_first_candidates(const std::string& log) {
-  std::map<std::string, int> searched;
-  bool told = false;
+bool passed_nothing_over(const std::string& log) {
+  bool searching = false, told = false;
   std::istringstream lines(log);
   for (std::string line; std::getline(lines, line);) {
-    static const std::string kSearching = "Searching for a compatible version of ";
-    if (size_t at = line.find(kSearching); at != std::string::npos) {
-      std::string name = line.substr(at + kSearching.size());
-      if (++searched[name.substr(0, name.find(' '))] > 1) return false;
-    }
-    told |= line.find("Tried ") != std::string::npos && line.find(" versions: ") != std::string::npos;
+    bool search = line.find("Searching for a compatible version of ") != std::string::npos;
+    if (search && searching) return false;
+    if (search) searching = told = true;
+    else if (line.find("Selecting: ") != std::string::npos) searching = false;
+    told |= line.find("Requirement satisfied") != std::string::npos ||
+            line.find("All requirements satisfied") != std::string::npos;
   }
-  return told || searched.empty();
+  return told && !searching;
 }
 
 Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requirements,
                                           const Uv& uv, const store::Key& key, store::Store& store,
-                                          Progress& progress) {
+                                          const AskExactly& ask_exactly, Progress& progress) {
   if (auto record = TRY(store.lookup(lock_key(key))))
     if (auto known = from_data(record->data)) return known;
   progress.report({"pip", "resolve", ""});
   auto plan = TRY(ask_plan(requirements, uv, progress));
   if (!plan) return std::optional<Resolution>{};
-  if (!plan->exact) {
-    progress.report({"pip", "resolve", "a version may have been passed over for having no wheel"});
+  if (!plan->exact && !TRY(is_the_same(plan->changes, ask_exactly, progress)))
     return std::optional<Resolution>{};
-  }
   Resolution resolution{std::move(plan->changes.removed), {}};
   if (!plan->changes.added.empty()) {
     auto wheels = TRY(ask_lock(requirements, plan->changes.added, uv, uv.python_version(), progress));
