@@ -11,10 +11,10 @@ constexpr uint64_t bit(int capability) { return uint64_t{1} << capability; }
 
 }  // namespace
 
-constexpr uint64_t kKeptByRoot =
-    bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER) | bit(CAP_FSETID) | bit(CAP_KILL) |
-    bit(CAP_SETGID) | bit(CAP_SETUID) | bit(CAP_SETPCAP) | bit(CAP_NET_BIND_SERVICE) |
-    bit(CAP_SYS_CHROOT) | bit(CAP_SETFCAP);
+constexpr uint64_t kKeptByRoot = bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER) |
+                                 bit(CAP_FSETID) | bit(CAP_KILL) | bit(CAP_SETGID) |
+                                 bit(CAP_SETUID) | bit(CAP_SETPCAP) | bit(CAP_NET_BIND_SERVICE) |
+                                 bit(CAP_SYS_CHROOT) | bit(CAP_SETFCAP);
 
 Status drop_privileges(const Privileges& to) {
   TRY(sys::drop_bounding_set(to.keep));

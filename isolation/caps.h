@@ -1,6 +1,6 @@
-// What the command may do. A caller that isn't root gets nothing at all: five empty sets, securebits
-// locked, no_new_privs. Root with keep_caps gets kKeptByRoot, so that package managers and servers
-// that change their user work: what Docker gives, less mknod, net_raw and audit_write.
+// What the command may do. A caller that isn't root gets nothing at all: five empty sets,
+// securebits locked, no_new_privs. Root with keep_caps gets kKeptByRoot, so that package managers
+// and servers that change their user work: what Docker gives, less mknod, net_raw and audit_write.
 #pragma once
 
 #include <sys/types.h>

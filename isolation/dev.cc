@@ -23,8 +23,10 @@ constexpr Known kKnown[] = {{"null", 1, 3},   {"zero", 1, 5},    {"full", 1, 7},
 struct Link {
   const char *name, *target;
 };
-constexpr Link kLinks[] = {{"fd", "/proc/self/fd"},       {"stdin", "/proc/self/fd/0"},
-                           {"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"},
+constexpr Link kLinks[] = {{"fd", "/proc/self/fd"},
+                           {"stdin", "/proc/self/fd/0"},
+                           {"stdout", "/proc/self/fd/1"},
+                           {"stderr", "/proc/self/fd/2"},
                            {"ptmx", "pts/ptmx"}};
 
 constexpr const char* kFolders[] = {"pts", "shm", "mqueue"};
@@ -71,7 +73,7 @@ Status add_shared_memory(Tree* tree) {
   TRY(context.set("mode", "1777"));
   sys::Mount mount = TRY(context.mount(sys::kSafe));
   UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
-  tree->add("/dev/shm", std::move(mount), true, Tree::Missing::kFail, std::move(make_in));
+  tree->add(Tree::Kind::kPrivate, "/dev/shm", std::move(mount), std::move(make_in));
   return {};
 }
 
@@ -114,7 +116,7 @@ Status Devices::add_to(const Vault& vault, Tree* tree) {
   sys::Mount mount = TRY(sys::clone_mount(vault.fd(), "dev", false));
   TRY(sys::set_mount_attributes(mount.fd(), "", sys::kSafe | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC,
                                 false));
-  tree->add("/dev", std::move(mount), true, Tree::Missing::kFail, std::move(dir));
+  tree->add(Tree::Kind::kPrivate, "/dev", std::move(mount), std::move(dir));
   return add_shared_memory(tree);
 }
 

@@ -1,7 +1,7 @@
-// The sandbox's /dev: a read-only directory of the vault, with the few devices every program expects
-// bound from the host (each checked to be the character device it claims to be), terminals of its own
-// (devpts, newinstance), its own shared memory and message queues. Made in two halves, as the host's
-// nodes have to be opened before they are covered.
+// The sandbox's /dev: a read-only directory of the vault, with the few devices every program
+// expects bound from the host (each checked to be the character device it claims to be), terminals
+// of its own (devpts, newinstance), its own shared memory and message queues. Made in two halves,
+// as the host's nodes have to be opened before they are covered.
 #pragma once
 
 #include <string>

@@ -16,10 +16,9 @@ namespace {
 
 constexpr uint64_t kReadOnly = sys::kSafe | MOUNT_ATTR_RDONLY;
 
-Result<bool> is_directory(int fd, const std::string& name) {
+bool is_directory(int fd) {
   struct stat info;
-  if (::fstat(fd, &info) != 0) return sys_error("stat", name);
-  return S_ISDIR(info.st_mode);
+  return ::fstat(fd, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
 std::string below(const std::string& path, const std::string& dir) {
@@ -62,12 +61,10 @@ Result<sys::Mount> clone_host(const std::string& path, uint64_t attributes, bool
   return mount;
 }
 
-Status add_clone(const std::string& source, const std::string& target, uint64_t attributes,
-                 bool optional, Tree* tree) {
+Status add_clone(Tree::Kind kind, const std::string& source, const std::string& target,
+                 uint64_t attributes, bool optional, Tree* tree) {
   sys::Mount mount = TRY(clone_host(source, attributes, optional));
-  if (!mount.valid()) return {};
-  bool directory = TRY(is_directory(mount.fd(), source));
-  tree->add(target, std::move(mount), directory);
+  if (mount.valid()) tree->add(kind, target, std::move(mount));
   return {};
 }
 
@@ -82,21 +79,22 @@ Status keep_mounts_below(const Spec& spec, const std::string& mountinfo, const s
                          Tree* tree) {
   for (const std::string& point : TRY(sys::mounts_below(mountinfo, target))) {
     uint64_t attributes = stays_writable(spec, point) ? sys::kSafe : kReadOnly;
-    sys::Mount mount = TRY(clone_host(point, attributes, true));
-    if (!mount.valid()) continue;
-    bool directory = TRY(is_directory(mount.fd(), point));
-    tree->add(point, std::move(mount), directory, Tree::Missing::kSkip);
+    TRY(add_clone(Tree::Kind::kUncovered, point, point, attributes, true, tree));
   }
   return {};
+}
+
+// Nothing to hide, or no longer a place to put it: the launch goes on.
+bool may_be_missing(Tree::Kind kind) {
+  return kind == Tree::Kind::kHidden || kind == Tree::Kind::kUncovered;
 }
 
 }  // namespace
 
 // --- Tree ---
 
-void Tree::add(std::string path, sys::Mount mount, bool directory, Missing missing,
-               UniqueFd make_in) {
-  items_.push_back({std::move(path), std::move(mount), directory, missing, std::move(make_in)});
+void Tree::add(Kind kind, std::string path, sys::Mount mount, UniqueFd make_in) {
+  items_.push_back({kind, std::move(path), std::move(mount), std::move(make_in)});
 }
 
 void Tree::set_host_root(UniqueFd root) {
@@ -128,13 +126,13 @@ Result<UniqueFd> Tree::mount_point(const Item& item) const {
   std::string name = below(item.path, above.path);
   Result<UniqueFd> found = sys::open_beneath(above.fd.get(), name, O_PATH);
   if (found || found.error().code != ENOENT || !above.make_in.valid()) return found;
-  TRY(make_mount_point(above.make_in.get(), name, item.is_directory));
+  TRY(make_mount_point(above.make_in.get(), name, is_directory(item.mount.fd())));
   return sys::open_beneath(above.fd.get(), name, O_PATH);
 }
 
 Status Tree::attach(Item* item) {
   Result<UniqueFd> target = mount_point(*item);
-  if (!target && item->missing == Missing::kSkip && is_absent(target.error())) return {};
+  if (!target && may_be_missing(item->kind) && is_absent(target.error())) return {};
   if (!target) return no_mount_point(std::move(target.error()), item->path);
   Status attached = item->mount.attach(target->get(), "");
   if (!attached) return no_mount_point(std::move(attached.error()), item->path);
@@ -142,11 +140,10 @@ Status Tree::attach(Item* item) {
   return {};
 }
 
-// A path is longer than its parents, so by length every mount comes after those it lies on; those of
-// one path keep the order in which they were added.
+// A path is longer than its parents, so by length every mount comes after those it lies on.
 Status Tree::attach_all() {
   std::stable_sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) {
-    return a.path.size() < b.path.size();
+    return std::pair(a.path.size(), a.kind) < std::pair(b.path.size(), b.kind);
   });
   for (Item& item : items_) TRY(attach(&item));
   items_.clear();
@@ -157,20 +154,22 @@ Status Tree::attach_all() {
 
 Status add_writable(const Spec& spec, Tree* tree) {
   for (const std::string& dir : spec.writable) {
-    if (dir != "/") TRY(add_clone(dir, dir, sys::kSafe, true, tree));
+    if (dir != "/") TRY(add_clone(Tree::Kind::kWritable, dir, dir, sys::kSafe, true, tree));
   }
   return {};
 }
 
 Status add_visible(const Spec& spec, Tree* tree) {
-  for (const std::string& dir : spec.visible) TRY(add_clone(dir, dir, kReadOnly, true, tree));
+  for (const std::string& dir : spec.visible) {
+    TRY(add_clone(Tree::Kind::kVisible, dir, dir, kReadOnly, true, tree));
+  }
   return {};
 }
 
 Status add_binds(const Spec& spec, Tree* tree) {
   for (const Bind& bind : spec.binds) {
     uint64_t attributes = bind.writable ? sys::kSafe : kReadOnly;
-    TRY(add_clone(bind.source, bind.target, attributes, bind.optional, tree));
+    TRY(add_clone(Tree::Kind::kBind, bind.source, bind.target, attributes, bind.optional, tree));
   }
   return {};
 }
@@ -189,7 +188,7 @@ Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, Uniqu
   for (const Overlay& overlay : spec.overlays) {
     OverlayMount made = TRY(make_overlay(overlay, context));
     if (made.upper.valid()) *report = std::move(made.upper);
-    tree->add(overlay.target, std::move(made.mount), true);
+    tree->add(Tree::Kind::kOverlay, overlay.target, std::move(made.mount));
   }
   return {};
 }
@@ -202,7 +201,7 @@ Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree) {
     UniqueFd empty = TRY(vault.directory(name, 0555));
     sys::Mount mount = TRY(sys::clone_mount(vault.fd(), name, false));
     TRY(sys::set_mount_attributes(mount.fd(), "", kReadOnly, false));
-    tree->add(path, std::move(mount), true, Tree::Missing::kSkip, std::move(empty));
+    tree->add(Tree::Kind::kHidden, path, std::move(mount), std::move(empty));
   }
   return {};
 }
@@ -220,7 +219,7 @@ Status add_own_tmp(uint64_t bytes, Tree* tree) {
   if (bytes > 0) TRY(context.set("size", std::to_string(bytes)));
   sys::Mount mount = TRY(context.mount(sys::kSafe));
   UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
-  tree->add("/tmp", std::move(mount), true, Tree::Missing::kFail, std::move(make_in));
+  tree->add(Tree::Kind::kPrivate, "/tmp", std::move(mount), std::move(make_in));
   return {};
 }
 
@@ -231,7 +230,7 @@ Status add_tmp(const Spec& spec, const Vault& vault, Tree* tree) {
   if (!host_has_directory("/var/tmp")) return {};
   UniqueFd make_in = TRY(vault.directory("tmp", 01777));
   sys::Mount mount = TRY(sys::clone_mount(vault.fd(), "tmp", false));
-  tree->add("/var/tmp", std::move(mount), true, Tree::Missing::kFail, std::move(make_in));
+  tree->add(Tree::Kind::kPrivate, "/var/tmp", std::move(mount), std::move(make_in));
   return {};
 }
 

@@ -1,5 +1,5 @@
-// The tree of a sandbox: collects detached mounts with the path each shall be at, then attaches them
-// from the outermost to the innermost. Every mount point is reached by descriptor:
+// The tree of a sandbox: collects detached mounts with the path each shall be at, then attaches
+// them from the outermost to the innermost. Every mount point is reached by descriptor:
 //   - on the host's own root with openat2 RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, and never made;
 //   - below anything that a layer, a bind or an earlier run could have filled, no symbolic link is
 //     followed at all: a layer that ships the parent of a mount point as a link stops the launch;
@@ -22,12 +22,11 @@ namespace rtlaunch::isolation {
 
 class Tree {
  public:
-  // What to do when the mount point isn't there.
-  enum class Missing { kFail, kSkip };
+  // Of two mounts at one path the later kind is on top.
+  enum class Kind { kWritable, kPrivate, kOverlay, kUncovered, kBind, kHidden, kVisible };
 
   // `make_in`: a directory through which mount points below this one are made; none: never made.
-  void add(std::string path, sys::Mount mount, bool is_directory, Missing missing = Missing::kFail,
-           UniqueFd make_in = {});
+  void add(Kind kind, std::string path, sys::Mount mount, UniqueFd make_in = {});
 
   // The root that targets are looked up from: the host's, or (its mount points are made) our own.
   void set_host_root(UniqueFd root);
@@ -40,10 +39,9 @@ class Tree {
 
  private:
   struct Item {
+    Kind kind;
     std::string path;
     sys::Mount mount;
-    bool is_directory;
-    Missing missing;
     UniqueFd make_in;
   };
   struct Point {  // something attached, below which others may follow
@@ -76,7 +74,8 @@ Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree);
 // uppers. What the host doesn't have the sandbox doesn't have.
 Status add_tmp(const Spec& spec, const Vault& vault, Tree* tree);
 
-// kHost: the whole root becomes read-only, nosuid, nodev; with `/` in spec.writable, only the latter.
+// kHost: the whole root becomes read-only, nosuid, nodev; with `/` in spec.writable, only the
+// latter.
 Status seal_host_root(const Spec& spec);
 // kEmpty: a tmpfs as root, attached over the vault.
 Result<UniqueFd> make_empty_root();

@@ -21,8 +21,14 @@ struct Layered {
     world.write(layer + "/added", "layer\n");
   }
   Overlay overlay() const {
-    return {.target = target, .lowers = {layer}, .over_host = true, .writable = true, .upper = "",
-            .work = "", .report = true, .mkdirs = {}};
+    return {.target = target,
+            .lowers = {layer},
+            .over_host = true,
+            .writable = true,
+            .upper = "",
+            .work = "",
+            .report = true,
+            .mkdirs = {}};
   }
   std::string target, layer;
 };
@@ -40,16 +46,16 @@ SANDBOX_TEST(EveryMountIsSafeAndPrivate) {
   }
   // A bound device has neither flag (it must work, and can't be executed). But for our own places
   // all is read-only.
-  Outcome outcome = run(shell(
-      "while read id parent dev root point opts rest; do"
-      " case $rest in *shared:*|*master:*) echo shared $point;; esac;"
-      " case $point in /dev/pts|/dev/shm|/dev/mqueue) ;; /dev/?*) continue;; esac;"
-      " case $opts in *nosuid*) ;; *) echo suid $point;; esac;"
-      " case $point in /dev/pts|/dev/shm|/dev/mqueue|/proc/?*) continue;; esac;"
-      " case $opts in *nodev*) ;; *) echo dev $point;; esac;"
-      " case $point in /tmp|/var/tmp|/proc) continue;; esac;"
-      " case $opts in ro,*) ;; *) echo rw $point;; esac;"
-      "done </proc/self/mountinfo"));
+  Outcome outcome =
+      run(shell("while read id parent dev root point opts rest; do"
+                " case $rest in *shared:*|*master:*) echo shared $point;; esac;"
+                " case $point in /dev/pts|/dev/shm|/dev/mqueue) ;; /dev/?*) continue;; esac;"
+                " case $opts in *nosuid*) ;; *) echo suid $point;; esac;"
+                " case $point in /dev/pts|/dev/shm|/dev/mqueue|/proc/?*) continue;; esac;"
+                " case $opts in *nodev*) ;; *) echo dev $point;; esac;"
+                " case $point in /tmp|/var/tmp|/proc) continue;; esac;"
+                " case $opts in ro,*) ;; *) echo rw $point;; esac;"
+                "done </proc/self/mountinfo"));
   EXPECT_EQ(outcome.output, "") << "mounts that are not as they should be";
 }
 
@@ -64,8 +70,9 @@ SANDBOX_TEST(WritableDirectoriesWriteThrough) {
 
 SANDBOX_TEST(TmpIsPrivate) {
   world.write(world.dir + "/secret", "secret\n");
-  Outcome outcome = run(shell("ls -A /tmp /dev/shm; echo x >/tmp/leak && echo x >/dev/shm/leak &&"
-                              " echo x >/var/tmp/leak && stat -c %a /tmp"));
+  Outcome outcome =
+      run(shell("ls -A /tmp /dev/shm; echo x >/tmp/leak && echo x >/dev/shm/leak &&"
+                " echo x >/var/tmp/leak && stat -c %a /tmp"));
   EXPECT_EQ(outcome.output, "/dev/shm:\n\n/tmp:\n1777\n");
   EXPECT_FALSE(std::filesystem::exists("/tmp/leak"));
   EXPECT_FALSE(std::filesystem::exists("/var/tmp/leak"));
@@ -98,7 +105,8 @@ SANDBOX_TEST(HiddenDirectoriesAreEmptyButForWhatIsVisible) {
 SANDBOX_TEST(OverlayIsCopyOnWriteAndReported) {
   Layered files(world);
   for (bool mount2 : {false, true}) {
-    Spec spec = shell("cat file added kept; echo changed >file; echo new >new; rm kept; cat file; ls");
+    Spec spec =
+        shell("cat file added kept; echo changed >file; echo new >new; rm kept; cat file; ls");
     spec.cwd = files.target;
     spec.overlays = {files.overlay()};
     spec.use_mount2 = mount2;
@@ -131,7 +139,8 @@ SANDBOX_TEST(OverlayWithoutUpperIsReadOnly) {
       spec.use_mount2 = mount2;
       Outcome outcome = run(spec);
       EXPECT_EQ(outcome.code(), 0) << outcome.output << outcome.error.message();
-      EXPECT_TRUE(contains(outcome.output, over_host ? "layer\n3\n" : "layer\n2\n")) << outcome.output;
+      EXPECT_TRUE(contains(outcome.output, over_host ? "layer\n3\n" : "layer\n2\n"))
+          << outcome.output;
       EXPECT_TRUE(contains(outcome.output, "Read-only"));
     }
   }
@@ -141,15 +150,28 @@ SANDBOX_TEST(OverlayBelowTmpAndWithinAnother) {
   // The working directory lies below /tmp, a virtualenv in it comes back as an overlay of its own.
   std::string target = world.make(world.dir + "/project");
   world.write(target + "/.venv/lib/base", "base\n");
-  std::string files = world.make(world.dir + "/files"), packages = world.make(world.dir + "/packages");
+  std::string files = world.make(world.dir + "/files"),
+              packages = world.make(world.dir + "/packages");
   world.write(files + "/main.py", "main\n");
   world.write(packages + "/lib/pip", "pip\n");
   Spec spec = shell("cat main.py .venv/lib/base .venv/lib/pip; ls -A . .venv");
   spec.cwd = target;
-  Overlay inner{.target = target + "/.venv", .lowers = {packages}, .over_host = true, .writable = true,
-                .upper = "", .work = "", .report = false, .mkdirs = {}};
-  Overlay outer{.target = target, .lowers = {files}, .over_host = false, .writable = true,
-                .upper = "", .work = "", .report = true, .mkdirs = {".venv"}};
+  Overlay inner{.target = target + "/.venv",
+                .lowers = {packages},
+                .over_host = true,
+                .writable = true,
+                .upper = "",
+                .work = "",
+                .report = false,
+                .mkdirs = {}};
+  Overlay outer{.target = target,
+                .lowers = {files},
+                .over_host = false,
+                .writable = true,
+                .upper = "",
+                .work = "",
+                .report = true,
+                .mkdirs = {".venv"}};
   spec.overlays = {inner, outer};
   Outcome outcome = run(spec);
   EXPECT_EQ(outcome.output, "main\nbase\npip\n.:\n.venv\nmain.py\n\n.venv:\nlib\n")
@@ -187,7 +209,8 @@ SANDBOX_TEST(ManyLayersAndStrangeNames) {
       Overlay overlay;
       overlay.target = target;
       for (int i = 0; i < count; ++i) {
-        std::string name = world.dir + "/" + std::to_string(i) + ":a,b\\c" + std::string(i % 3 * 110, 'x');
+        std::string name =
+            world.dir + "/" + std::to_string(i) + ":a,b\\c" + std::string(i % 3 * 110, 'x');
         if (!std::filesystem::exists(name)) world.write(name + "/from" + std::to_string(i), "");
         overlay.lowers.push_back(name);
       }
@@ -199,14 +222,18 @@ SANDBOX_TEST(ManyLayersAndStrangeNames) {
     }
   }
   Spec spec = shell("true");
-  spec.overlays = {{.target = target, .lowers = std::vector<std::string>(501, world.dir), .upper = "",
-                    .work = "", .mkdirs = {}}};
+  spec.overlays = {{.target = target,
+                    .lowers = std::vector<std::string>(501, world.dir),
+                    .upper = "",
+                    .work = "",
+                    .mkdirs = {}}};
   EXPECT_TRUE(contains(run(spec).error.reason, "at most 500"));
 }
 
 SANDBOX_TEST(UpperHasALimit) {
   Layered files(world);
-  Spec spec = shell("dd if=/dev/zero of=big bs=64k count=100; echo x >/tmp/still-works && echo works");
+  Spec spec =
+      shell("dd if=/dev/zero of=big bs=64k count=100; echo x >/tmp/still-works && echo works");
   spec.cwd = files.target;
   spec.overlays = {files.overlay()};
   spec.upper_bytes = 1 << 20;
@@ -250,8 +277,10 @@ SANDBOX_TEST(NoPathLeadsToUpperStoreOrWork) {
   Layered files(world);
   Spec spec = shell(
       "while read id parent dev root point opts rest; do"
-      " case $rest in *tmpfs*) ls -A $point/o0 $point/u 2>/dev/null;; esac; done </proc/self/mountinfo;"
-      " ls -A " + world.dir + " /proc/o0 /dev/o0 2>/dev/null; ls -d /proc/self && ls -A /proc/1/root/");
+      " case $rest in *tmpfs*) ls -A $point/o0 $point/u 2>/dev/null;; esac; done "
+      "</proc/self/mountinfo;"
+      " ls -A " +
+      world.dir + " /proc/o0 /dev/o0 2>/dev/null; ls -d /proc/self && ls -A /proc/1/root/");
   spec.overlays = {files.overlay()};
   spec.hidden = {world.dir};
   Outcome outcome = run(spec);
@@ -276,10 +305,11 @@ SANDBOX_TEST(MissingMountPointIsNamedAndNeverMade) {
 }
 
 SANDBOX_TEST(DevicesAreTheExpectedOnes) {
-  Outcome outcome = run(shell(
-      "cd /dev; ls | tr '\\n' ' '; echo; head -c 3 zero | wc -c; echo x >null; cat null;"
-      " head -c 3 urandom | wc -c; echo x >shm/x && cat shm/x; (echo y >full) 2>/dev/null || echo full;"
-      " readlink fd ptmx; stat -c %t:%T null zero full random urandom tty | tr '\\n' ' '"));
+  Outcome outcome = run(
+      shell("cd /dev; ls | tr '\\n' ' '; echo; head -c 3 zero | wc -c; echo x >null; cat null;"
+            " head -c 3 urandom | wc -c; echo x >shm/x && cat shm/x; (echo y >full) 2>/dev/null || "
+            "echo full;"
+            " readlink fd ptmx; stat -c %t:%T null zero full random urandom tty | tr '\\n' ' '"));
   EXPECT_EQ(outcome.output,
             "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \n"
             "3\n3\nx\nfull\n/proc/self/fd\npts/ptmx\n1:3 1:5 1:7 1:8 1:9 5:0 ");
@@ -297,23 +327,26 @@ SANDBOX_TEST(TerminalsWorkAndHaveTheirNames) {
 }
 
 SANDBOX_TEST(ProcIsItsOwnAndMasked) {
-  Outcome outcome = run(shell(
-      "for p in /proc/[0-9]*; do [ ${p#/proc/} -lt 30 ] || echo of another; done;"
-      " grep -c . /proc/1/status >/dev/null && readlink /proc/self >/dev/null && echo self;"
-      " for f in kcore keys timer_list sched_debug sysrq-trigger kmsg latency_stats; do"
-      "  if [ -e /proc/$f ]; then head -c 1 /proc/$f 2>/dev/null; (echo b >/proc/$f) 2>/dev/null; fi; done;"
-      " for d in acpi scsi; do [ -e /proc/$d ] && ls -A /proc/$d; done;"
-      " for d in bus fs irq sys; do (echo x >/proc/$d/new) 2>/dev/null && echo made $d; done;"
-      " (echo 1 >/proc/sys/vm/drop_caches) 2>/dev/null && echo wrote; echo 1000 >/proc/self/oom_score_adj"
-      " && echo end"));
+  Outcome outcome = run(
+      shell("for p in /proc/[0-9]*; do [ ${p#/proc/} -lt 30 ] || echo of another; done;"
+            " grep -c . /proc/1/status >/dev/null && readlink /proc/self >/dev/null && echo self;"
+            " for f in kcore keys timer_list sched_debug sysrq-trigger kmsg latency_stats; do"
+            "  if [ -e /proc/$f ]; then head -c 1 /proc/$f 2>/dev/null; (echo b >/proc/$f) "
+            "2>/dev/null; fi; done;"
+            " for d in acpi scsi; do [ -e /proc/$d ] && ls -A /proc/$d; done;"
+            " for d in bus fs irq sys; do (echo x >/proc/$d/new) 2>/dev/null && echo made $d; done;"
+            " (echo 1 >/proc/sys/vm/drop_caches) 2>/dev/null && echo wrote; echo 1000 "
+            ">/proc/self/oom_score_adj"
+            " && echo end"));
   EXPECT_EQ(outcome.output, "self\nend\n");
 }
 
 SANDBOX_TEST(AnEmptyRootHoldsOnlyWhatIsBound) {
   std::string staging = world.make(world.dir + "/staging");
   ::chmod(staging.c_str(), 0777);
-  Spec spec = shell("echo /*; id -u; touch /x; touch /usr/x; cat /etc/note; ls " + world.host +
-                    "; echo built >/staging/out; echo x >/tmp/x && echo tmp; ls /proc/1 >/dev/null && echo proc");
+  Spec spec = shell(
+      "echo /*; id -u; touch /x; touch /usr/x; cat /etc/note; ls " + world.host +
+      "; echo built >/staging/out; echo x >/tmp/x && echo tmp; ls /proc/1 >/dev/null && echo proc");
   world.write(world.dir + "/note", "note\n");
   spec.root = Root::kEmpty;
   for (const char* dir : {"/usr", "/bin", "/lib", "/lib64"}) {
@@ -325,10 +358,12 @@ SANDBOX_TEST(AnEmptyRootHoldsOnlyWhatIsBound) {
   spec.new_session = true;
   Outcome outcome = run(spec);
   ASSERT_TRUE(outcome.started) << outcome.error.message();
-  EXPECT_TRUE(contains(outcome.output, "/bin /dev /etc /lib /lib64 /proc /staging /tmp /usr /var\n" +
-                                           std::string(world.root ? "54321\n" : "12345\n")))
+  EXPECT_TRUE(
+      contains(outcome.output, "/bin /dev /etc /lib /lib64 /proc /staging /tmp /usr /var\n" +
+                                   std::string(world.root ? "54321\n" : "12345\n")))
       << outcome.output;
-  EXPECT_TRUE(contains(outcome.output, "'/x': Read-only") || contains(outcome.output, "'/x': Permission"));
+  EXPECT_TRUE(contains(outcome.output, "'/x': Read-only") ||
+              contains(outcome.output, "'/x': Permission"));
   EXPECT_TRUE(contains(outcome.output, "'/usr/x': Read-only"));
   EXPECT_TRUE(contains(outcome.output, "note\n"));
   EXPECT_TRUE(contains(outcome.output, "'" + world.host + "': No such file"));

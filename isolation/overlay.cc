@@ -196,7 +196,8 @@ Error explain(Error error, const Overlay& overlay, const Plan& plan) {
     error.reason = "without root no overlay can be laid over a directory with mounts below it";
     error.cure = "run it as root, or use an interpreter whose prefix has no mounts in it";
   } else if (error.code == EPERM && plan.rootless && error.cure.empty()) {
-    error.cure = "rootless overlays need Linux 5.11 and a kernel that allows them; or run it as root";
+    error.cure =
+        "rootless overlays need Linux 5.11 and a kernel that allows them; or run it as root";
   }
   return error;
 }

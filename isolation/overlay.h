@@ -1,13 +1,14 @@
-// Overlay mounts, and the vault: one tmpfs that holds every upper and all else that only the launcher
-// may name. It is attached over the host's /proc while the sandbox is made (before Linux 6.15 layers
-// and uppers must be in a namespace, and nobody keeps a layer below /proc), and is covered by the
-// sandbox's own /proc afterwards: no path leads into it, nothing can be unmounted without
-// capabilities, and it vanishes with the namespace.
+// Overlay mounts, and the vault: one tmpfs that holds every upper and all else that only the
+// launcher may name. It is attached over the host's /proc while the sandbox is made (before
+// Linux 6.15 layers and uppers must be in a namespace, and nobody keeps a layer below /proc), and
+// is covered by the sandbox's own /proc afterwards: no path leads into it, nothing can be unmounted
+// without capabilities, and it vanishes with the namespace.
 //
 // An overlay is made with fsopen and one lowerdir+ per layer (Linux 6.7), or with mount(2) from a
 // directory of short symbolic links (its options have to fit into a page). Layers with a name that
-// either would misread (long, or with `:`, `,`, `\`) are given by link in both ways. Never redirects,
-// metacopy or an index, whatever the kernel's defaults: a layer's own attributes must mean nothing.
+// either would misread (long, or with `:`, `,`, `\`) are given by link in both ways. Never
+// redirects, metacopy or an index, whatever the kernel's defaults: a layer's own attributes must
+// mean nothing.
 #pragma once
 
 #include <string>

@@ -54,11 +54,12 @@ Status add_proc(bool rootless, Tree* tree) {
   Result<sys::Mount> mount = context.mount(sys::kSafe | MOUNT_ATTR_NOEXEC);
   if (!mount && mount.error().code == EPERM && rootless) {
     mount.error().reason = "this host's own /proc is partly hidden, so a new one is refused";
-    mount.error().cure = "run it as root, or in a container with an unmasked /proc "
-                         "(podman/docker: --security-opt systempaths=unconfined)";
+    mount.error().cure =
+        "run it as root, or in a container with an unmasked /proc "
+        "(podman/docker: --security-opt systempaths=unconfined)";
   }
   if (!mount) return mount.error();
-  tree->add("/proc", std::move(mount.value()), true);
+  tree->add(Tree::Kind::kPrivate, "/proc", std::move(mount.value()));
   return {};
 }
 

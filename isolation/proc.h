@@ -1,7 +1,7 @@
-// A /proc of the sandbox's own pid namespace. What a container runtime hides of it is hidden here as
-// well: files by the checked /dev/null, directories by an empty one, and what a root worker could
-// write to change the host becomes read-only. All targets are reached from the descriptor of the proc
-// mount that we made ourselves, so a layer's `proc` can't be taken for it.
+// A /proc of the sandbox's own pid namespace. What a container runtime hides of it is hidden here
+// as well: files by the checked /dev/null, directories by an empty one, and what a root worker
+// could write to change the host becomes read-only. All targets are reached from the descriptor of
+// the proc mount that we made ourselves, so a layer's `proc` can't be taken for it.
 #pragma once
 
 #include "isolation/dev.h"

@@ -1,5 +1,5 @@
-// What pid 1 of a sandbox and the launcher say to each other, over a SOCK_SEQPACKET pair that nobody
-// else has. From pid 1, each once:
+// What pid 1 of a sandbox and the launcher say to each other, over a SOCK_SEQPACKET pair that
+// nobody else has. From pid 1, each once:
 //   failed    a step of the launch went wrong; pid 1 ends after it
 //   started   the command runs: how long each step took, and the upper's descriptor if asked for
 //   ended     the command's wait status; pid 1 ends after it, and all else with it

@@ -197,7 +197,8 @@ Status check_path(const std::string& path) {
   if (path.empty() || path[0] != '/') return bad_path(path, "the path must be absolute");
   if (path.size() >= PATH_MAX) return bad_path(path.substr(0, 80) + "...", "the path is too long");
   if (path.find('\0') != std::string::npos) return bad_path("", "the path has a NUL in it");
-  if ((path + "/").find("/../") != std::string::npos) return bad_path(path, "the path has .. in it");
+  if ((path + "/").find("/../") != std::string::npos)
+    return bad_path(path, "the path has .. in it");
   return {};
 }
 

@@ -1,5 +1,6 @@
-// One worker, shut in: new mount, pid, ipc and uts namespaces (and a user namespace where the caller
-// is not root), the layers mounted where they matter, a pid 1 of our own that reaps and forwards.
+// One worker, shut in: new mount, pid, ipc and uts namespaces (and a user namespace where the
+// caller is not root), the layers mounted where they matter, a pid 1 of our own that reaps and
+// forwards.
 //
 // Two shapes of root:
 //   kHost   the caller's own root stays `/`, made read-only (nosuid, nodev) but for `writable`;
@@ -14,9 +15,9 @@
 //
 //   Spec spec;
 //   spec.argv = {"python", "main.py"};
-//   spec.overlays.push_back({.target = "/usr", .lowers = {layer}, .over_host = true, .writable = true});
+//   spec.overlays.push_back({.target = "/usr", .lowers = {layer}, .over_host = true});
 //   Sandbox sandbox = TRY(start(spec));
-//   int status = TRY(sandbox.wait());      // as waitpid(2) gives it
+//   int status = TRY(sandbox.wait());  // as waitpid(2) gives it
 #pragma once
 
 #include <sys/types.h>
@@ -34,37 +35,37 @@ namespace rtlaunch::isolation {
 
 // A read-only (or, with `writable`, private copy-on-write) stack of directories at `target`.
 // Made with fsopen/lowerdir+ (Linux 6.7) or, before that, mount(2) with short names; always
-// userxattr in a user namespace, else redirect_dir=nofollow,metacopy=off,index=off; uppers volatile.
-// At most 500 lowers (OVL_MAX_STACK).
+// userxattr in a user namespace, else redirect_dir=nofollow,metacopy=off,index=off; uppers
+// volatile. At most 500 lowers (OVL_MAX_STACK).
 struct Overlay {
-  std::string target;                // absolute; made when it isn't there and lies in one of our own
-                                     // directories (never on the host)
-  std::vector<std::string> lowers;   // absolute directories, top first
-  bool over_host = false;            // what is at `target` already is the lowest lower; mounts
-                                     // that lie below it (mountinfo) are put back on top
-  bool writable = false;             // an upper on the sandbox's own tmpfs
-  std::string upper, work;           // or an upper given by the caller (builds: staging)
-  bool report = false;               // count and keep: what was written here is the caller's (upper_dir)
-  std::vector<std::string> mkdirs;   // relative directories to make in the upper: mount points
+  std::string target;               // absolute; made when it isn't there and lies in one of our own
+                                    // directories (never on the host)
+  std::vector<std::string> lowers;  // absolute directories, top first
+  bool over_host = false;           // what is at `target` already is the lowest lower; mounts
+                                    // that lie below it (mountinfo) are put back on top
+  bool writable = false;            // an upper on the sandbox's own tmpfs
+  std::string upper, work;          // or an upper given by the caller (builds: staging)
+  bool report = false;              // what was written here is the caller's: upper_dir()
+  std::vector<std::string> mkdirs;  // relative directories to make in the upper: mount points
 };
 
 struct Bind {
-  std::string source;                // absolute, on the host
-  std::string target;                // absolute, inside; made when missing (kEmpty, or below a tmpfs)
+  std::string source;  // absolute, on the host
+  std::string target;  // absolute, inside; made when missing (kEmpty, or below a tmpfs)
   bool writable = false;
-  bool optional = false;             // no error if source isn't there
+  bool optional = false;  // no error if source isn't there
 };
 
 enum class Root { kHost, kEmpty };
 
 struct Spec {
-  std::vector<std::string> argv;     // argv[0] is looked up in env's PATH inside, as execvp does
-  std::vector<std::string> env;      // "KEY=VALUE", the whole environment
-  std::string cwd = "/";             // inside
+  std::vector<std::string> argv;  // argv[0] is looked up in env's PATH inside, as execvp does
+  std::vector<std::string> env;   // "KEY=VALUE", the whole environment
+  std::string cwd = "/";          // inside
   Root root = Root::kHost;
-  // Whatever the kind, outer paths are mounted before inner ones; of two at one path the later
-  // kind in this list, then the later in its vector, is on top.
-  std::vector<std::string> writable; // kHost: host directories that stay writable
+  // Outer paths are mounted before inner ones. Of two at one path the later kind in this list,
+  // then the later in its vector, is on top; only `writable` lies below /tmp and such.
+  std::vector<std::string> writable;  // kHost: host directories that stay writable
   std::vector<Overlay> overlays;
   std::vector<Bind> binds;
   std::vector<std::string> hidden;   // covered by an empty, read-only directory, e.g. the store
@@ -76,16 +77,16 @@ struct Spec {
   bool keep_caps = false;            // root callers keep the small set (see caps.h); else none
   std::vector<int> leases;           // descriptors that pid 1 keeps open for its life
   int stdin_fd = 0, stdout_fd = 1, stderr_fd = 2;
-  std::string hostname;              // uts; empty: unchanged
-  bool new_session = false;          // setsid: builds, which must not reach the terminal
-  bool use_mount2 = false;           // make overlays as before Linux 6.7 (for tests)
+  std::string hostname;      // uts; empty: unchanged
+  bool new_session = false;  // setsid: builds, which must not reach the terminal
+  bool use_mount2 = false;   // make overlays as before Linux 6.7 (for tests)
 };
 
 class Sandbox {
  public:
   Sandbox(Sandbox&&) noexcept;
   Sandbox& operator=(Sandbox&&) noexcept;
-  ~Sandbox();                        // kills all inside and reaps
+  ~Sandbox();  // kills all inside and reaps
 
   // Forwards `signal` to the command (not to its children).
   Status send(int signal);
@@ -98,7 +99,10 @@ class Sandbox {
   // (whiteouts are char 0:0). Valid after wait() too. -1 when there is none.
   int upper_dir() const;
   // Microseconds that each step of the launch took, in order.
-  struct Step { std::string name; int64_t microseconds; };
+  struct Step {
+    std::string name;
+    int64_t microseconds;
+  };
   const std::vector<Step>& steps() const;
 
  private:

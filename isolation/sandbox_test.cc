@@ -1,4 +1,5 @@
-// The life of a sandbox: how the command starts and ends, what it inherits, and that nothing is left.
+// The life of a sandbox: how the command starts and ends, what it inherits, and that nothing is
+// left.
 #include <signal.h>
 #include <sys/file.h>
 
@@ -188,13 +189,9 @@ SANDBOX_TEST(HoldsLeasesAsLongAsItLives) {
   EXPECT_EQ(::flock(other.get(), LOCK_EX | LOCK_NB), 0) << "it went with pid 1";
 }
 
-SANDBOX_TEST(ReapsOrphans) {
-  EXPECT_EQ(run(guest(world, "orphan")).code(), 1);
-}
+SANDBOX_TEST(ReapsOrphans) { EXPECT_EQ(run(guest(world, "orphan")).code(), 1); }
 
-SANDBOX_TEST(CantBeKilledFromWithin) {
-  EXPECT_EQ(run(guest(world, "kill_init")).code(), 1);
-}
+SANDBOX_TEST(CantBeKilledFromWithin) { EXPECT_EQ(run(guest(world, "kill_init")).code(), 1); }
 
 SANDBOX_TEST(InheritsIgnoredSignalsAndUmask) {
   ::signal(SIGHUP, SIG_IGN);
@@ -204,8 +201,9 @@ SANDBOX_TEST(InheritsIgnoredSignalsAndUmask) {
   ::sigfillset(&blocked);
   ::sigprocmask(SIG_SETMASK, &blocked, nullptr);
   Outcome outcome = run(shell("umask; cat /proc/self/status | grep -E 'Sig(Blk|Ign|Cgt)'"));
-  EXPECT_EQ(outcome.output,
-            "0037\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000001\nSigCgt:\t0000000000000000\n");
+  EXPECT_EQ(
+      outcome.output,
+      "0037\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000001\nSigCgt:\t0000000000000000\n");
 }
 
 SANDBOX_TEST(StaysInTheSessionUnlessAskedNot) {

@@ -1,5 +1,5 @@
-// For tests only: SANDBOX_TEST(Name) { ... } makes two tests of one body, Name_root and Name_user (a
-// plain uid, so rootless). Each runs in a fresh process with a mount namespace of its own, as a
+// For tests only: SANDBOX_TEST(Name) { ... } makes two tests of one body, Name_root and Name_user
+// (a plain uid, so rootless). Each runs in a fresh process with a mount namespace of its own, as a
 // sandbox can't be undone. Inside, `world` has directories of that user's:
 //   world.dir    below /tmp, which a sandbox covers
 //   world.host   elsewhere, which a sandbox shows
@@ -52,9 +52,9 @@ struct World {
 };
 
 struct Outcome {
-  int status = -1;      // as waitpid(2) gives it
-  std::string output;   // stdout and stderr
-  Error error;          // when it didn't start
+  int status = -1;     // as waitpid(2) gives it
+  std::string output;  // stdout and stderr
+  Error error;         // when it didn't start
   bool started = false;
   std::optional<Sandbox> sandbox;
 
@@ -103,7 +103,8 @@ inline std::string guests_folder() {
 }
 
 // The guest is bound to /tmp/guest.
-inline Spec guest(const World& world, const std::string& name, std::vector<std::string> arguments = {}) {
+inline Spec guest(const World& world, const std::string& name,
+                  std::vector<std::string> arguments = {}) {
   Spec spec = shell("");
   std::string copy = world.dir + "/guest-" + name;
   std::filesystem::copy_file(guests_folder() + "/" + name, copy,
@@ -164,14 +165,14 @@ inline void run_fresh(bool root, void (*body)(World&)) {
 
 }  // namespace rtlaunch::isolation
 
-#define SANDBOX_TEST(name)                                               \
-  static void name##_body(rtlaunch::isolation::World& world);            \
-  TEST(Sandbox, name##_root) { run_fresh(true, name##_body); }           \
-  TEST(Sandbox, name##_user) { run_fresh(false, name##_body); }          \
+#define SANDBOX_TEST(name)                                      \
+  static void name##_body(rtlaunch::isolation::World& world);   \
+  TEST(Sandbox, name##_root) { run_fresh(true, name##_body); }  \
+  TEST(Sandbox, name##_user) { run_fresh(false, name##_body); } \
   static void name##_body([[maybe_unused]] rtlaunch::isolation::World& world)
 
 // For what only root can prepare.
-#define ROOT_TEST(name)                                                  \
-  static void name##_body(rtlaunch::isolation::World& world);            \
-  TEST(Sandbox, name##_root) { run_fresh(true, name##_body); }           \
+#define ROOT_TEST(name)                                        \
+  static void name##_body(rtlaunch::isolation::World& world);  \
+  TEST(Sandbox, name##_root) { run_fresh(true, name##_body); } \
   static void name##_body([[maybe_unused]] rtlaunch::isolation::World& world)

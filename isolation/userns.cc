@@ -36,7 +36,8 @@ const char* clone_reason(int code, bool rootless) {
 }
 
 const char* clone_cure(int code, bool rootless) {
-  if (code == ENOSPC) return "raise /proc/sys/user/max_*_namespaces, or run fewer sandboxes at once";
+  if (code == ENOSPC)
+    return "raise /proc/sys/user/max_*_namespaces, or run fewer sandboxes at once";
   if (!rootless) return "run it where CAP_SYS_ADMIN is given, or as a plain user";
   return "run it as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 and "
          "kernel.apparmor_restrict_unprivileged_userns=0, where they exist";

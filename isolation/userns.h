@@ -1,7 +1,7 @@
 // The user namespace of a caller without root. The sandbox is made in one clone3: inside the new
-// namespace the setup holds every capability over the new mount, pid, ipc and uts namespaces and none
-// over the host. The caller's own uid and gid are mapped to themselves, all others to nobody, and
-// setgroups is denied (user_namespaces(7)), so files look as they are and nothing is gained.
+// namespace the setup holds every capability over the new mount, pid, ipc and uts namespaces and
+// none over the host. The caller's own uid and gid are mapped to themselves, all others to nobody,
+// and setgroups is denied (user_namespaces(7)), so files look as they are and nothing is gained.
 #pragma once
 
 #include <sys/types.h>

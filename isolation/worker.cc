@@ -49,8 +49,8 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
 // The caller's descriptors become 0-2. Those in `stdio` are above 2, or already where they belong.
 Status take_stdio(const int (&stdio)[3]) {
   for (int target = 0; target < 3; ++target) {
-    int result = stdio[target] == target ? ::fcntl(target, F_SETFD, 0)
-                                         : ::dup2(stdio[target], target);
+    int result =
+        stdio[target] == target ? ::fcntl(target, F_SETFD, 0) : ::dup2(stdio[target], target);
     if (result < 0) return sys_error("stdio", "descriptor " + std::to_string(target));
   }
   if (::close_range(3, UINT_MAX, 0) != 0) return sys_error("close_range", "");
@@ -72,8 +72,8 @@ void exec_as_script(Command* command, const std::string& path) {
 }
 
 bool tries_the_next(int code) {
-  return code == ENOENT || code == ENOTDIR || code == EACCES || code == ESTALE ||
-         code == ENODEV || code == ETIMEDOUT;
+  return code == ENOENT || code == ENOTDIR || code == EACCES || code == ESTALE || code == ENODEV ||
+         code == ETIMEDOUT;
 }
 
 std::string exec_reason(const std::string& path, int code) {

@@ -132,7 +132,8 @@ Status pivot_into(int root) {
   return {};
 }
 
-Result<std::vector<std::string>> mounts_below(const std::string& mountinfo, const std::string& dir) {
+Result<std::vector<std::string>> mounts_below(const std::string& mountinfo,
+                                              const std::string& dir) {
   std::vector<std::string> found;
   std::string_view rest = mountinfo;
   while (!rest.empty()) {

@@ -1,9 +1,9 @@
 // Mounts by descriptor: fsopen(2), open_tree(2), move_mount(2), mount_setattr(2), Linux 5.12.
 //
 // A Mount owns one mount that is attached nowhere; closing it unmounts it. attach() gives it to the
-// namespace, after which fd() still is a way in (an O_PATH descriptor of its root). Single-threaded;
-// everything fails with errno and the object's name. What a file system itself says about a failed
-// mount (the messages on its context) ends up in Error.reason.
+// namespace, after which fd() still is a way in (an O_PATH descriptor of its root).
+// Single-threaded; everything fails with errno and the object's name. What a file system itself
+// says about a failed mount (the messages on its context) ends up in Error.reason.
 //
 //   FsContext context = TRY(FsContext::open("tmpfs"));
 //   TRY(context.set("size", "1048576"));
@@ -32,7 +32,8 @@ class Mount {
 
   int fd() const { return fd_.get(); }
   bool valid() const { return fd_.valid(); }
-  // Over `name` in `dir`; over `dir` itself when `name` is empty. A link as last part is not followed.
+  // Over `name` in `dir`; over `dir` itself when `name` is empty. A link as last part is not
+  // followed.
   Status attach(int dir, const std::string& name) const;
   // The descriptor of the root, once attached.
   UniqueFd release() { return std::move(fd_); }
@@ -76,8 +77,8 @@ Status mount_by_options(const char* type, const std::string& target, unsigned lo
 // pivot_root(".", ".") into `root`, then the old root is detached. Leaves the caller in `/`.
 Status pivot_into(int root);
 
-// Mount points of this process's namespace strictly below `dir`, each once, outermost first, without
-// those that lie below another of them. From /proc/self/mountinfo (proc(5)).
+// Mount points of this process's namespace strictly below `dir`, each once, outermost first,
+// without those that lie below another of them. From /proc/self/mountinfo (proc(5)).
 Result<std::vector<std::string>> mounts_below(const std::string& mountinfo, const std::string& dir);
 
 }  // namespace rtlaunch::sys

@@ -91,7 +91,8 @@ Status set_ids(uid_t uid, gid_t gid) {
   if (::syscall(SYS_setresuid, uid, uid, uid) != 0) return privilege_error("setresuid");
   uid_t real, effective, saved;
   gid_t group, effective_group, saved_group;
-  if (::getresuid(&real, &effective, &saved) != 0 || real != uid || effective != uid || saved != uid) {
+  if (::getresuid(&real, &effective, &saved) != 0 || real != uid || effective != uid ||
+      saved != uid) {
     return still_held("uid");
   }
   if (::getresgid(&group, &effective_group, &saved_group) != 0 || group != gid ||
@@ -136,9 +137,10 @@ Status set_capabilities(uint64_t keep) {
 }
 
 Status lock_securebits() {
-  constexpr unsigned long kLocked =
-      SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED |
-      SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+  constexpr unsigned long kLocked = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
+                                    SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
+                                    SECBIT_NO_CAP_AMBIENT_RAISE |
+                                    SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
   if (::prctl(PR_SET_SECUREBITS, kLocked, 0, 0, 0) != 0) return privilege_error("securebits");
   if (::prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) != static_cast<int>(kLocked)) {
     return still_held("securebits");

@@ -1,6 +1,7 @@
-// Processes and what they are allowed: clone3(2), pidfds, credentials, capabilities. Everything here
-// acts on the calling thread by raw system calls (glibc's setuid family would signal other threads,
-// and the worker borrows its parent's memory until it execs). Single-threaded processes only.
+// Processes and what they are allowed: clone3(2), pidfds, credentials, capabilities. Everything
+// here acts on the calling thread by raw system calls (glibc's setuid family would signal other
+// threads, and the worker borrows its parent's memory until it execs). Single-threaded processes
+// only.
 #pragma once
 
 #include <sys/types.h>
