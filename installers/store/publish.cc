@@ -1,5 +1,5 @@
 // From a key to a layer: the lock that lets one maker through, staging, the rename that makes a whole
-// layer visible at once, and the record of what the key led to.
+// layer visible at once.
 #include <fcntl.h>
 
 #include <cerrno>
@@ -136,31 +136,6 @@ Result<Lease> Store::publish(Staging staging, const Manifest& manifest, const La
   if (known) (void)(*known)->put_layer(meta).ok();
   TRY(failpoint("publish.indexed"));
   return lease;
-}
-
-Status Store::record(const Key& key, const Record& record) {
-  TRY(writable("record"));
-  if (!is_hex64(key.hex)) return make_error("record", key.hex, "is not a key");
-  if (!is_json(record.data)) return make_error("record", key.hex, "its data is not JSON");
-  std::string name = record_name(key);
-  TRY(sys::make_dirs_at(dir_.get(), name.substr(0, name.find_last_of('/')), 0755));
-  RecordFile file{record, sys::now_seconds()};
-  TRY(failpoint("record.begin"));
-  TRY(sys::replace_file_at(dir_.get(), name, record_text(file), 0600));
-  TRY(failpoint("record.written"));
-  auto known = index();
-  auto stat = sys::stat_at(dir_.get(), name);
-  if (known && stat) (void)(*known)->put_record(key, file, stat->st_ino).ok();
-  return {};
-}
-
-Status Store::forget(const Key& key) {
-  TRY(writable("forget"));
-  if (!is_hex64(key.hex)) return make_error("forget", key.hex, "is not a key");
-  TRY(sys::unlink_at(dir_.get(), record_name(key)));
-  auto known = index();
-  if (known) (void)(*known)->drop_record(key).ok();
-  return {};
 }
 
 Status Store::make_durable() {
