@@ -75,6 +75,7 @@ Result<std::vector<Store::LayerRow>> House::rows() {
   std::vector<Store::LayerRow> rows;
   Index* known = TRY(index());
   for (Meta& meta : TRY(known->layers())) {
+    if (!sys::exists_at(dir(), layer_dir(meta.digest))) continue;   // collected this moment
     Store::LayerRow row{meta.digest, std::move(meta.info), meta.bytes, meta.files, meta.created};
     auto lease = sys::stat_at(dir(), lease_name(row.digest));
     row.last_used_ns = lease ? lease->st_mtim.tv_sec * 1'000'000'000LL + lease->st_mtim.tv_nsec

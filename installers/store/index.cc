@@ -102,7 +102,7 @@ Result<std::unique_ptr<Index>> Index::open(const std::string& store_path, bool i
   std::unique_ptr<Index> index(new Index(database));
   if (code != SQLITE_OK) return index->error("index.sqlite");
   sqlite3_busy_timeout(database, 5000);
-  TRY(index->run("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA foreign_keys=ON;"));
+  TRY(index->run("PRAGMA synchronous=OFF; PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;"));
   TRY(index->run("BEGIN IMMEDIATE"));
   Statement version(database, "PRAGMA user_version");
   int64_t found = version.step() ? version.number(0) : -1;
@@ -208,15 +208,29 @@ Result<std::vector<Index::RecordLine>> Index::records_of(const Digest& digest) {
   return read_records(statement);
 }
 
+// Rows are read before names: a layer has its name before its row, so a row without a name is a layer
+// that was collected. Writing starts only when there is something to write, and then at once as a
+// writer: a reader can't become one while somebody else writes.
 Status Index::reconcile(int store) {
-  TRY(run("BEGIN"));
-  Status done = add_missing_layers(store);
-  if (done.ok()) done = add_missing_records(store);
+  Changes changes;
+  TRY(compare_layers(store, changes));
+  TRY(compare_records(store, changes));
+  if (changes.empty()) return {};
+  TRY(run("BEGIN IMMEDIATE"));
+  Status done = apply(changes);
   Status ended = run(done.ok() ? "COMMIT" : "ROLLBACK");
   return done.ok() ? ended : done;
 }
 
-Status Index::add_missing_layers(int store) {
+Status Index::apply(const Changes& changes) {
+  for (const Meta& meta : changes.layers) TRY(put_layer(meta));
+  for (const Digest& digest : changes.gone_layers) TRY(drop_layer(digest));
+  for (const auto& [line, inode] : changes.records) TRY(put_record(line.key, line.file, inode));
+  for (const Key& key : changes.gone_records) TRY(drop_record(key));
+  return {};
+}
+
+Status Index::compare_layers(int store, Changes& changes) {
   std::set<std::string> known;
   Statement statement(database_, "SELECT digest FROM layer");
   while (statement.step()) known.insert(statement.text(0));
@@ -224,29 +238,29 @@ Status Index::add_missing_layers(int store) {
   for (const Digest& digest : TRY(layer_names(store))) {
     if (known.erase(digest.hex) > 0) continue;
     auto meta = read_meta(store, digest);
-    if (meta) TRY(put_layer(*meta));   // else: collected just now
+    if (meta) changes.layers.push_back(std::move(*meta));   // else: collected just now
   }
-  for (const std::string& gone : known) TRY(drop_layer(Digest{gone}));
+  for (const std::string& gone : known) changes.gone_layers.push_back(Digest{gone});
   return {};
 }
 
-Status Index::add_missing_records(int store) {
+Status Index::compare_records(int store, Changes& changes) {
   std::map<std::string, uint64_t> known;
   Statement statement(database_, "SELECT key, inode FROM record");
   while (statement.step()) known[statement.text(0)] = static_cast<uint64_t>(statement.number(1));
   TRY(statement.finish());
-  for (const Key& key : TRY(record_keys(store))) {
+  for (Key& key : TRY(record_keys(store))) {
     auto found = known.find(key.hex);
     auto info = sys::stat_at(store, record_name(key));
     bool same = info && found != known.end() && found->second == info->st_ino;
     if (same) known.erase(found);
     if (same || !info) continue;
-    auto text = read_record(store, key);
-    if (!text) continue;
-    TRY(put_record(key, *text, info->st_ino));
+    auto file = read_record(store, key);
+    if (!file) continue;   // torn: as if it weren't there
     known.erase(key.hex);
+    changes.records.push_back({{std::move(key), std::move(*file)}, info->st_ino});
   }
-  for (const auto& [gone, inode] : known) TRY(drop_record(Key{gone}));
+  for (const auto& [gone, inode] : known) changes.gone_records.push_back(Key{gone});
   return {};
 }
 

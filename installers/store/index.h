@@ -49,8 +49,18 @@ class Index {
   class Statement;
   Status run(const char* sql);
   Error error(const char* what) const;
-  Status add_missing_layers(int store);
-  Status add_missing_records(int store);
+  struct Changes {
+    std::vector<Meta> layers;
+    std::vector<Digest> gone_layers;
+    std::vector<std::pair<RecordLine, uint64_t>> records;   // with the inode of the file
+    std::vector<Key> gone_records;
+    bool empty() const {
+      return layers.empty() && gone_layers.empty() && records.empty() && gone_records.empty();
+    }
+  };
+  Status compare_layers(int store, Changes& changes);
+  Status compare_records(int store, Changes& changes);
+  Status apply(const Changes& changes);
   Result<std::vector<RecordLine>> read_records(Statement& statement);
   sqlite3* database_;
 };
