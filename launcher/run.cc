@@ -204,6 +204,16 @@ Result<int> wait_for(isolation::Sandbox& sandbox, Signals& signals) {
   }
 }
 
+// The command has its own copies of stdin and stdout. Ours would keep a pipe open after the command
+// has closed it; a terminal is kept, to be taken back at the end.
+Status let_go_of_stdio() {
+  UniqueFd null = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO}) {
+    if (!::isatty(fd) && ::dup2(null.get(), fd) < 0) return sys_error("dup2", "/dev/null");
+  }
+  return {};
+}
+
 // A shell with job control makes its own group the terminal's foreground, and that group is gone
 // now: the terminal comes back to us, as it would to the shell that had started it.
 class Terminal {
@@ -285,6 +295,7 @@ Result<int> run(const RunOptions& options, Report& report) {
   int64_t planned = now_microseconds();
   isolation::Sandbox sandbox = TRY(launch(options, request, ready, store, spec));
   int64_t started = now_microseconds();
+  TRY(let_go_of_stdio());
   if (options.timings) show_timings(sandbox, planned - began, report);
   Background background;
   if (wants_bytecode(ready.plan)) background = TRY(Background::start(request, store.path()));

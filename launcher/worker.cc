@@ -41,13 +41,21 @@ std::string module_target(const Field& field, size_t number) {
   return field.in_place() ? field.source->path : kPyModules + ("/" + std::to_string(number));
 }
 
+// A directory of the host that may lie under a private one, /tmp say. What is writable is shown as
+// such already.
+void show(const std::string& path, Spec& spec) {
+  for (const std::string& writable : spec.writable) {
+    if (sys::is_beneath(path, writable)) return;
+  }
+  spec.visible.push_back(path);
+}
+
 void mount_working_dir(const Plan& plan, const store::Store& store, Spec& spec) {
   const Field* field = plan.find("working_dir");
   if (field == nullptr) return;
   std::string target = working_dir_target(plan);
   if (field->in_place()) {
     spec.writable.push_back(target);
-    spec.visible.push_back(target);
     return;
   }
   Overlay overlay;
@@ -78,7 +86,7 @@ void mount_modules(const Plan& plan, const store::Store& store, Spec& spec) {
     if (field.name.rfind("py_modules[", 0) != 0) continue;
     std::string target = module_target(field, number++);
     if (field.in_place()) {
-      spec.visible.push_back(target);
+      show(target, spec);
     } else {
       spec.binds.push_back({store.layer_path(field.record->layers.front()), target, false, false});
     }
@@ -169,8 +177,8 @@ Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, 
   std::string home = home_of(request.variables);
   if (!home.empty()) spec.writable.push_back(home);
   spec.hidden.push_back(store.path());
-  spec.visible.push_back(request.cwd);
   mount_working_dir(plan, store, spec);
+  show(request.cwd, spec);
   TRY(mount_packages(plan, store, spec));
   mount_modules(plan, store, spec);
   keep_interpreter(request, plan, spec);

@@ -179,7 +179,7 @@ def test_symlinks_are_followed(rt):
 
 def test_venv_in_the_working_dir_still_works(rt, uv):
     project = rt.make_files('project', FILES)
-    subprocess.run(['python3', '-m', 'venv', '--without-pip', project / '.venv'], check=True)
+    subprocess.run(['/usr/bin/python3', '-m', 'venv', '--without-pip', project / '.venv'], check=True)
     python = project / '.venv/bin/python'
     env = {'VIRTUAL_ENV': str(project / '.venv'), 'PATH': f'{project}/.venv/bin:{rt.env["PATH"]}'}
     assert rt.ok('--working-dir', '.', '--', 'python', 'main.py', cwd=project, env=env) == 'from the working dir\n'
