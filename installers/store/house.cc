@@ -35,25 +35,33 @@ Result<std::unique_ptr<Index>> open_equal(int store, const std::string& path, bo
 
 bool is_tmp_lock(const std::string& name) { return name.ends_with(".lock"); }
 
+// SQLite says "I/O error" for some kinds of a full disk.
+bool no_room(const Error& error) { return error.code == ENOSPC || error.code == EIO; }
+
+// What is damaged is made anew. Where there is no room the reserve is given up; where that is not
+// enough the index lives in memory, since collection is what makes room and must always work.
+Result<std::unique_ptr<Index>> open_anyhow(int store, const std::string& path) {
+  auto opened = open_equal(store, path, false);
+  if (!opened && opened.error().code == EUCLEAN) {
+    TRY(remove_index(store));
+    opened = open_equal(store, path, false);
+  }
+  if (opened || !no_room(opened.error())) return opened;
+  TRY(sys::unlink_at(store, "reserve"));
+  opened = open_equal(store, path, false);
+  if (opened || !no_room(opened.error())) return opened;
+  return open_equal(store, path, /*in_memory=*/true);
+}
+
 }  // namespace
 
-// What is damaged is made anew; where there is no room, the reserve is given up.
 Result<Index*> Store::index() {
   auto* owner = static_cast<IndexOwner*>(index_.get());
   if (owner != nullptr && owner->mine()) return owner->get();
   auto opened = open_equal(dir_.get(), path_, read_only_);
-  for (int again = 0; again < 2 && !opened && !read_only_; again++) {
-    if (opened.error().code == EUCLEAN) {
-      UniqueFd lock = TRY(lock_name("locks/index", {}));
-      opened = open_equal(dir_.get(), path_, false);   // somebody else may have mended it
-      if (opened || opened.error().code != EUCLEAN) continue;
-      TRY(remove_index(dir_.get()));
-    } else if (opened.error().code == ENOSPC) {
-      TRY(sys::unlink_at(dir_.get(), "reserve"));
-    } else {
-      break;
-    }
-    opened = open_equal(dir_.get(), path_, false);
+  if (!opened && !read_only_ && (opened.error().code == EUCLEAN || no_room(opened.error()))) {
+    UniqueFd lock = TRY(lock_name("locks/index", {}));   // one mends it
+    opened = open_anyhow(dir_.get(), path_);
   }
   if (!opened) return opened.error();
   index_ = std::make_unique<IndexOwner>(std::move(*opened));
@@ -66,8 +74,8 @@ Result<Index*> House::index() {
   if (fresh) return index;
   Status equal = index->reconcile(dir());
   if (equal.ok()) return index;
-  if (equal.error().code != EUCLEAN) return equal.error();
-  store_.index_.reset();   // damaged while we had it open
+  if (equal.error().code != EUCLEAN && !no_room(equal.error())) return equal.error();
+  store_.index_.reset();   // damaged, or out of room, while we had it open
   return store_.index();
 }
 
