@@ -87,6 +87,14 @@ Result<std::string> place(const Places& p, const std::string& path, const std::s
   return joined(folder->second, rest.substr(slash + 1));
 }
 
+// "a.libs/" of a zip that lists its folders: uv makes them, empty or not. "" for those of `.data`,
+// which are places and not folders.
+std::string place_of_folder(const Places& p, std::string path) {
+  while (path.ends_with("/")) path.pop_back();
+  bool data = path == p.data || path.starts_with(p.data + "/");
+  return data ? "" : joined(p.library, path);
+}
+
 bool is_script(const Places& p, const std::string& path) {
   return path.starts_with(p.data + "/scripts/");
 }
@@ -97,10 +105,11 @@ Status extract(const Zip& zip, const Places& p, const std::string& name, int tre
   options.progress = progress;
   return zip.extract(tree, manifest, options,
                      [&](const ZipEntry& entry) -> Result<std::optional<Placement>> {
-                       if (entry.type == ZipEntry::Type::kDirectory) return std::optional<Placement>{};
-                       std::string path = TRY(place(p, entry.name, name));
+                       bool folder = entry.type == ZipEntry::Type::kDirectory;
+                       std::string path = folder ? place_of_folder(p, entry.name)
+                                                 : TRY(place(p, entry.name, name));
                        if (path.empty()) return std::optional<Placement>{};
-                       bool runs = (entry.mode & 0111) != 0 || is_script(p, entry.name);
+                       bool runs = folder || (entry.mode & 0111) != 0 || is_script(p, entry.name);
                        return std::optional<Placement>{Placement{path, runs ? 0755u : 0644u}};
                      });
 }
@@ -165,7 +174,7 @@ Error unusual(const std::string& object, const std::string& reason) {
 bool is_unusual(const Error& error) { return error.step == kUnusual && error.code == ENOTSUP; }
 
 store::Key wheel_key(const std::string& sha256, const Interpreter& python) {
-  return {store::Hasher().field("wheel 1").field(sha256).field(python.scheme_id).hex()};
+  return {store::Hasher().field("wheel 2").field(sha256).field(python.scheme_id).hex()};
 }
 
 std::string wheel_data(const WheelLayer& w) {
