@@ -1,5 +1,7 @@
 """Bad input: one line of cause, one of cure, 125, and nothing lost or left."""
 
+import contextlib
+import ctypes
 import io
 import json
 import os
@@ -239,14 +241,48 @@ def test_no_permission_for_namespaces(programs, tmp_path):
     if os.geteuid() != 0:
         pytest.skip('needs root to forbid them')
     rt = make_launcher(programs, tmp_path, PLAIN_UID)
-    # In a user namespace of its own whose limit on further ones is 0.
-    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --reuid 12345 --regid 12345 --clear-groups "$@"'
-    done = subprocess.run(['unshare', '--user', '--map-users', '0,0,65536', '--map-groups', '0,0,65536', '--mount', '--',
-                           'sh', '-c', script, 'sh', *rt.command('--', 'true')],
-                          env=rt.env, cwd=rt.home, capture_output=True, text=True)
-    if 'unshare' in done.stderr:
-        pytest.skip('cannot make the namespace for it: ' + done.stderr.strip())
-    assert done.returncode == 125 and 'namespace' in done.stderr and '  cure: ' in done.stderr
+    with in_user_namespace() as (enter, leave):
+        def forbid_and_become():
+            enter()
+            with open('/proc/sys/user/max_user_namespaces', 'w') as limit:
+                limit.write('0')
+            os.setgroups([])
+            os.setresgid(PLAIN_UID, PLAIN_UID, PLAIN_UID)
+            os.setresuid(PLAIN_UID, PLAIN_UID, PLAIN_UID)
+        process = subprocess.Popen(rt.command('--', 'true'), env=rt.env, cwd=rt.home, text=True,
+                                   stderr=subprocess.PIPE, preexec_fn=forbid_and_become)
+        error = process.communicate()[1]
+        leave()
+    assert process.returncode == 125 and 'namespace' in error and '  cure: ' in error
+
+
+@contextlib.contextmanager
+def in_user_namespace():
+    """A user namespace with all of our ids; yields what a child calls to enter it, and to end it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ready, go = os.pipe(), os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        ok = libc.unshare(0x10000000) == 0   # CLONE_NEWUSER
+        os.write(ready[1], b'y' if ok else b'n')
+        os.read(go[0], 1)
+        os._exit(0)
+    assert os.read(ready[0], 1) == b'y'
+    for name in ('uid_map', 'gid_map'):
+        with open(f'/proc/{holder}/{name}', 'w') as ids:
+            ids.write('0 0 65536')
+    namespace = os.open(f'/proc/{holder}/ns/user', os.O_RDONLY)
+
+    def enter():
+        if libc.setns(namespace, 0) != 0:
+            raise OSError(ctypes.get_errno(), 'setns')
+
+    def leave():
+        os.write(go[1], b'x')
+        os.waitpid(holder, 0)
+    yield enter, leave
+    for fd in (*ready, *go, namespace):
+        os.close(fd)
 
 
 def test_upper_on_overlay_store(rt_one, tmp_path):

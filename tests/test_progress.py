@@ -39,4 +39,6 @@ def test_live_line_on_a_terminal_and_nothing_left_of_it(rt_one, empty_base):
         pass
     text = shown.decode()
     assert 'pip ' in text and '\033[' in text
-    assert '\033[J' in text and text.rstrip().splitlines()[-1].startswith('rtlaunch: cold start')
+    after = text.split('\033[J')
+    assert len(after) > 1 and after[-1].startswith('rtlaunch: cold start'), 'the live lines were taken away'
+    assert '\033' not in after[-1]
