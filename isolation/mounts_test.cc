@@ -68,6 +68,13 @@ SANDBOX_TEST(WritableDirectoriesWriteThrough) {
   EXPECT_TRUE(contains(outcome.output, "Read-only"));
 }
 
+SANDBOX_TEST(TheWholeRootCanStayWritable) {
+  Spec spec = shell("echo x >" + world.host + "/new; ls -A /tmp");
+  spec.writable = {"/"};
+  EXPECT_EQ(run(spec).output, "");
+  EXPECT_EQ(world.read(world.host + "/new"), "x\n");
+}
+
 SANDBOX_TEST(TmpIsPrivate) {
   world.write(world.dir + "/secret", "secret\n");
   Outcome outcome =

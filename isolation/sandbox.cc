@@ -42,6 +42,7 @@ struct Setup {
   std::optional<Devices> devices;
   std::optional<Vault> vault;
   UniqueFd upper;
+  bool made = false;  // what can fail now is the command's own
 };
 
 // --- the steps that are short enough to live here ---
@@ -170,6 +171,7 @@ Result<pid_t> enter(Setup& s) {
   // with an empty root, to nothing of the host's.
   TRY(did.took("hostname", set_hostname(s.spec)));
   TRY(did.took("guard", guard_pid1()));
+  s.made = true;
   Result<pid_t> worker = exec(s);  // drops every privilege, then execs
   TRY(did.took("exec", worker ? Status() : worker.error()));
   TRY(did.took("reaper", become_reaper(s)));
@@ -179,7 +181,8 @@ Result<pid_t> enter(Setup& s) {
 [[noreturn]] void run_pid1(Setup& s) {
   Result<pid_t> worker = enter(s);
   if (!worker) {
-    report_failed(s.socket, explain_setup(std::move(worker.error()), s.rootless));
+    Error& error = worker.error();
+    report_failed(s.socket, s.made ? error : explain_setup(std::move(error), s.rootless));
     ::_exit(1);
   }
   report_started(s.socket, s.clock, s.upper.get());
@@ -248,6 +251,15 @@ Result<Spec> checked(Spec spec) {
   return spec;
 }
 
+// Where the caller has closed one of 0-2, the next descriptor we make would become the command's.
+Status fill_stdio() {
+  for (int fd = 0; fd < 3; ++fd) {
+    if (::fcntl(fd, F_GETFD) >= 0) continue;
+    if (::open("/dev/null", O_RDWR | O_NOCTTY) != fd) return sys_error("stdio", "/dev/null");
+  }
+  return {};
+}
+
 Error pid1_died(Result<int> status) {
   std::string how = status && WIFSIGNALED(*status)
                         ? "was killed by signal " + std::to_string(WTERMSIG(*status))
@@ -303,6 +315,7 @@ Result<int> Sandbox::wait() {
 
 Result<Sandbox> start(const Spec& wanted) {
   Spec spec = TRY(checked(wanted));
+  TRY(fill_stdio());
   Pair pair = TRY(make_report_pair());
   Setup setup(spec, StepClock());
   setup.uid = ::geteuid();

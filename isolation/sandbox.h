@@ -11,7 +11,8 @@
 // The caller owns everything in Spec for the time of the call. start() returns when the command has
 // been exec'ed, or with the Error of the step that failed ("step: object: errno"); then no process
 // and no mount is left. Killing the calling process, however, ends the sandbox: pid 1 dies with it.
-// Single-threaded callers only: start() forks.
+// Single-threaded callers only: start() forks. If the caller has closed 0, 1 or 2, start() opens
+// /dev/null there, for good.
 //
 //   Spec spec;
 //   spec.argv = {"python", "main.py"};

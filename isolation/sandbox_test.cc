@@ -71,6 +71,7 @@ SANDBOX_TEST(NamesAMissingWorkingDirectory) {
   spec.cwd = "/no/such/folder";
   Outcome outcome = run(spec);
   EXPECT_EQ(outcome.error.step, "chdir");
+  EXPECT_EQ(outcome.error.code, ENOENT);
   EXPECT_EQ(outcome.error.object, "/no/such/folder");
   EXPECT_EQ(outcome.error.exit_code, 125);
 }
@@ -129,6 +130,25 @@ SANDBOX_TEST(EndsWithTheLauncher) {
   EXPECT_EQ(drain(out.read.get()), "") << "the end of file: every process is gone";
 }
 
+// Also in the middle of the launch.
+SANDBOX_TEST(EndsWithTheLauncherWheneverItDies) {
+  for (int delay = 0; delay < 3000; delay += 75) {
+    Pipe out;
+    pid_t launcher = ::fork();
+    if (launcher == 0) {
+      Spec spec = shell("sleep 600");
+      spec.stdout_fd = out.write.get();
+      Result<Sandbox> sandbox = start(spec);
+      ::pause();
+    }
+    out.write.reset();
+    ::usleep(static_cast<useconds_t>(delay));
+    ::kill(launcher, SIGKILL);
+    ::waitpid(launcher, nullptr, 0);
+    EXPECT_EQ(drain(out.read.get()), "");
+  }
+}
+
 SANDBOX_TEST(MovesAsAnOwner) {
   Pipe first, second;
   auto sleeper = [&](Pipe& pipe) {
@@ -170,6 +190,17 @@ SANDBOX_TEST(TakesStdioInAnyOrder) {
   ASSERT_TRUE(sandbox.ok()) << sandbox.error().message();
   EXPECT_EQ(drain(out.read.get()), "out hello\nerr\n");
   EXPECT_EQ(*sandbox->wait(), 0);
+}
+
+SANDBOX_TEST(ClosedStdioIsNull) {
+  Pipe out;
+  Spec spec = shell("readlink /proc/self/fd/0");
+  spec.stdout_fd = out.write.get();
+  ::close(0);
+  Result<Sandbox> sandbox = start(spec);
+  out.write.reset();
+  ASSERT_TRUE(sandbox.ok()) << sandbox.error().message();
+  EXPECT_EQ(drain(out.read.get()), "/dev/null\n");
 }
 
 SANDBOX_TEST(HoldsLeasesAsLongAsItLives) {
