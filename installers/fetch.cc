@@ -127,6 +127,10 @@ void set_options(Transfer& transfer, const FetchOptions& options) {
   ::curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME,
                      std::max<long>(1, static_cast<long>(options.stall_timeout.count() / 1000)));
   ::curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, 256L << 10);
+  if (!options.bearer.empty()) {
+    ::curl_easy_setopt(easy, CURLOPT_HTTPAUTH, CURLAUTH_BEARER);
+    ::curl_easy_setopt(easy, CURLOPT_XOAUTH2_BEARER, options.bearer.c_str());
+  }
   if (const char* bundle = ca_bundle()) ::curl_easy_setopt(easy, CURLOPT_CAINFO, bundle);
   if (transfer.offset > 0) {
     std::string range = std::to_string(transfer.offset) + "-";

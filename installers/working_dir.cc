@@ -133,9 +133,22 @@ class Making {
   Result<store::Key> unpack_url(const store::Staging& staging, store::Manifest& manifest) {
     UniqueFd fd = TRY(sys::open_at(staging.dir(), "download", O_RDWR | O_CREAT | O_EXCL, 0600));
     ::unlinkat(staging.dir(), "download", 0);
-    (void)TRY(fetch(source_.url, fd.get(), layer_name(source_), progress_, deadline_));
+    TRY(download(fd.get()));
     TRY(unpack(fd.get(), staging, manifest));
     return key_;
+  }
+
+  Status download(int fd) {
+    FetchJob job;
+    job.url = source_.url;
+    job.fd = fd;
+    FetchOptions options;
+    options.layer = layer_name(source_);
+    if (const char* token = ::getenv("RAY_RUNTIME_ENV_BEARER_TOKEN")) options.bearer = token;
+    std::vector<FetchJob> jobs;
+    jobs.push_back(std::move(job));
+    (void)TRY(fetch_all(std::move(jobs), progress_, deadline_, options));
+    return {};
   }
 
   Status unpack(int fd, const store::Staging& staging, store::Manifest& manifest) {

@@ -7,6 +7,8 @@
 // console scripts that only its entry points name. A single folder at the top of an archive is
 // taken off where Ray does: for file:, http: and https:, not for a local path.
 //
+// Downloads send RAY_RUNTIME_ENV_BEARER_TOKEN, if it is set, as Ray's do.
+//
 // The layer is of one moment: a file that is written while it is copied is copied again, and the
 // record is made for the key of what was really copied, which is another than `key` if the source
 // changed since source_key(). Permissions as in source.h; mtimes are kept from 1980 on.
