@@ -142,6 +142,7 @@ std::optional<RecordFile> parse_record(const std::string& text) {
   auto file = parse_head(rest.substr(kHead.size(), data - kHead.size()));
   if (!file) return std::nullopt;
   data += kData.size();
+  file->sum = view.substr(kSum.size(), 64);
   file->record.data = rest.substr(data, rest.size() - kEnd.size() - data);
   return file;
 }
@@ -149,6 +150,12 @@ std::optional<RecordFile> parse_record(const std::string& text) {
 std::optional<RecordFile> read_record(int store, const Key& key) {
   auto text = sys::read_file_at(store, record_name(key));
   return text ? parse_record(*text) : std::nullopt;
+}
+
+std::string record_sum(int store, const Key& key) {
+  auto start = sys::read_start_at(store, record_name(key), kSum.size() + 64);
+  if (!start || !start->starts_with(kSum)) return "";
+  return start->substr(kSum.size());
 }
 
 bool is_json(const std::string& text) { return Json::accept(text); }

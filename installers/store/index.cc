@@ -11,18 +11,18 @@
 namespace rtlaunch::store {
 namespace {
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 const char kSchema[] = R"(
   CREATE TABLE layer(digest TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
     bytes INTEGER NOT NULL, files INTEGER NOT NULL, created INTEGER NOT NULL,
     build_ms INTEGER NOT NULL, instance TEXT NOT NULL) WITHOUT ROWID;
   CREATE TABLE record(key TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
-    data TEXT NOT NULL, created INTEGER NOT NULL, inode INTEGER NOT NULL) WITHOUT ROWID;
+    data TEXT NOT NULL, created INTEGER NOT NULL, sum TEXT NOT NULL) WITHOUT ROWID;
   CREATE TABLE record_layer(key TEXT NOT NULL REFERENCES record(key) ON DELETE CASCADE,
     position INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY(key, position)) WITHOUT ROWID;
   CREATE INDEX record_layer_digest ON record_layer(digest);
-  PRAGMA user_version = 1;)";
+  PRAGMA user_version = 2;)";
 
 int errno_of(int code) {
   switch (code & 0xff) {
@@ -127,13 +127,13 @@ Status Index::drop_layer(const Digest& digest) {
   return Statement(database_, "DELETE FROM layer WHERE digest=?").bind(digest.hex).finish();
 }
 
-Status Index::put_record(const Key& key, const RecordFile& file, uint64_t inode) {
+Status Index::put_record(const Key& key, const RecordFile& file) {
   TRY(run("SAVEPOINT put_record"));
   auto put = [&]() -> Status {
     TRY(drop_record(key));
     Statement statement(database_, "INSERT INTO record VALUES(?,?,?,?,?,?)");
     statement.bind(key.hex).bind(file.record.kind).bind(file.record.name).bind(file.record.data);
-    TRY(statement.bind(file.created).bind(static_cast<int64_t>(inode)).finish());
+    TRY(statement.bind(file.created).bind(file.sum).finish());
     int64_t position = 0;
     for (const Digest& digest : file.record.layers) {
       Statement layer(database_, "INSERT INTO record_layer VALUES(?,?,?)");
@@ -225,7 +225,7 @@ Status Index::reconcile(int store) {
 Status Index::apply(const Changes& changes) {
   for (const Meta& meta : changes.layers) TRY(put_layer(meta));
   for (const Digest& digest : changes.gone_layers) TRY(drop_layer(digest));
-  for (const auto& [line, inode] : changes.records) TRY(put_record(line.key, line.file, inode));
+  for (const RecordLine& line : changes.records) TRY(put_record(line.key, line.file));
   for (const Key& key : changes.gone_records) TRY(drop_record(key));
   return {};
 }
@@ -245,22 +245,22 @@ Status Index::compare_layers(int store, Changes& changes) {
 }
 
 Status Index::compare_records(int store, Changes& changes) {
-  std::map<std::string, uint64_t> known;
-  Statement statement(database_, "SELECT key, inode FROM record");
-  while (statement.step()) known[statement.text(0)] = static_cast<uint64_t>(statement.number(1));
+  std::map<std::string, std::string> known;
+  Statement statement(database_, "SELECT key, sum FROM record");
+  while (statement.step()) known[statement.text(0)] = statement.text(1);
   TRY(statement.finish());
   for (Key& key : TRY(record_keys(store))) {
     auto found = known.find(key.hex);
-    auto info = sys::stat_at(store, record_name(key));
-    bool same = info && found != known.end() && found->second == info->st_ino;
-    if (same) known.erase(found);
-    if (same || !info) continue;
+    if (found != known.end() && found->second == record_sum(store, key)) {
+      known.erase(found);
+      continue;
+    }
     auto file = read_record(store, key);
     if (!file) continue;   // torn: as if it weren't there
     known.erase(key.hex);
-    changes.records.push_back({{std::move(key), std::move(*file)}, info->st_ino});
+    changes.records.push_back({std::move(key), std::move(*file)});
   }
-  for (const auto& [gone, inode] : known) changes.gone_records.push_back(Key{gone});
+  for (const auto& [gone, sum] : known) changes.gone_records.push_back(Key{gone});
   return {};
 }
 

@@ -30,8 +30,7 @@ class Index {
 
   Status put_layer(const Meta& meta);
   Status drop_layer(const Digest& digest);
-  // `inode` is that of the record's file: another inode is another record.
-  Status put_record(const Key& key, const RecordFile& file, uint64_t inode);
+  Status put_record(const Key& key, const RecordFile& file);
   Status drop_record(const Key& key);
   Status clear();
 
@@ -52,7 +51,7 @@ class Index {
   struct Changes {
     std::vector<Meta> layers;
     std::vector<Digest> gone_layers;
-    std::vector<std::pair<RecordLine, uint64_t>> records;   // with the inode of the file
+    std::vector<RecordLine> records;
     std::vector<Key> gone_records;
     bool empty() const {
       return layers.empty() && gone_layers.empty() && records.empty() && gone_records.empty();

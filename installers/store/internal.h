@@ -43,10 +43,13 @@ Result<Meta> read_meta(int store, const Digest& digest);
 struct RecordFile {
   Record record;
   int64_t created = 0;
+  std::string sum = {};   // when read
 };
 std::string record_text(const RecordFile& file);
 std::optional<RecordFile> parse_record(const std::string& text);
 std::optional<RecordFile> read_record(int store, const Key& key);   // missing or torn: nothing
+// Only the sum that the file claims: tells one record of a key from another. "" when there is none.
+std::string record_sum(int store, const Key& key);
 bool is_json(const std::string& text);
 std::string record_name(const Key& key);    // relative to the store
 

@@ -143,6 +143,18 @@ Status preallocate(int fd, uint64_t bytes, const std::string& name) {
   return sys_error("allocate", name);
 }
 
+Result<std::string> read_start_at(int dir, const std::string& name, size_t bytes) {
+  UniqueFd fd = TRY(open_at(dir, name, O_RDONLY | O_NOFOLLOW));
+  std::string text(bytes, '\0');
+  ssize_t count;
+  do {
+    count = ::pread(fd.get(), text.data(), bytes, 0);
+  } while (count < 0 && errno == EINTR);
+  if (count < 0) return sys_error("read", name);
+  text.resize(static_cast<size_t>(count));
+  return text;
+}
+
 Status write_over(int fd, std::string_view data, const std::string& name) {
   if (::ftruncate(fd, 0) != 0 || ::lseek(fd, 0, SEEK_SET) != 0) return sys_error("write", name);
   return write_all(fd, data, name);

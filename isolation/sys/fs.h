@@ -47,6 +47,7 @@ struct Space {
 };
 Result<Space> space_of(int fd, const std::string& name);
 Status preallocate(int fd, uint64_t bytes, const std::string& name);  // posix_fallocate
+Result<std::string> read_start_at(int dir, const std::string& name, size_t bytes);  // or less
 Status write_over(int fd, std::string_view data, const std::string& name);  // truncates first
 
 // Seconds since 1970; the nanoseconds become 0.
