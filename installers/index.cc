@@ -300,6 +300,12 @@ std::string with_credentials(const std::string& url, const IndexConfig& config) 
   return url;
 }
 
+std::string strip_credentials(const std::string& url) {
+  auto [host, credentials] = host_and_credentials(url);
+  if (credentials.empty()) return url;
+  return host + url.substr(std::min(url.find_first_of("/?#", url.find("://") + 3), url.size()));
+}
+
 std::string without_credentials(std::string_view text) {
   std::string result;
   size_t at = 0;

@@ -43,6 +43,8 @@ std::vector<std::string> uv_environment(const IndexConfig& config, config::Packa
 
 // `url` with the credentials that `config` has for its host and scheme.
 std::string with_credentials(const std::string& url, const IndexConfig& config);
+// One URL with no user:password@ at all.
+std::string strip_credentials(const std::string& url);
 // Every user:password@ in a URL of the text replaced by "***@".
 std::string without_credentials(std::string_view text);
 // The same, and every one of `secrets` (of 4 characters or more) replaced by "***".

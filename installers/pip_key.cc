@@ -20,7 +20,7 @@ namespace {
 using Kind = Requirement::Kind;
 
 Error missing(const Requirement& r) {
-  return make_error("pip", r.canonical, "there is no " + r.path,
+  return make_error("pip", r.canonical, "there is no " + without_credentials(r.path),
                     "paths in requirements start at the requirements file or the current directory");
 }
 

@@ -138,9 +138,12 @@ std::string cut_options(std::string& text) {
 
 void parse_named(const std::string& text, Requirement& r, const PackagesContext& context) {
   Parts parts;
-  if (looks_like_path(text) || !split_name(text, parts)) {
-    r.kind = Kind::kPath, r.path = local_path(text, context), r.canonical = text;
-  } else if (parts.rest.starts_with("@")) {
+  bool named = split_name(text, parts);
+  bool at = named && parts.rest.starts_with("@");
+  if (!at && (!named || looks_like_path(text))) {
+    r.kind = Kind::kPath, r.path = local_path(text, context);
+    r.canonical = without_credentials(text);
+  } else if (at) {
     std::string place = trimmed(parts.rest.substr(1));
     r.name = normalized_name(parts.name), r.canonical = without_credentials(text);
     bool local = place.starts_with("file:") || place.find("://") == std::string::npos;

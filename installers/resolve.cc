@@ -76,6 +76,7 @@ LockedWheel wheel_from(const json& package, const json& entry) {
   wheel.version = package.at("version");
   if (entry.contains("url")) wheel.url = entry.at("url");
   else if (entry.contains("path")) wheel.url = entry.at("path");
+  wheel.url = strip_credentials(wheel.url);   // it is remembered; the index's own are added later
   if (wheel.url.starts_with("/")) wheel.url = "file://" + wheel.url;
   wheel.filename = entry.contains("name") ? entry.at("name").get<std::string>()
                                           : decoded(file_name(wheel.url));

@@ -1,0 +1,177 @@
+#include "installers/python.h"
+
+#include <sys/time.h>
+
+#include <chrono>
+#include <fstream>
+
+#include "installers/pip_test_support.h"
+
+namespace rtlaunch::installers {
+namespace {
+
+class Python : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto opened = store::Store::open(folder_ / "store", true);
+    ASSERT_OK(opened);
+    store_.emplace(std::move(opened.value()));
+  }
+  Result<Interpreter> find(const std::string& wanted) {
+    return find_interpreter(wanted, environment_, folder_.path(), *store_);
+  }
+  // A program that counts how often it is run, then is the real Python.
+  std::string counting_python() {
+    std::string path = folder_.write("bin/python3", "#!/bin/sh\necho >> " + (folder_ / "runs") +
+                                                        "\nexec " + some_python() + " \"$@\"\n");
+    ::chmod(path.c_str(), 0755);
+    return path;
+  }
+  int runs() {
+    std::ifstream file(folder_ / "runs");
+    int n = 0;
+    for (std::string line; std::getline(file, line);) ++n;
+    return n;
+  }
+
+  TempDir folder_;
+  Environment environment_ = own_environment();
+  std::optional<store::Store> store_;
+};
+
+TEST_F(Python, IsAskedOnce) {
+  std::string python = counting_python();
+  auto first = find(python), second = find(python);
+  ASSERT_OK(first);
+  ASSERT_OK(second);
+  EXPECT_EQ(runs(), 1);
+  EXPECT_EQ(first->fingerprint, second->fingerprint);
+  EXPECT_EQ(first->scheme, second->scheme);
+  EXPECT_EQ(first->mounts, second->mounts);
+}
+
+TEST_F(Python, KnownAnswersInMicroseconds) {
+  ASSERT_OK(find(""));
+  using namespace std::chrono;
+  auto best = microseconds::max();
+  for (int i = 0; i < 20; ++i) {
+    auto start = steady_clock::now();
+    ASSERT_OK(find(""));
+    best = std::min(best, duration_cast<microseconds>(steady_clock::now() - start));
+  }
+  EXPECT_LT(best.count(), 1000);   // 40-70 in a release build on an idle machine
+}
+
+TEST_F(Python, AnotherExecutableIsAskedAgain) {
+  std::string python = counting_python();
+  ASSERT_OK(find(python));
+  timeval times[2] = {{1, 0}, {1, 0}};
+  ASSERT_EQ(::utimes(python.c_str(), times), 0);
+  ASSERT_OK(find(python));
+  EXPECT_EQ(runs(), 2);
+}
+
+TEST_F(Python, AnInstalledPackageChangesTheFingerprint) {
+  ASSERT_TRUE(make_base(some_python(), folder_ / "venv", {}));
+  auto before = find(folder_ / "venv/bin/python");
+  ASSERT_OK(before);
+  std::string site = before->mount() + "/" + before->scheme.purelib;
+  UniqueFd dir(::open(site.c_str(), O_RDONLY | O_DIRECTORY));
+  ASSERT_TRUE(dir.valid());
+  ASSERT_OK(sys::make_dirs_at(dir.get(), "one-1.0.dist-info"));
+  ASSERT_OK(sys::replace_file_at(dir.get(), "one-1.0.dist-info/METADATA",
+                                 "Metadata-Version: 2.1\nName: One\nVersion: 1.0\nRequires-Dist: two>1\n"));
+  auto after = find(folder_ / "venv/bin/python");
+  ASSERT_OK(after);
+  EXPECT_NE(before->fingerprint, after->fingerprint);
+  EXPECT_EQ(before->scheme_id, after->scheme_id);   // wheel layers stay good
+  auto distributions = distributions_of(*after, *store_);
+  ASSERT_OK(distributions);
+  ASSERT_EQ(distributions->size(), 1u);
+  EXPECT_EQ(distributions->front().normalized, "one");
+  EXPECT_EQ(distributions->front().requires_dist, std::vector<std::string>{"two>1"});
+}
+
+TEST_F(Python, VirtualenvIsItsOwnMount) {
+  ASSERT_TRUE(make_base(some_python(), folder_ / "venv", {}));
+  auto python = find(folder_ / "venv");   // a folder will do
+  ASSERT_OK(python);
+  EXPECT_TRUE(python->venv);
+  EXPECT_FALSE(python->system_site);
+  EXPECT_EQ(python->mounts, std::vector<std::string>{folder_ / "venv"});
+  EXPECT_EQ(python->executable, folder_ / "venv/bin/python");
+  EXPECT_EQ(python->scheme.scripts, "bin");
+  EXPECT_EQ(python->scheme.data, ".");
+}
+
+TEST_F(Python, SystemSitePackagesNeedTheOuterPrefixToo) {
+  ASSERT_TRUE(run({some_python(), "-m", "venv", "--without-pip", "--system-site-packages", folder_ / "venv"}));
+  auto python = find(folder_ / "venv/bin/python");
+  ASSERT_OK(python);
+  EXPECT_TRUE(python->system_site);
+  ASSERT_GE(python->mounts.size(), 2u);
+  EXPECT_EQ(python->mounts[0], folder_ / "venv");
+  EXPECT_EQ(python->mounts[1], python->base_prefix);
+}
+
+TEST_F(Python, CopiedVirtualenvToo) {
+  ASSERT_TRUE(run({some_python(), "-m", "venv", "--without-pip", "--copies", folder_ / "venv"}));
+  auto python = find(folder_ / "venv/bin/python");
+  ASSERT_OK(python);
+  EXPECT_TRUE(python->venv);
+  EXPECT_NE(python->base_executable.find(python->base_prefix), std::string::npos);
+}
+
+TEST_F(Python, ShimsAreResolvedAndNotRun) {
+  std::string root = folder_ / "pyenv", real = some_python();
+  auto version = [&](const std::string& name) {
+    std::string path = folder_.write("pyenv/versions/" + name + "/bin/python3", "#!/bin/sh\nexec " + real + " \"$@\"\n");
+    ::chmod(path.c_str(), 0755);
+    return path;
+  };
+  std::string old = version("3.9.1"), young = version("3.9.12"), other = version("3.10.2");
+  ::chmod(folder_.write("pyenv/shims/python3", "#!/bin/sh\nexit 9\n").c_str(), 0755);
+  environment_ = {{"PATH", root + "/shims"}, {"PYENV_ROOT", root}, {"HOME", "/"}};
+  auto locate = [&] {
+    auto found = locate_python("", environment_, folder_ / "project/deep");
+    return found.ok() ? found.value() : found.error().message();
+  };
+  folder_.write("pyenv/version", "3.10.2\n");
+  EXPECT_EQ(locate(), other);
+  folder_.write("project/.python-version", "3.9\n");       // the newest 3.9
+  EXPECT_EQ(locate(), young);
+  environment_["PYENV_VERSION"] = "3.9.1:3.10.2";
+  EXPECT_EQ(locate(), old);
+  environment_["PYENV_VERSION"] = "system";
+  environment_["PATH"] += ":" + root + "/versions/3.10.2/bin";
+  EXPECT_EQ(locate(), other);
+}
+
+TEST_F(Python, NotThereIs127) {
+  auto python = find("python9.9");
+  ASSERT_FALSE(python.ok());
+  EXPECT_EQ(python.error().exit_code, 127);
+  EXPECT_FALSE(python.error().cure.empty());
+}
+
+TEST_F(Python, OneThatDoesntRunSaysSo) {
+  ::chmod(folder_.write("bin/python", "#!/bin/sh\necho broken >&2\nexit 1\n").c_str(), 0755);
+  auto python = find(folder_ / "bin/python");
+  ASSERT_FALSE(python.ok());
+  EXPECT_NE(python.error().reason.find("broken"), std::string::npos);
+}
+
+TEST_F(Python, OldAndNewAreRefused) {
+  ::chmod(folder_.write("bin/python", "#!/bin/sh\necho '{\"version\": \"3.7.16\"}'\n").c_str(), 0755);
+  auto python = find(folder_ / "bin/python");
+  ASSERT_FALSE(python.ok());
+  EXPECT_NE(python.error().reason.find("3.7.16"), std::string::npos);
+}
+
+TEST(NormalizedName, IsPep503) {
+  EXPECT_EQ(normalized_name("Foo.Bar_baz"), "foo-bar-baz");
+  EXPECT_EQ(normalized_name("a--_b"), "a-b");
+}
+
+}  // namespace
+}  // namespace rtlaunch::installers
