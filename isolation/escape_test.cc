@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 
 #include <fstream>
 
@@ -164,9 +165,8 @@ ROOT_TEST(RedirectsOfALayerAreNotFollowed) {
   world.make(top + "/open");
   std::string redirect = "/private";
   for (const char* name : {"trusted.overlay.redirect", "user.overlay.redirect"}) {
-    ASSERT_EQ(
-        ::syscall(SYS_setxattr, (top + "/open").c_str(), name, redirect.data(), redirect.size(), 0),
-        0);
+    int result = ::setxattr((top + "/open").c_str(), name, redirect.data(), redirect.size(), 0);
+    ASSERT_TRUE(result == 0 || errno == EOPNOTSUPP) << name;  // user.* on tmpfs: Linux 6.6
   }
   Spec spec = shell("ls /tmp/app/open; cat /tmp/app/open/key");
   spec.overlays = {

@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 
 #include "isolation/sys/files.h"
 
@@ -202,16 +204,14 @@ Error explain(Error error, const Overlay& overlay, const Plan& plan) {
   return error;
 }
 
-Result<sys::Mount> mount_either_way(const Plan& plan, OverlayContext* context) {
-  if (context->use_mount2) return mount_by_options(plan);
-  Result<sys::Mount> mount = mount_by_context(plan);
-  if (mount || mount.error().code != EINVAL) return mount;
-  Result<sys::Mount> older = mount_by_options(plan);
-  context->use_mount2 = older.ok();
-  return older ? std::move(older) : std::move(mount);
-}
-
 }  // namespace
+
+bool has_lowerdir_plus() {
+  struct utsname name;
+  int major = 0, minor = 0;
+  if (::uname(&name) != 0 || std::sscanf(name.release, "%d.%d", &major, &minor) != 2) return false;
+  return major > 6 || (major == 6 && minor >= 7);
+}
 
 Result<Vault> Vault::make(uint64_t bytes) {
   sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
@@ -230,7 +230,7 @@ Result<UniqueFd> Vault::directory(const std::string& name, mode_t mode) const {
 Result<OverlayMount> make_overlay(const Overlay& overlay, OverlayContext* context) {
   Plan plan = TRY(make_plan(overlay, *context));
   ++context->count;
-  Result<sys::Mount> mount = mount_either_way(plan, context);
+  Result<sys::Mount> mount = context->use_mount2 ? mount_by_options(plan) : mount_by_context(plan);
   if (!mount) return explain(std::move(mount.error()), overlay, plan);
   OverlayMount made;
   made.mount = std::move(mount.value());

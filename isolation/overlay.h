@@ -44,9 +44,12 @@ struct OverlayMount {
 struct OverlayContext {
   const Vault& vault;
   bool rootless;
-  bool use_mount2;  // set when the kernel turns out to have no lowerdir+
+  bool use_mount2;
   int count = 0;
 };
+
+// By the kernel's version: just trying would leave a line in its log for every launch.
+bool has_lowerdir_plus();
 
 constexpr size_t kMostLayers = 500;  // OVL_MAX_STACK
 

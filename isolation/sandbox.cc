@@ -89,7 +89,7 @@ Status open_vault(Setup& s) {
 }
 
 Status make_overlays(Setup& s) {
-  OverlayContext context{*s.vault, s.rootless, s.spec.use_mount2};
+  OverlayContext context{*s.vault, s.rootless, s.spec.use_mount2 || !has_lowerdir_plus()};
   return add_overlays(s.spec, &context, &s.tree, &s.upper);
 }
 

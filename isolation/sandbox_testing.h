@@ -75,6 +75,8 @@ inline Outcome run(Spec spec) {
   int pipe[2];
   if (::pipe2(pipe, O_CLOEXEC) != 0) std::abort();
   spec.stdout_fd = spec.stderr_fd = pipe[1];
+  UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (spec.stdin_fd == 0) spec.stdin_fd = null.get();  // the tests' own may be a terminal
   Result<Sandbox> sandbox = start(spec);
   ::close(pipe[1]);
   if (!sandbox) {
@@ -153,7 +155,12 @@ inline void run_fresh(bool root, void (*body)(World&)) {
     }
     ::alarm(60);
     if (!root && ::geteuid() == 0) become_plain_user();
-    body(world);
+    try {
+      body(world);
+    } catch (
+        const std::exception& thrown) {  // must not reach GoogleTest's own loop in this process
+      ADD_FAILURE() << thrown.what();
+    }
     std::fflush(nullptr);
     ::_exit(testing::Test::HasFailure() ? 1 : 0);
   }
