@@ -58,7 +58,7 @@ class Cleaner {
   Status clean_file(int dir, const std::string& name, const std::string& path,
                     const struct stat& info) {
     if (info.st_nlink > 1) TRY(give_own_inode(dir, name));
-    TRY(own(dir, name, path));   // first: it clears setuid, and chmod below must have the last word
+    TRY(own(dir, name, path));  // first: it clears setuid, and chmod below must have the last word
     UniqueFd file = TRY(open_anyhow(dir, name, O_NONBLOCK, 0600));
     TRY(strip(file.get(), path, /*directory=*/false));
     TRY(sys::set_mode(file.get(), (info.st_mode & 0100) != 0 ? 0755 : 0644, path));

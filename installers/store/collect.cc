@@ -1,6 +1,7 @@
-// Collection. A victim is renamed to trash while its lease file is held exclusively, so whoever asks
-// for it either has a lease, and it stays, or sees a miss: never half a tree. Deleting comes later
-// and may be cut short at any point; a rename under a live mount would be harmless, a removal not.
+// Collection. A victim is renamed to trash while its lease file is held exclusively, so whoever
+// asks for it either has a lease, and it stays, or sees a miss: never half a tree. Deleting comes
+// later and may be cut short at any point; a rename under a live mount would be harmless, a removal
+// not.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 namespace rtlaunch::store {
 namespace {
 
-constexpr int64_t kOldLock = 24 * 3600;   // seconds; a lock's file is only a name, and cheap
+constexpr int64_t kOldLock = 24 * 3600;  // seconds; a lock's file is only a name, and cheap
 
 }  // namespace
 
@@ -26,7 +27,7 @@ Result<std::optional<House::Exclusive>> House::try_exclusive(const Digest& diges
   Exclusive held;
   if (lease) {
     if (!TRY(sys::try_lock_file(lease->get(), sys::Lock::kExclusive, name))) return none;
-    if (TRY(sys::stat_fd(lease->get(), name)).st_nlink == 0) return none;   // another collector's
+    if (TRY(sys::stat_fd(lease->get(), name)).st_nlink == 0) return none;  // another collector's
     held.lease = std::move(*lease);
   }
   auto tree = sys::open_at(dir(), layer_dir(digest), O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
@@ -99,11 +100,11 @@ Status House::drop_orphans() {
     std::string name = "locks/" + line.key.hex;
     UniqueFd lock = TRY(sys::open_at(dir(), name, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
     if (!TRY(sys::try_lock_file(lock.get(), sys::Lock::kExclusive, name))) continue;
-    auto now = read_record(dir(), line.key);   // it may have been made again meanwhile
+    auto now = read_record(dir(), line.key);  // it may have been made again meanwhile
     if (now && !any_lost(now->record)) continue;
     TRY(failpoint("collect.orphan"));
     TRY(sys::unlink_at(dir(), record_name(line.key)));
-    (void)index->drop_record(line.key).ok();   // a row may be late, a full disk doesn't matter
+    (void)index->drop_record(line.key).ok();  // a row may be late, a full disk doesn't matter
   }
   return {};
 }
@@ -141,11 +142,13 @@ Status House::sweep_leftovers() {
   UniqueFd leases = TRY(sys::open_at(dir(), "leases", O_RDONLY | O_DIRECTORY));
   for (const std::string& name : TRY(sys::list_dir(leases.get()))) {
     // A publisher holds the lease before its layer is there.
-    if (!sys::exists_at(dir(), layer_dir(Digest{name}))) TRY(unlink_unless_held(leases.get(), name));
+    if (!sys::exists_at(dir(), layer_dir(Digest{name})))
+      TRY(unlink_unless_held(leases.get(), name));
   }
   UniqueFd locks = TRY(sys::open_at(dir(), "locks", O_RDONLY | O_DIRECTORY));
   for (const std::string& name : TRY(sys::list_dir(locks.get()))) {
-    if (is_hex64(name) && older(locks.get(), name, kOldLock)) TRY(unlink_unless_held(locks.get(), name));
+    if (is_hex64(name) && older(locks.get(), name, kOldLock))
+      TRY(unlink_unless_held(locks.get(), name));
   }
   return sweep_torn_records(dir());
 }
@@ -180,11 +183,16 @@ Status Store::remove_layer(const Digest& digest) {
   if (!is_hex64(digest.hex)) return make_error("remove", digest.hex, "is not a digest");
   House house(*this);
   if (!sys::exists_at(dir_.get(), layer_dir(digest))) {
-    return Error{"remove", ENOENT, digest.hex, "there is no such layer", "see: rtlaunch store ls", 125};
+    return Error{"remove", ENOENT, digest.hex, "there is no such layer", "see: rtlaunch store ls",
+                 125};
   }
   if (!TRY(house.evict(digest))) {
-    return Error{"remove", EBUSY, digest.hex, "a worker or a build needs it",
-                 "see: rtlaunch store why " + digest.hex.substr(0, 12), 125};
+    return Error{"remove",
+                 EBUSY,
+                 digest.hex,
+                 "a worker or a build needs it",
+                 "see: rtlaunch store why " + digest.hex.substr(0, 12),
+                 125};
   }
   TRY(house.drop_orphans());
   return sweep();

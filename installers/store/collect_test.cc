@@ -10,7 +10,8 @@ class CollectTest : public ::testing::Test {
   std::vector<Digest> make_layers(int count) {
     std::vector<Digest> digests;
     for (int i = 0; i < count; i++) {
-      auto lease = publish_tree(store_, {{"f", std::string(8000, static_cast<char>('a' + i))}}, std::to_string(i));
+      auto lease = publish_tree(store_, {{"f", std::string(8000, static_cast<char>('a' + i))}},
+                                std::to_string(i));
       EXPECT_TRUE(lease.ok());
       digests.push_back(lease->digest);
     }
@@ -18,7 +19,8 @@ class CollectTest : public ::testing::Test {
     return digests;
   }
   void age(const Digest& digest, int64_t seconds) {
-    EXPECT_TRUE(sys::set_mtime_at(store_.dir(), lease_name(digest), sys::now_seconds() - seconds).ok());
+    EXPECT_TRUE(
+        sys::set_mtime_at(store_.dir(), lease_name(digest), sys::now_seconds() - seconds).ok());
   }
   bool there(const Digest& digest) { return sys::exists_at(store_.dir(), layer_dir(digest)); }
   static std::vector<Digest> gone(const Result<Store::Collected>& collected) {
@@ -36,7 +38,7 @@ class CollectTest : public ::testing::Test {
 
 TEST_F(CollectTest, TheLeastRecentlyUsedGoFirstAndADryRunSaysWhich) {
   auto layers = make_layers(5);
-  std::swap(layers[0], layers[3]);   // used again: the order is by use, not by age
+  std::swap(layers[0], layers[3]);  // used again: the order is by use, not by age
   age(layers[0], 10'000);
   age(layers[3], 1);
   std::vector<Digest> expected = {layers[0], layers[1], layers[2]};
@@ -116,8 +118,9 @@ TEST_F(CollectTest, YoungAndPinnedLayersStay) {
   auto layers = make_layers(4);
   ASSERT_OK(store_.pin(layers[0], true));
   Store careful = open_store(path_, {0, 1, 1500});
-  EXPECT_TRUE(gone(careful.collect(1, false)).empty());   // all were made just now
-  EXPECT_EQ(gone(careful.collect(0, false)), (std::vector<Digest>{layers[1], layers[2], layers[3]}));
+  EXPECT_TRUE(gone(careful.collect(1, false)).empty());  // all were made just now
+  EXPECT_EQ(gone(careful.collect(0, false)),
+            (std::vector<Digest>{layers[1], layers[2], layers[3]}));
   EXPECT_TRUE(store_.list()->at(0).pinned);
   ASSERT_OK(store_.rebuild());
   EXPECT_TRUE(gone(store_.collect(0, false)).empty());
@@ -134,7 +137,7 @@ TEST_F(CollectTest, RecordsGoWithTheirLayers) {
   EXPECT_EQ(store_.why(layers[0])->records.at(0).record.layers, layers);
   auto busy = store_.lock(key_of("both"));
   ASSERT_OK(store_.remove_layer(layers[0]));
-  EXPECT_TRUE(store_.lookup(key_of("both"))->has_value());   // being made right now
+  EXPECT_TRUE(store_.lookup(key_of("both"))->has_value());  // being made right now
   EXPECT_FALSE(store_.acquire_all(layers)->has_value());
   busy->reset();
   ASSERT_OK(store_.collect(std::nullopt, false));
@@ -176,12 +179,14 @@ TEST_F(CollectTest, DamageIsFoundNamedAndThrownOut) {
   EXPECT_EQ(seen, 3);
   ASSERT_EQ(damages->size(), 2u);
   for (const auto& damage : *damages) {
-    EXPECT_EQ(damage.what.find(damage.digest == layers[0] ? "f has changed" : "the root directory has changed"), 0u)
+    EXPECT_EQ(damage.what.find(damage.digest == layers[0] ? "f has changed"
+                                                          : "the root directory has changed"),
+              0u)
         << damage.what;
   }
   EXPECT_FALSE(there(layers[0]));
   EXPECT_FALSE(store_.lookup(key_of("k"))->has_value());
-  EXPECT_TRUE(there(layers[1]));   // somebody runs from it
+  EXPECT_TRUE(there(layers[1]));  // somebody runs from it
   EXPECT_TRUE(there(layers[2]));
 }
 
@@ -212,7 +217,9 @@ TEST_F(CollectTest, SweepLeavesTheLivingAlone) {
 // Publishers and lessees against a collector that never rests: a lease in hand means a whole tree.
 TEST_F(CollectTest, ManyProcessesAtOnce) {
   constexpr int kTrees = 6;
-  auto tree_of = [](int i) { return Tree{{"d/f", std::string(5000, static_cast<char>('a' + i))}, {"g", "x"}}; };
+  auto tree_of = [](int i) {
+    return Tree{{"d/f", std::string(5000, static_cast<char>('a' + i))}, {"g", "x"}};
+  };
   auto worker = [&](int seed) {
     Store store = open_store(path_);
     int64_t end = sys::now_seconds() + 2;
@@ -226,7 +233,8 @@ TEST_F(CollectTest, ManyProcessesAtOnce) {
       auto again = store.acquire(lease->digest);
       auto text = sys::read_file(store.layer_path(lease->digest) + "/d/f");
       if (!again || !again->has_value() || !text || *text != tree_of(which).at("d/f")) return 2;
-      if (!store.record(key_of(std::to_string(which)), {"t", "n", {lease->digest}, "{}"}).ok()) return 3;
+      if (!store.record(key_of(std::to_string(which)), {"t", "n", {lease->digest}, "{}"}).ok())
+        return 3;
     }
     return 0;
   };
@@ -263,7 +271,8 @@ TEST_F(CollectTest, ManyProcessesAtOnce) {
     return collected > 0 ? 0 : 9;
   };
   std::vector<pid_t> children;
-  std::vector<std::function<int()>> bodies = {[&] { return worker(1); }, [&] { return worker(2); }, lessee, collector, collector};
+  std::vector<std::function<int()>> bodies = {[&] { return worker(1); }, [&] { return worker(2); },
+                                              lessee, collector, collector};
   for (const auto& body : bodies) {
     pid_t pid = fork();
     if (pid == 0) _exit(body());

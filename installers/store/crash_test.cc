@@ -16,12 +16,12 @@ Status scenario(const std::string& path) {
   TRY(store.record(key_of("one"), {"t", "one", {one.digest}, "{}"}));
   TRY(store.make_durable());
   Lease two = TRY(publish_tree(store, kTwo));
-  TRY(publish_tree(store, kTwo));   // meets its equal
+  TRY(publish_tree(store, kTwo));  // meets its equal
   TRY(store.record(key_of("two"), {"t", "two", {one.digest, two.digest}, "{}"}));
   Staging staging = TRY(store.stage());
   TRY(store.reserve(staging, 4096, 1));
   two.fd.reset();
-  TRY(store.collect(0, false));      // takes the second, keeps the first
+  TRY(store.collect(0, false));  // takes the second, keeps the first
   TRY(publish_tree(store, kTwo));
   one.fd.reset();
   TRY(store.remove_layer(one.digest));
@@ -62,9 +62,10 @@ TEST_F(CrashTest, TheScenarioReachesEveryStep) {
   auto names = reached();
   std::set<std::string> distinct(names.begin(), names.end());
   for (const char* name :
-       {"stage.locked", "stage.made", "publish.sealed", "publish.manifest", "publish.meta", "publish.leased",
-        "publish.folder", "publish.renamed", "publish.indexed", "record.begin", "record.written",
-        "durable.begin", "durable.synced", "reserve.fits", "collect.locked", "collect.renamed",
+       {"stage.locked",      "stage.made",       "publish.sealed", "publish.manifest",
+        "publish.meta",      "publish.leased",   "publish.folder", "publish.renamed",
+        "publish.indexed",   "record.begin",     "record.written", "durable.begin",
+        "durable.synced",    "reserve.fits",     "collect.locked", "collect.renamed",
         "collect.unindexed", "collect.unleased", "collect.orphan", "sweep.trash"}) {
     EXPECT_TRUE(distinct.contains(name)) << name;
   }

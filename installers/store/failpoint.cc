@@ -13,8 +13,8 @@ namespace {
 struct Armed {
   bool on = false;
   std::string name;
-  int code = 0;            // 0: SIGKILL
-  int after = 1;           // at which hit
+  int code = 0;   // 0: SIGKILL
+  int after = 1;  // at which hit
   std::vector<std::string>* trace = nullptr;
 };
 Armed armed;

@@ -1,6 +1,7 @@
 // Places where a test can make the store die or fail: every step of publish and collect has one.
 // Nothing is armed unless the program asks for it: tests, and rtlaunch-build by
-// arm_failpoints_from_environment(), which reads RTLAUNCH_FAILPOINT once. Costs one load when unarmed.
+// arm_failpoints_from_environment(), which reads RTLAUNCH_FAILPOINT once. Costs one load when
+// unarmed.
 //
 //   RTLAUNCH_FAILPOINT=publish.renamed=kill    SIGKILL there
 //   RTLAUNCH_FAILPOINT=publish.meta=ENOSPC     fail there, as the kernel would

@@ -1,3 +1,5 @@
+#include "isolation/sys/files.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -5,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "installers/store/internal.h"
-#include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
 namespace rtlaunch::store {
@@ -14,7 +15,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Names come from people and packages and may be any bytes: what isn't UTF-8 is replaced.
-std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 template <typename T>
 T get_or(const Json& json, const char* key, T fallback) {
@@ -52,7 +55,8 @@ std::optional<RecordFile> parse_head(std::string_view text) {
 }
 
 template <typename Name>
-Result<std::vector<Name>> names_below(int store, const std::string& folder, std::string_view suffix) {
+Result<std::vector<Name>> names_below(int store, const std::string& folder,
+                                      std::string_view suffix) {
   std::vector<Name> names;
   UniqueFd top = TRY(sys::open_at(store, folder, O_RDONLY | O_DIRECTORY));
   for (const std::string& prefix : TRY(sys::list_dir(top.get()))) {
@@ -85,10 +89,10 @@ uint64_t usage_below(int dir, dev_t device) {
 }  // namespace
 
 std::string meta_text(const Meta& meta) {
-  Json json = {{"format", kFormat},         {"digest", meta.digest.hex},
-               {"kind", meta.info.kind},    {"name", meta.info.name},
-               {"bytes", meta.bytes},       {"files", meta.files},
-               {"created", meta.created},   {"build_ms", meta.info.build_ms},
+  Json json = {{"format", kFormat},        {"digest", meta.digest.hex},
+               {"kind", meta.info.kind},   {"name", meta.info.name},
+               {"bytes", meta.bytes},      {"files", meta.files},
+               {"created", meta.created},  {"build_ms", meta.info.build_ms},
                {"instance", meta.instance}};
   return dump(json) + "\n";
 }
@@ -115,7 +119,8 @@ Result<Meta> read_meta(int store, const Digest& digest) {
     if (meta && meta->digest == digest) return *meta;
   }
   struct stat info = TRY(sys::stat_at(store, layer_dir(digest)));
-  return Meta{digest, {"unknown", "", 0}, disk_usage(store, layer_dir(digest)), 0, info.st_mtime, ""};
+  return Meta{digest, {"unknown", "", 0}, disk_usage(store, layer_dir(digest)),
+              0,      info.st_mtime,      ""};
 }
 
 std::string record_text(const RecordFile& file) {
@@ -137,7 +142,7 @@ std::optional<RecordFile> parse_record(const std::string& text) {
   std::string_view rest = view.substr(kSum.size() + 64);
   if (!rest.starts_with(kHead) || !rest.ends_with(kEnd)) return std::nullopt;
   if (sum_of(rest) != view.substr(kSum.size(), 64)) return std::nullopt;
-  size_t data = rest.find(kData);   // a dumped head holds no newline
+  size_t data = rest.find(kData);  // a dumped head holds no newline
   if (data == std::string_view::npos) return std::nullopt;
   auto file = parse_head(rest.substr(kHead.size(), data - kHead.size()));
   if (!file) return std::nullopt;
@@ -174,7 +179,9 @@ Result<std::vector<Digest>> layer_names(int store) {
   return names_below<Digest>(store, "layers/sha256", "");
 }
 
-Result<std::vector<Key>> record_keys(int store) { return names_below<Key>(store, "records", ".json"); }
+Result<std::vector<Key>> record_keys(int store) {
+  return names_below<Key>(store, "records", ".json");
+}
 
 Status remove_index(int store) {
   for (const char* name : {"index.sqlite-wal", "index.sqlite-shm", "index.sqlite"}) {

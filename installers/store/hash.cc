@@ -1,7 +1,7 @@
 // Problem: the static launcher hashes a few hundred bytes on its way to a worker. OpenSSL's EVP
 // fetches the algorithm from a provider first: 550 us in a static program, a quarter of a warm run.
-// Choice: the low-level SHA256_ functions of the same library: the same assembly (SHA-NI), 1.7 GB/s,
-// ready in 8 us. They are marked deprecated in OpenSSL 3.0, but kept for exactly this use.
+// Choice: the low-level SHA256_ functions of the same library: the same assembly (SHA-NI), 1.7
+// GB/s, ready in 8 us. They are marked deprecated in OpenSSL 3.0, but kept for exactly this use.
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "installers/store/hash.h"
 

@@ -22,11 +22,11 @@ class Hasher {
   Hasher& operator=(Hasher&&) noexcept;
   ~Hasher();
 
-  Hasher& bytes(const void* data, size_t size);   // as is
-  Hasher& field(std::string_view text);           // 8 bytes of length (little endian), then the text
-  Hasher& number(uint64_t value);                 // 8 bytes, little endian
-  std::string hex();                              // ends the hash; 64 lower-case hex digits
-  std::string raw();                              // ends the hash; 32 bytes
+  Hasher& bytes(const void* data, size_t size);  // as is
+  Hasher& field(std::string_view text);          // 8 bytes of length (little endian), then the text
+  Hasher& number(uint64_t value);                // 8 bytes, little endian
+  std::string hex();                             // ends the hash; 64 lower-case hex digits
+  std::string raw();                             // ends the hash; 32 bytes
 
  private:
   struct State;
@@ -38,7 +38,7 @@ Result<std::string> sha256_file(int fd, const std::string& name);  // from offse
 // The same, raw; `size` (when given) becomes the number of bytes read.
 Result<std::string> sha256_file_raw(int fd, const std::string& name, uint64_t* size = nullptr);
 std::string hex_of(std::string_view raw);
-std::string raw_of(std::string_view hex);   // "" when it isn't lower-case hex
+std::string raw_of(std::string_view hex);  // "" when it isn't lower-case hex
 
 // What is in a layer: the Merkle root of its tree.
 struct Digest {

@@ -17,7 +17,7 @@ class IndexOwner : public IndexHolder {
  public:
   explicit IndexOwner(std::unique_ptr<Index> index) : index_(std::move(index)) {}
   ~IndexOwner() override {
-    if (!mine()) (void)index_.release();   // SQLite's rule: a connection is not closed across fork
+    if (!mine()) (void)index_.release();  // SQLite's rule: a connection is not closed across fork
   }
   bool mine() const { return pid_ == ::getpid(); }
   Index* get() const { return index_.get(); }
@@ -60,7 +60,7 @@ Result<Index*> Store::index() {
   if (owner != nullptr && owner->mine()) return owner->get();
   auto opened = open_equal(dir_.get(), path_, read_only_);
   if (!opened && !read_only_ && (opened.error().code == EUCLEAN || no_room(opened.error()))) {
-    UniqueFd lock = TRY(lock_name("locks/index", {}));   // one mends it
+    UniqueFd lock = TRY(lock_name("locks/index", {}));  // one mends it
     opened = open_anyhow(dir_.get(), path_);
   }
   if (!opened) return opened.error();
@@ -75,7 +75,7 @@ Result<Index*> House::index() {
   Status equal = index->reconcile(dir());
   if (equal.ok()) return index;
   if (equal.error().code != EUCLEAN && !no_room(equal.error())) return equal.error();
-  store_.index_.reset();   // damaged, or out of room, while we had it open
+  store_.index_.reset();  // damaged, or out of room, while we had it open
   return store_.index();
 }
 
@@ -83,7 +83,7 @@ Result<std::vector<Store::LayerRow>> House::rows() {
   std::vector<Store::LayerRow> rows;
   Index* known = TRY(index());
   for (Meta& meta : TRY(known->layers())) {
-    if (!sys::exists_at(dir(), layer_dir(meta.digest))) continue;   // collected this moment
+    if (!sys::exists_at(dir(), layer_dir(meta.digest))) continue;  // collected this moment
     Store::LayerRow row{meta.digest, std::move(meta.info), meta.bytes, meta.files, meta.created};
     auto lease = sys::stat_at(dir(), lease_name(row.digest));
     row.last_used_ns = lease ? lease->st_mtim.tv_sec * 1'000'000'000LL + lease->st_mtim.tv_nsec
@@ -179,11 +179,13 @@ Result<Digest> Store::resolve(const std::string& prefix) {
     if (digest.hex.starts_with(prefix)) found.push_back(std::move(digest));
   }
   if (found.size() == 1) return found[0];
-  if (found.empty()) return Error{"store", ENOENT, prefix, "no layer has this name", "see: rtlaunch store ls", 125};
-  return make_error("store", prefix, std::to_string(found.size()) + " layers begin so", "give more digits");
+  if (found.empty())
+    return Error{"store", ENOENT, prefix, "no layer has this name", "see: rtlaunch store ls", 125};
+  return make_error("store", prefix, std::to_string(found.size()) + " layers begin so",
+                    "give more digits");
 }
 
-Status Store::sweep() {
+Status Store::sweep() const {
   TRY(writable("sweep"));
   UniqueFd lock = TRY(sys::open_at(dir_.get(), "locks/sweep", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
   if (!TRY(sys::try_lock_file(lock.get(), sys::Lock::kExclusive, "sweep"))) return {};

@@ -22,7 +22,9 @@ class House {
   Result<std::vector<Store::LayerRow>> rows();
 
   // Both locks that a collector needs, or nothing when somebody has a lease.
-  struct Exclusive { UniqueFd lease, directory; };
+  struct Exclusive {
+    UniqueFd lease, directory;
+  };
   Result<std::optional<Exclusive>> try_exclusive(const Digest& digest);
   Result<bool> leased(const Digest& digest);
   bool pinned(const Digest& digest) const;
@@ -30,20 +32,25 @@ class House {
   Result<bool> evict(const Digest& digest);
 
   struct Goal {
-    uint64_t bytes = 0, files = 0;   // to free
-    bool all = false;                // all that can go, however young
+    uint64_t bytes = 0, files = 0;  // to free
+    bool all = false;               // all that can go, however young
     bool none() const { return bytes == 0 && files == 0 && !all; }
   };
-  struct Bounds { uint64_t max_bytes = 0, min_free = 0, min_files = 0; sys::Space space; };
+  struct Bounds {
+    uint64_t max_bytes = 0, min_free = 0, min_files = 0;
+    sys::Space space;
+  };
   Result<Bounds> bounds() const;
   Result<Goal> over_limits();
   Result<Store::Collected> free_up(const Goal& goal, bool dry_run);
   // Records that name a layer that isn't there, unless their key is being made right now.
   Status drop_orphans();
-  Status sweep_leftovers();          // lease files without layers, old locks, torn temporary files
+  Status sweep_leftovers();  // lease files without layers, old locks, torn temporary files
 
   // What other live stagings have reserved, less what they have written when `exactly`.
-  struct Reserved { uint64_t bytes = 0, files = 0; };
+  struct Reserved {
+    uint64_t bytes = 0, files = 0;
+  };
   Result<Reserved> reserved_by_others(const std::string& own_uuid, bool exactly) const;
   uint64_t usage(const std::string& folder) const { return disk_usage(dir(), folder); }
 

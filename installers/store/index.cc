@@ -26,15 +26,21 @@ const char kSchema[] = R"(
 
 int errno_of(int code) {
   switch (code & 0xff) {
-    case SQLITE_FULL: return ENOSPC;
+    case SQLITE_FULL:
+      return ENOSPC;
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
-    case SQLITE_SCHEMA: return EUCLEAN;
+    case SQLITE_SCHEMA:
+      return EUCLEAN;
     case SQLITE_BUSY:
-    case SQLITE_LOCKED: return EBUSY;
-    case SQLITE_READONLY: return EROFS;
-    case SQLITE_ERROR: return EUCLEAN;   // our SQL is right, so the tables are not
-    default: return EIO;
+    case SQLITE_LOCKED:
+      return EBUSY;
+    case SQLITE_READONLY:
+      return EROFS;
+    case SQLITE_ERROR:
+      return EUCLEAN;  // our SQL is right, so the tables are not
+    default:
+      return EIO;
   }
 }
 
@@ -75,7 +81,9 @@ class Index::Statement {
   }
   std::string text(int column) {
     auto data = reinterpret_cast<const char*>(sqlite3_column_text(statement_, column));
-    return data == nullptr ? "" : std::string(data, static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
+    return data == nullptr
+               ? ""
+               : std::string(data, static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
   }
   int64_t number(int column) { return sqlite3_column_int64(statement_, column); }
 
@@ -87,18 +95,21 @@ class Index::Statement {
 };
 
 Error Index::error(const char* what) const {
-  return Error{"index", errno_of(sqlite3_errcode(database_)), what, sqlite3_errmsg(database_), "", 125};
+  return Error{"index", errno_of(sqlite3_errcode(database_)), what, sqlite3_errmsg(database_), "",
+               125};
 }
 
 Status Index::run(const char* sql) {
-  if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) return error("index.sqlite");
+  if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK)
+    return error("index.sqlite");
   return {};
 }
 
 Result<std::unique_ptr<Index>> Index::open(const std::string& store_path, bool in_memory) {
   std::string path = in_memory ? ":memory:" : store_path + "/index.sqlite";
   sqlite3* database = nullptr;
-  int code = sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
+  int code =
+      sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
   std::unique_ptr<Index> index(new Index(database));
   if (code != SQLITE_OK) return index->error("index.sqlite");
   sqlite3_busy_timeout(database, 5000);
@@ -108,7 +119,8 @@ Result<std::unique_ptr<Index>> Index::open(const std::string& store_path, bool i
   int64_t found = version.step() ? version.number(0) : -1;
   TRY(version.finish());
   Status made = found == 0 ? index->run(kSchema) : Status();
-  if (found != 0 && found != kVersion) made = Error{"index", EUCLEAN, path, "is of another version", "", 125};
+  if (found != 0 && found != kVersion)
+    made = Error{"index", EUCLEAN, path, "is of another version", "", 125};
   TRY(index->run(made.ok() ? "COMMIT" : "ROLLBACK"));
   if (!made.ok()) return made.error();
   return index;
@@ -142,7 +154,8 @@ Status Index::put_record(const Key& key, const RecordFile& file) {
     return {};
   };
   Status done = put();
-  Status ended = run(done.ok() ? "RELEASE put_record" : "ROLLBACK TO put_record; RELEASE put_record");
+  Status ended =
+      run(done.ok() ? "RELEASE put_record" : "ROLLBACK TO put_record; RELEASE put_record");
   return done.ok() ? ended : done;
 }
 
@@ -151,7 +164,9 @@ Status Index::drop_record(const Key& key) {
   return Statement(database_, "DELETE FROM record WHERE key=?").bind(key.hex).finish();
 }
 
-Status Index::clear() { return run("BEGIN IMMEDIATE; DELETE FROM layer; DELETE FROM record; COMMIT"); }
+Status Index::clear() {
+  return run("BEGIN IMMEDIATE; DELETE FROM layer; DELETE FROM record; COMMIT");
+}
 
 Result<std::vector<Meta>> Index::layers() {
   Statement statement(database_, "SELECT * FROM layer ORDER BY digest");
@@ -180,7 +195,8 @@ Result<std::vector<Index::RecordLine>> Index::read_records(Statement& statement)
   while (statement.step()) {
     std::string key = statement.text(0);
     if (lines.empty() || lines.back().key.hex != key) {
-      RecordFile file{{statement.text(1), statement.text(2), {}, statement.text(3)}, statement.number(4)};
+      RecordFile file{{statement.text(1), statement.text(2), {}, statement.text(3)},
+                      statement.number(4)};
       lines.push_back({Key{key}, std::move(file)});
     }
     std::string digest = statement.text(5);
@@ -208,9 +224,9 @@ Result<std::vector<Index::RecordLine>> Index::records_of(const Digest& digest) {
   return read_records(statement);
 }
 
-// Rows are read before names: a layer has its name before its row, so a row without a name is a layer
-// that was collected. Writing starts only when there is something to write, and then at once as a
-// writer: a reader can't become one while somebody else writes.
+// Rows are read before names: a layer has its name before its row, so a row without a name is a
+// layer that was collected. Writing starts only when there is something to write, and then at once
+// as a writer: a reader can't become one while somebody else writes.
 Status Index::reconcile(int store) {
   Changes changes;
   TRY(compare_layers(store, changes));
@@ -238,7 +254,7 @@ Status Index::compare_layers(int store, Changes& changes) {
   for (const Digest& digest : TRY(layer_names(store))) {
     if (known.erase(digest.hex) > 0) continue;
     auto meta = read_meta(store, digest);
-    if (meta) changes.layers.push_back(std::move(*meta));   // else: collected just now
+    if (meta) changes.layers.push_back(std::move(*meta));  // else: collected just now
   }
   for (const std::string& gone : known) changes.gone_layers.push_back(Digest{gone});
   return {};
@@ -256,7 +272,7 @@ Status Index::compare_records(int store, Changes& changes) {
       continue;
     }
     auto file = read_record(store, key);
-    if (!file) continue;   // torn: as if it weren't there
+    if (!file) continue;  // torn: as if it weren't there
     known.erase(key.hex);
     changes.records.push_back({std::move(key), std::move(*file)});
   }

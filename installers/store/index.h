@@ -1,11 +1,11 @@
 // index.sqlite: a view of the files, for people and for collection. It may be wrong (a process was
-// killed between a rename and its row), so reconcile() makes it equal to the files before it is asked;
-// it may be lost, damaged or of another version, and is then made anew.
+// killed between a rename and its row), so reconcile() makes it equal to the files before it is
+// asked; it may be lost, damaged or of another version, and is then made anew.
 //
-// WAL, and synchronous=OFF: with NORMAL, closing the file syncs it, and on ext4 a sync writes out all
-// the data of a layer just made, on somebody's critical path. What a power cut leaves of the file is
-// never looked at: the first opening after a boot removes it (recover.cc). One connection per object;
-// it does not survive fork: the holder opens another in the child.
+// WAL, and synchronous=OFF: with NORMAL, closing the file syncs it, and on ext4 a sync writes out
+// all the data of a layer just made, on somebody's critical path. What a power cut leaves of the
+// file is never looked at: the first opening after a boot removes it (recover.cc). One connection
+// per object; it does not survive fork: the holder opens another in the child.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ namespace rtlaunch::store {
 
 class Index {
  public:
-  // In the store's folder, or in memory where that is read-only. Code EUCLEAN: damaged or of another
-  // version; ENOSPC: no room.
+  // In the store's folder, or in memory where that is read-only. Code EUCLEAN: damaged or of
+  // another version; ENOSPC: no room.
   static Result<std::unique_ptr<Index>> open(const std::string& store_path, bool in_memory);
   Index(const Index&) = delete;
   Index& operator=(const Index&) = delete;
@@ -35,9 +35,12 @@ class Index {
   Status clear();
 
   Result<std::vector<Meta>> layers();
-  Result<uint64_t> bytes();                       // of all layers
-  struct RecordLine { Key key; RecordFile file; };
-  Result<std::vector<RecordLine>> records(const std::string& kind);   // "": all
+  Result<uint64_t> bytes();  // of all layers
+  struct RecordLine {
+    Key key;
+    RecordFile file;
+  };
+  Result<std::vector<RecordLine>> records(const std::string& kind);  // "": all
   Result<std::vector<RecordLine>> records_of(const Digest& digest);
 
   // Adds what is missing and drops what is gone. `store` is the store's directory.

@@ -27,34 +27,35 @@ class IndexHolder {
 struct Meta {
   Digest digest;
   LayerInfo info;
-  uint64_t bytes = 0, files = 0;   // on disk; entries of the manifest
+  uint64_t bytes = 0, files = 0;  // on disk; entries of the manifest
   int64_t created = 0;
-  std::string instance;            // random: two layers of one digest at different times differ here
+  std::string instance;  // random: two layers of one digest at different times differ here
 };
 std::string meta_text(const Meta& meta);
 std::optional<Meta> parse_meta(const std::string& text);
 // Of a layer that is there; when meta.json is damaged, a stand-in that is good enough to collect.
 Result<Meta> read_meta(int store, const Digest& digest);
 
-// records/ab/<key>.json. `sum` covers what follows it, so that a file torn by a crash reads as none:
+// records/ab/<key>.json. `sum` covers what follows it, so that a file torn by a crash reads as
+// none:
 //   {"sum":"<sha256 of the rest>",
 //   "head":{"format":1,"kind":...,"name":...,"layers":[...],"created":...},
 //   "data":<as given>}
 struct RecordFile {
   Record record;
   int64_t created = 0;
-  std::string sum = {};   // when read
+  std::string sum = {};  // when read
 };
 std::string record_text(const RecordFile& file);
 std::optional<RecordFile> parse_record(const std::string& text);
-std::optional<RecordFile> read_record(int store, const Key& key);   // missing or torn: nothing
+std::optional<RecordFile> read_record(int store, const Key& key);  // missing or torn: nothing
 // Only the sum that the file claims: tells one record of a key from another. "" when there is none.
 std::string record_sum(int store, const Key& key);
 bool is_json(const std::string& text);
-std::string record_name(const Key& key);    // relative to the store
+std::string record_name(const Key& key);  // relative to the store
 
 std::string lease_name(const Digest& digest);
-std::string layer_dir(const Digest& digest);   // layers/sha256/ab/<digest>
+std::string layer_dir(const Digest& digest);  // layers/sha256/ab/<digest>
 // All names under layers/, all keys under records/, sorted.
 Result<std::vector<Digest>> layer_names(int store);
 Result<std::vector<Key>> record_keys(int store);

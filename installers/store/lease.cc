@@ -1,8 +1,8 @@
-// Problem: a layer must stay while anything is mounted from it, whoever is killed, and go when nothing
-// is. Counters drift, and mounts in other namespaces can't be seen.
-// Choice: a shared flock on a file, inherited by the sandbox's pid 1. Whoever collects needs it
-// exclusively, and unlinks the file while holding it; so after waiting, a file without a name means
-// that the layer was collected meanwhile.
+// Problem: a layer must stay while anything is mounted from it, whoever is killed, and go when
+// nothing is. Counters drift, and mounts in other namespaces can't be seen. Choice: a shared flock
+// on a file, inherited by the sandbox's pid 1. Whoever collects needs it exclusively, and unlinks
+// the file while holding it; so after waiting, a file without a name means that the layer was
+// collected meanwhile.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -43,7 +43,7 @@ Result<std::optional<Lease>> Store::take(const Digest& digest, bool touch) const
     }
     if (!fd) return fd.error();
     TRY(sys::lock_file(fd->get(), sys::Lock::kShared, name));
-    if (TRY(sys::stat_fd(fd->get(), name)).st_nlink == 0) continue;   // collected while we waited
+    if (TRY(sys::stat_fd(fd->get(), name)).st_nlink == 0) continue;  // collected while we waited
     if (!sys::exists_at(dir_.get(), layer_dir(digest))) return std::optional<Lease>();
     if (touch && !read_only_) (void)sys::touch(fd->get(), name).ok();
     return std::optional<Lease>(Lease{digest, std::move(*fd)});

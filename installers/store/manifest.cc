@@ -27,13 +27,14 @@ struct Manifest::Packed {
 namespace {
 
 constexpr size_t kChunk = 256 << 10;
-constexpr size_t kLongestPath = 4095;   // PATH_MAX less the final zero
+constexpr size_t kLongestPath = 4095;  // PATH_MAX less the final zero
 constexpr std::string_view kHeading = "rtlaunch-manifest 1\n";
 
 // By parts, so that a directory is followed at once by all that is in it.
 bool path_less(std::string_view a, std::string_view b) {
   size_t shared = std::min(a.size(), b.size());
-  auto [left, right] = std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(shared), b.begin());
+  auto [left, right] =
+      std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(shared), b.begin());
   if (left == a.begin() + static_cast<ptrdiff_t>(shared)) return a.size() < b.size();
   if (*left == '/') return true;
   if (*right == '/') return false;
@@ -156,7 +157,8 @@ bool parse_line(std::string_view line, Entry& entry) {
     line = line.substr(space + 1);
   }
   field[5] = line;
-  if (field[0].size() != 1 || std::string_view("fdlw").find(field[0][0]) == std::string_view::npos) {
+  if (field[0].size() != 1 ||
+      std::string_view("fdlw").find(field[0][0]) == std::string_view::npos) {
     return false;
   }
   entry.type = static_cast<Entry::Type>(field[0][0]);
@@ -198,9 +200,12 @@ Manifest::Packed* Manifest::pack(const Entry& entry) {
 }
 
 Entry Manifest::unpack(const Packed* packed) {
-  return Entry{std::string(packed->path()),    static_cast<Entry::Type>(packed->type),
-               packed->mode,                   packed->size,
-               std::string(packed->content()), packed->mtime,
+  return Entry{std::string(packed->path()),
+               static_cast<Entry::Type>(packed->type),
+               packed->mode,
+               packed->size,
+               std::string(packed->content()),
+               packed->mtime,
                packed->opaque};
 }
 
@@ -229,7 +234,7 @@ Status Manifest::finish() {
   std::sort(records_.begin(), records_.end(), less);
   std::vector<Packed*> all;
   all.reserve(records_.size() + 16);
-  std::vector<Packed*> open;   // the directories above the current entry, outermost first
+  std::vector<Packed*> open;  // the directories above the current entry, outermost first
 
   auto imply = [&](std::string_view path) -> Status {
     if (!all.empty() && all.back()->path() == path) {

@@ -33,13 +33,13 @@ namespace rtlaunch::store {
 
 struct Entry {
   enum class Type : char { kFile = 'f', kDirectory = 'd', kLink = 'l', kWhiteout = 'w' };
-  std::string path;      // relative, no leading or trailing slash; "" is the root of the tree
+  std::string path;  // relative, no leading or trailing slash; "" is the root of the tree
   Type type = Type::kFile;
   uint32_t mode = 0644;  // 07777
   uint64_t size = 0;
   std::string content = {};  // kFile: raw 32-byte SHA-256; kLink: target
-  int64_t mtime = 0;     // seconds
-  bool opaque = false;   // kDirectory: hides what lies below it in lower layers
+  int64_t mtime = 0;         // seconds
+  bool opaque = false;       // kDirectory: hides what lies below it in lower layers
 
   bool operator==(const Entry&) const = default;
 };
@@ -53,24 +53,24 @@ class Manifest {
   // checks: duplicate path, a file used as a directory, an empty or `..` part is an error.
   Status finish();
 
-  Entries entries() const;       // sorted after finish(); a range that unpacks as it goes
+  Entries entries() const;  // sorted after finish(); a range that unpacks as it goes
   size_t size() const { return records_.size(); }
-  Digest digest() const;         // after finish()
-  uint64_t bytes() const;        // sum of file sizes
+  Digest digest() const;   // after finish()
+  uint64_t bytes() const;  // sum of file sizes
   std::string text() const;
   void write(const std::function<void(std::string_view)>& sink) const;  // text() in pieces
   static Result<Manifest> parse(const std::string& text);
 
  private:
-  friend class Scanner;          // tree.cc
-  struct Packed;                 // header, content and path, in one piece of an arena
+  friend class Scanner;  // tree.cc
+  struct Packed;         // header, content and path, in one piece of an arena
   Packed* pack(const Entry& entry);
   char* allocate(size_t size);
   static Entry unpack(const Packed* packed);
-  void set_file(size_t i, uint64_t size, const std::string& content);   // 32 bytes, as before
+  void set_file(size_t i, uint64_t size, const std::string& content);  // 32 bytes, as before
 
   std::vector<std::unique_ptr<char[]>> chunks_;
-  size_t used_ = 0, capacity_ = 0;   // of the last chunk
+  size_t used_ = 0, capacity_ = 0;  // of the last chunk
   std::vector<Packed*> records_;
 
  public:
@@ -101,7 +101,7 @@ class Manifest {
     Entry operator[](size_t i) const { return unpack(records_[i]); }
 
    private:
-    const std::vector<Packed*>& records_;   // the Manifest's: it must outlive the range
+    const std::vector<Packed*>& records_;  // the Manifest's: it must outlive the range
   };
 };
 
@@ -114,17 +114,19 @@ inline constexpr int64_t kFixedMtime = 315532800;
 // in a layer (device, fifo, socket), naming it.
 Result<Manifest> scan_tree(int dir, unsigned threads = 2);
 
-// Compares the tree with the manifest by names, types, modes, sizes, times and link targets, without
-// reading any file; the first difference is the error. Directories are made to agree instead: their
-// mode, mtime and opaque attributes (user.overlay.opaque always, trusted.overlay.opaque where we
-// may) are set here, since filling a directory changes its mtime. Returns the bytes on disk.
+// Compares the tree with the manifest by names, types, modes, sizes, times and link targets,
+// without reading any file; the first difference is the error. Directories are made to agree
+// instead: their mode, mtime and opaque attributes (user.overlay.opaque always,
+// trusted.overlay.opaque where we may) are set here, since filling a directory changes its mtime.
+// Returns the bytes on disk.
 Result<uint64_t> seal_tree(int dir, const Manifest& manifest);
 
 // Makes a captured tree fit for a layer: strips setuid and setgid bits and every extended attribute
 // but `opaque` on directories; removes device nodes other than whiteouts (char 0:0), fifos, sockets
-// and what lies deeper than 200 directories, and reports them in `refused`; gives a file with several
-// links an inode of its own; modes become 0644 or 0755 (the owner's x bit decides), directories 0755,
-// owner ours, mtimes kFixedMtime. Follows no link. Nobody else may be writing in it any more.
+// and what lies deeper than 200 directories, and reports them in `refused`; gives a file with
+// several links an inode of its own; modes become 0644 or 0755 (the owner's x bit decides),
+// directories 0755, owner ours, mtimes kFixedMtime. Follows no link. Nobody else may be writing in
+// it any more.
 Status clean_tree(int dir, std::vector<std::string>* refused);
 
 }  // namespace rtlaunch::store

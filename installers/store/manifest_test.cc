@@ -22,7 +22,9 @@ std::string sha(const std::string& text) { return Hasher().bytes(text.data(), te
 Entry file(const std::string& path, const std::string& text = "x", uint32_t mode = 0644) {
   return {path, Type::kFile, mode, text.size(), sha(text), kFixedMtime};
 }
-Entry directory(const std::string& path) { return {path, Type::kDirectory, 0755, 0, "", kFixedMtime}; }
+Entry directory(const std::string& path) {
+  return {path, Type::kDirectory, 0755, 0, "", kFixedMtime};
+}
 Entry link(const std::string& path, const std::string& target) {
   return {path, Type::kLink, 0777, 0, target, kFixedMtime};
 }
@@ -39,10 +41,16 @@ std::string digest_of(const std::vector<Entry>& entries) {
   return manifest ? manifest->digest().hex : "error: " + manifest.error().message();
 }
 
-const std::vector<Entry> kSample = {
-    directory(""),           directory("bin"),  file("bin/tool", "#!", 0755), directory("lib"),
-    file("lib/a.py", "one"), file("lib/b", ""), link("lib/c", "a.py"),        directory("lib-x"),
-    file("lib-x/a.py"),      {"gone", Type::kWhiteout}};
+const std::vector<Entry> kSample = {directory(""),
+                                    directory("bin"),
+                                    file("bin/tool", "#!", 0755),
+                                    directory("lib"),
+                                    file("lib/a.py", "one"),
+                                    file("lib/b", ""),
+                                    link("lib/c", "a.py"),
+                                    directory("lib-x"),
+                                    file("lib-x/a.py"),
+                                    {"gone", Type::kWhiteout}};
 
 TEST(Hash, KnownAnswersAndFraming) {
   EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -84,22 +92,34 @@ TEST(Manifest, EverySingleMutationChangesTheDigest) {
   for (size_t i = 0; i < kSample.size(); i++) {
     const Entry& entry = kSample[i];
     if (entry.type != Type::kWhiteout) {
-      differs(i, [](Entry& e) { e.mtime++; }, "mtime");
+      differs(
+          i, [](Entry& e) { e.mtime++; }, "mtime");
     }
     if (entry.type == Type::kFile) {
-      differs(i, [](Entry& e) { e.content[31] ^= 1; }, "content");
-      differs(i, [](Entry& e) { e.size++; }, "size");
-      differs(i, [](Entry& e) { e.type = Type::kWhiteout; }, "type");
-      differs(i, [](Entry& e) { e.path += "2"; }, "name");
+      differs(
+          i, [](Entry& e) { e.content[31] ^= 1; }, "content");
+      differs(
+          i, [](Entry& e) { e.size++; }, "size");
+      differs(
+          i, [](Entry& e) { e.type = Type::kWhiteout; }, "type");
+      differs(
+          i, [](Entry& e) { e.path += "2"; }, "name");
     }
     if (entry.type == Type::kFile || entry.type == Type::kDirectory) {
       for (int bit = 0; bit < 12; bit++) {
-        differs(i, [bit](Entry& e) { e.mode ^= 1u << bit; }, "mode");
+        differs(
+            i, [bit](Entry& e) { e.mode ^= 1u << bit; }, "mode");
       }
     }
-    if (entry.type == Type::kDirectory) differs(i, [](Entry& e) { e.opaque = true; }, "opaque");
-    if (entry.type == Type::kLink) differs(i, [](Entry& e) { e.content = "b"; }, "target");
-    if (entry.type == Type::kWhiteout) differs(i, [](Entry& e) { e.path = "gone2"; }, "name");
+    if (entry.type == Type::kDirectory)
+      differs(
+          i, [](Entry& e) { e.opaque = true; }, "opaque");
+    if (entry.type == Type::kLink)
+      differs(
+          i, [](Entry& e) { e.content = "b"; }, "target");
+    if (entry.type == Type::kWhiteout)
+      differs(
+          i, [](Entry& e) { e.path = "gone2"; }, "name");
   }
   EXPECT_EQ(seen.size(), expected);
   auto fewer = kSample;
@@ -124,7 +144,8 @@ TEST(Manifest, ParentsAreImpliedOnce) {
   ASSERT_OK(manifest);
   std::vector<std::string> paths;
   for (const Entry& entry : manifest->entries()) paths.push_back(entry.path);
-  EXPECT_EQ(paths, (std::vector<std::string>{"", "x", "x/y", "x/y/a", "x/y/z", "x-1", "x.d", "x.d/f"}));
+  EXPECT_EQ(paths,
+            (std::vector<std::string>{"", "x", "x/y", "x/y/a", "x/y/z", "x-1", "x.d", "x.d/f"}));
   EXPECT_EQ(manifest->digest().hex,
             digest_of({directory(""), directory("x"), directory("x/y"), directory("x.d"),
                        file("x/y/z"), file("x/y/a"), file("x-1"), file("x.d/f")}));
@@ -151,7 +172,9 @@ TEST(Manifest, WhatCanNotBeATreeIsRefused) {
 }
 
 TEST(Manifest, TheTextFormIsExact) {
-  auto manifest = manifest_of({file("sp ace\n\\é", "t"), link("l", "to \x7f"), {"w", Type::kWhiteout},
+  auto manifest = manifest_of({file("sp ace\n\\é", "t"),
+                               link("l", "to \x7f"),
+                               {"w", Type::kWhiteout},
                                {"o", Type::kDirectory, 0700, 0, "", 12, true}});
   ASSERT_OK(manifest);
   std::string text = manifest->text();
@@ -181,14 +204,16 @@ TEST(Manifest, AHundredThousandFilesStaySmall) {
   long resident = 0;
   sscanf(read->c_str(), "%*d %ld", &resident);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  EXPECT_LT(resident * 4096, 34 << 20);   // with the test itself, about 8 MB
+  EXPECT_LT(resident * 4096, 34 << 20);  // with the test itself, about 8 MB
 #endif
   EXPECT_TRUE(is_hex64(manifest.digest().hex));
 }
 
 class TreeTest : public ::testing::Test {
  protected:
-  void SetUp() override { dir_ = std::move(*sys::open_at(AT_FDCWD, temp_.path(), O_RDONLY | O_DIRECTORY)); }
+  void SetUp() override {
+    dir_ = std::move(*sys::open_at(AT_FDCWD, temp_.path(), O_RDONLY | O_DIRECTORY));
+  }
   std::string digest() {
     auto manifest = scan_tree(dir_.get());
     return manifest ? manifest->digest().hex : manifest.error().message();
@@ -205,7 +230,8 @@ TEST_F(TreeTest, AScanGivesWhatWasBuilt) {
   std::mt19937 random(3);
   for (int i = 0; i < 300; i++) {
     std::string folder = "d" + std::to_string(random() % 7) + "/e" + std::to_string(random() % 5);
-    std::string path = folder + "/f" + std::to_string(i), text(random() % 9000, static_cast<char>(i));
+    std::string path = folder + "/f" + std::to_string(i),
+                text(random() % 9000, static_cast<char>(i));
     ASSERT_OK(sys::make_dirs_at(dir_.get(), folder));
     uint32_t mode = i % 3 == 0 ? 0755 : 0644;
     auto fd = sys::open_at(dir_.get(), path, O_WRONLY | O_CREAT, 0600);
@@ -243,8 +269,8 @@ TEST_F(TreeTest, SealingRefusesWhatTheManifestDoesNotSay) {
   auto manifest = fill(dir_.get(), tree);
   ASSERT_OK(manifest);
   ASSERT_OK(seal_tree(dir_.get(), *manifest));
-  const char* changes[] = {"touch a/new", "chmod 0600 c", "touch c", "rm c", "printf xx >> c",
-                           "rm c && mkdir c", "rm c && ln -s x c", "touch zz"};
+  const char* changes[] = {"touch a/new",    "chmod 0600 c",    "touch c",           "rm c",
+                           "printf xx >> c", "rm c && mkdir c", "rm c && ln -s x c", "touch zz"};
   for (const char* change : changes) {
     shell("rm -rf a c zz");
     ASSERT_OK(fill(dir_.get(), tree));
@@ -266,7 +292,7 @@ TEST_F(TreeTest, AScanSeesEveryChange) {
     shell(change);
     EXPECT_TRUE(seen.insert(digest()).second) << change;
   }
-  shell("ln d/f d/hard; rm d/hard; touch -d @5 d; cat d/f > /dev/null");   // inode facts don't count
+  shell("ln d/f d/hard; rm d/hard; touch -d @5 d; cat d/f > /dev/null");  // inode facts don't count
   EXPECT_TRUE(seen.contains(digest()));
 }
 
@@ -276,9 +302,12 @@ TEST_F(TreeTest, AScanRefusesWhatHasNoPlace) {
 }
 
 TEST_F(TreeTest, CleaningMakesATreeFit) {
-  shell("mkdir -p p/q secret; echo x > p/tool; chmod 4711 p/tool; echo y > p/q/data; chmod 0606 p/q/data;"
-        "ln -s /etc/passwd p/link; mkfifo p/pipe; chmod 0000 secret; chmod 2777 p/q;"
-        "echo h > p/hard; ln p/hard p/hard2; ln p/hard " + temp_.path() + ".outside");
+  shell(
+      "mkdir -p p/q secret; echo x > p/tool; chmod 4711 p/tool; echo y > p/q/data; chmod 0606 "
+      "p/q/data;"
+      "ln -s /etc/passwd p/link; mkfifo p/pipe; chmod 0000 secret; chmod 2777 p/q;"
+      "echo h > p/hard; ln p/hard p/hard2; ln p/hard " +
+      temp_.path() + ".outside");
   ASSERT_EQ(mknodat(dir_.get(), "p/white", S_IFCHR | 0600, 0), 0);
   auto q = sys::open_at(dir_.get(), "p/q", O_RDONLY);
   ASSERT_OK(sys::set_xattr(q->get(), "user.overlay.opaque", "y"));
@@ -300,7 +329,8 @@ TEST_F(TreeTest, CleaningMakesATreeFit) {
   std::vector<std::string> refused;
   ASSERT_OK(clean_tree(dir_.get(), &refused));
 
-  auto expected = root ? std::vector<std::string>{"p/null", "p/pipe"} : std::vector<std::string>{"p/pipe"};
+  auto expected =
+      root ? std::vector<std::string>{"p/null", "p/pipe"} : std::vector<std::string>{"p/pipe"};
   EXPECT_EQ(refused, expected);
   EXPECT_EQ(sys::list_xattrs(q->get()), std::vector<std::string>{"user.overlay.opaque"});
   EXPECT_TRUE(sys::list_xattrs(tool->get()).empty());

@@ -26,7 +26,8 @@ Tree tree_of(int which) {
 
 class Model {
  public:
-  Model(const std::string& path, unsigned seed) : path_(path), store_(open_store(path)), random_(seed) {
+  Model(const std::string& path, unsigned seed)
+      : path_(path), store_(open_store(path)), random_(seed) {
     for (int i = 0; i < kTrees; i++) {
       digests_.push_back(publish_tree(store_, tree_of(i))->digest);
       there_.insert(i);
@@ -34,11 +35,14 @@ class Model {
   }
 
   void step() {
-    static constexpr struct { int weight; void (Model::*run)(); } kOperations[] = {
-        {320, &Model::acquire},  {300, &Model::release}, {120, &Model::lookup},     {60, &Model::publish},
-        {50, &Model::record},    {60, &Model::remove},   {10, &Model::collect_all}, {6, &Model::collect_some},
-        {8, &Model::forget},     {6, &Model::pin},       {48, &Model::die},          {4, &Model::reopen},
-        {1, &Model::lose_index}, {3, &Model::sync},      {2, &Model::look}};
+    static constexpr struct {
+      int weight;
+      void (Model::*run)();
+    } kOperations[] = {{320, &Model::acquire},    {300, &Model::release},    {120, &Model::lookup},
+                       {60, &Model::publish},     {50, &Model::record},      {60, &Model::remove},
+                       {10, &Model::collect_all}, {6, &Model::collect_some}, {8, &Model::forget},
+                       {6, &Model::pin},          {48, &Model::die},         {4, &Model::reopen},
+                       {1, &Model::lose_index},   {3, &Model::sync},         {2, &Model::look}};
     int dice = pick(998);
     for (const auto& operation : kOperations) {
       if ((dice -= operation.weight) >= 0) continue;
@@ -76,7 +80,8 @@ class Model {
     EXPECT_TRUE(store_.verify()->empty());
     ASSERT_OK(store_.collect(0, false));
     EXPECT_EQ(store_.stats()->layers, 0u);
-    for (const char* folder : {"tmp", "trash", "leases"}) EXPECT_EQ(count_in(store_, folder), 0u) << folder;
+    for (const char* folder : {"tmp", "trash", "leases"})
+      EXPECT_EQ(count_in(store_, folder), 0u) << folder;
   }
 
   int deaths = 0;
@@ -105,7 +110,8 @@ class Model {
   // Collection and removal take the records of what is gone with them.
   void drop_orphans() {
     std::erase_if(records_, [&](const auto& record) {
-      return !std::includes(there_.begin(), there_.end(), record.second.begin(), record.second.end());
+      return !std::includes(there_.begin(), there_.end(), record.second.begin(),
+                            record.second.end());
     });
   }
 
@@ -123,7 +129,7 @@ class Model {
     auto [which, lease] = std::move(leases_.back());
     leases_.pop_back();
     auto text = sys::read_file(store_.layer_path(digests_[which]) + "/d0/f");
-    ASSERT_TRUE(text.ok() && *text == std::to_string(which)) << which;   // it was there all the time
+    ASSERT_TRUE(text.ok() && *text == std::to_string(which)) << which;  // it was there all the time
   }
 
   void lookup() {
@@ -136,7 +142,8 @@ class Model {
     ASSERT_EQ(numbers_of((*found)->layers), known->second);
     auto leases = store_.acquire_all((*found)->layers);
     ASSERT_OK(leases);
-    bool all = std::includes(there_.begin(), there_.end(), known->second.begin(), known->second.end());
+    bool all =
+        std::includes(there_.begin(), there_.end(), known->second.begin(), known->second.end());
     ASSERT_EQ(leases->has_value(), all);
   }
 
@@ -199,7 +206,8 @@ class Model {
       gone(number_of(row.digest));
     }
     drop_orphans();
-    bool any_left = std::any_of(there_.begin(), there_.end(), [&](int which) { return may_go(which); });
+    bool any_left =
+        std::any_of(there_.begin(), there_.end(), [&](int which) { return may_go(which); });
     ASSERT_TRUE(!any_left || store_.stats()->bytes <= target);
   }
 
@@ -233,8 +241,9 @@ class Model {
       if (!arm_failpoint("*=kill@" + std::to_string(after)).ok()) return 1;
       bool ok = what == 0   ? publish_tree(store, tree_of(which)).ok()
                 : what == 1 ? store.remove_layer(digests_[which]).ok()
-                : what == 2 ? store.collect(0, false).ok()
-                            : store.record(key_of(name), {"model", name, {digests_[which]}, "[]"}).ok();
+                : what == 2
+                    ? store.collect(0, false).ok()
+                    : store.record(key_of(name), {"model", name, {digests_[which]}, "[]"}).ok();
       return ok ? 0 : 3;
     });
     ASSERT_TRUE(killed(status) || exited(status, 0) || exited(status, 3)) << status;
@@ -242,20 +251,24 @@ class Model {
     std::set<int> before = there_;
     for (int i = 0; i < kTrees; i++) {
       bool now = sys::exists_at(store_.dir(), layer_dir(digests_[i]));
-      bool may_come = what == 0 && i == which, may_leave = (what == 1 && i == which && !held(i)) || (what == 2 && may_go(i));
-      ASSERT_TRUE(now == before.contains(i) || (now && may_come) || (!now && may_leave)) << what << " " << i;
+      bool may_come = what == 0 && i == which,
+           may_leave = (what == 1 && i == which && !held(i)) || (what == 2 && may_go(i));
+      ASSERT_TRUE(now == before.contains(i) || (now && may_come) || (!now && may_leave))
+          << what << " " << i;
       now ? (void)there_.insert(i) : (void)there_.erase(i);
     }
     for (int i = 0; i < kKeys; i++) settle_record(std::to_string(i), what, name, named);
   }
 
-  void settle_record(const std::string& name, int what, const std::string& written, const std::set<int>& named) {
+  void settle_record(const std::string& name, int what, const std::string& written,
+                     const std::set<int>& named) {
     auto found = store_.lookup(key_of(name));
     ASSERT_OK(found);
     auto known = records_.find(name);
     if (!found->has_value()) {
       if (known == records_.end()) return;
-      bool lost = !std::includes(there_.begin(), there_.end(), known->second.begin(), known->second.end());
+      bool lost =
+          !std::includes(there_.begin(), there_.end(), known->second.begin(), known->second.end());
       ASSERT_TRUE(what != 0 && what != 3 && lost) << name;
       records_.erase(known);
       return;
@@ -278,8 +291,8 @@ class Model {
 TEST(StoreModel, AgreesWithTheOracle) {
   unsigned operations = from_environment("RTLAUNCH_MODEL_OPS", 100'000);
   unsigned seed = from_environment("RTLAUNCH_MODEL_SEED", 20'261'123);
-  // In memory where that is possible: make_durable() syncs the whole file system, with all that others
-  // write to it.
+  // In memory where that is possible: make_durable() syncs the whole file system, with all that
+  // others write to it.
   TempDir temp(access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "");
   Model model(temp / "store", seed);
   auto begin = std::chrono::steady_clock::now();

@@ -1,8 +1,9 @@
-// From a key to a layer: the lock that lets one maker through, staging, the rename that makes a whole
-// layer visible at once.
+// From a key to a layer: the lock that lets one maker through, staging, the rename that makes a
+// whole layer visible at once.
 #include <fcntl.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "installers/store/failpoint.h"
 #include "installers/store/index.h"
@@ -19,7 +20,7 @@ std::string staging_lock(const std::string& uuid) { return "tmp/" + uuid + ".loc
 Result<UniqueFd> make_directory(int dir, const std::string& name) {
   TRY(sys::make_dirs_at(dir, name, 0755));
   UniqueFd fd = TRY(sys::open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  TRY(sys::set_mode(fd.get(), 0755, name));   // whatever the umask is: workers come here by mounts
+  TRY(sys::set_mode(fd.get(), 0755, name));  // whatever the umask is: workers come here by mounts
   return fd;
 }
 
@@ -90,11 +91,12 @@ Result<UniqueFd> Store::lock(const Key& key, const std::function<void()>& waitin
   return lock_name("locks/" + key.hex, waiting);
 }
 
-Result<Staging> Store::stage() const {
+Result<Staging> Store::stage() {
   TRY(writable("stage"));
+  if (!std::exchange(swept_, true)) (void)sweep().ok();  // a build can do without
   Staging staging;
   staging.store_ = TRY(sys::open_at(dir_.get(), ".", O_RDONLY | O_DIRECTORY));
-  while (true) {   // again, if a sweeper took the lock's file before we had locked it
+  while (true) {  // again, if a sweeper took the lock's file before we had locked it
     staging.uuid_ = sys::random_name();
     std::string name = staging_lock(staging.uuid_);
     UniqueFd lock = TRY(sys::open_at(dir_.get(), name, O_RDWR | O_CREAT | O_EXCL, 0600));
@@ -128,7 +130,7 @@ Result<Lease> Store::publish(Staging staging, const Manifest& manifest, const La
   TRY(sys::make_dirs_at(dir_.get(), target.substr(0, target.find_last_of('/')), 0755));
   TRY(failpoint("publish.folder"));
   Status renamed = sys::rename_new_at(dir_.get(), staging_name(staging.uuid_), dir_.get(), target);
-  if (!renamed.ok() && renamed.error().code == EEXIST) return lease;   // as good as ours
+  if (!renamed.ok() && renamed.error().code == EEXIST) return lease;  // as good as ours
   TRY(renamed);
   TRY(failpoint("publish.renamed"));
   // From here on the layer is there for all; a row that is missing is added by who looks next.
@@ -142,7 +144,7 @@ Status Store::make_durable() {
   TRY(writable("sync"));
   UniqueFd lock = TRY(lock_name("locks/durable", {}));
   Durable durable = read_durable(dir_.get());
-  std::string all, fresh;   // taken before the sync: what is published later may miss it
+  std::string all, fresh;  // taken before the sync: what is published later may miss it
   size_t live = 0;
   for (const Digest& digest : TRY(layer_names(dir_.get()))) {
     auto meta = read_meta(dir_.get(), digest);
@@ -159,7 +161,7 @@ Status Store::make_durable() {
   TRY(failpoint("durable.synced"));
   if (durable.size() > 2 * live + 1000) return replace_durably(dir_.get(), "durable.log", all);
   UniqueFd log = TRY(sys::open_at(dir_.get(), "durable.log", O_WRONLY | O_CREAT | O_APPEND, 0600));
-  TRY(sys::write_all(log.get(), "\n" + fresh, "durable.log"));   // never on to a torn line
+  TRY(sys::write_all(log.get(), "\n" + fresh, "durable.log"));  // never on to a torn line
   return sys::sync_data(log.get(), "durable.log");
 }
 

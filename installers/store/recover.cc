@@ -1,5 +1,6 @@
 // After a boot: what was not known to be on disk when the machine last went down may have names and
-// no data. It is a cache, so it goes. Within one boot the page cache is coherent and all is trusted.
+// no data. It is a cache, so it goes. Within one boot the page cache is coherent and all is
+// trusted.
 #include <fcntl.h>
 
 #include "installers/store/failpoint.h"
@@ -54,7 +55,7 @@ Result<UniqueFd> Store::lock_name(const std::string& name,
       told = true;
       TRY(sys::lock_file(fd.get(), sys::Lock::kExclusive, name));
     }
-    if (TRY(sys::stat_fd(fd.get(), name)).st_nlink > 0) return fd;   // else: swept while we waited
+    if (TRY(sys::stat_fd(fd.get(), name)).st_nlink > 0) return fd;  // else: swept while we waited
   }
 }
 

@@ -18,7 +18,8 @@ constexpr uint64_t kGiB = uint64_t{1} << 30;
 std::string human(uint64_t bytes) {
   char text[32];
   if (bytes >= kGiB) {
-    std::snprintf(text, sizeof text, "%.1f GiB", static_cast<double>(bytes) / static_cast<double>(kGiB));
+    std::snprintf(text, sizeof text, "%.1f GiB",
+                  static_cast<double>(bytes) / static_cast<double>(kGiB));
   } else {
     std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1 << 20));
   }
@@ -47,7 +48,8 @@ House::Goal shortfall(const House::Bounds& bounds, const House::Reserved& others
 }
 
 std::string largest(std::vector<Store::LayerRow> rows) {
-  std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+  std::sort(rows.begin(), rows.end(),
+            [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
   std::string text;
   for (size_t i = 0; i < rows.size() && i < 3; i++) {
     const std::string& name = rows[i].info.name;
@@ -94,7 +96,7 @@ Result<House::Reserved> House::reserved_by_others(const std::string& own_uuid, b
   for (const std::string& name : TRY(sys::list_dir(tmp.get()))) {
     if (!name.ends_with(".lock") || name == own_uuid + ".lock") continue;
     auto lock = sys::open_at(tmp.get(), name, O_RDONLY | O_NOFOLLOW);
-    if (!lock || TRY(sys::try_lock_file(lock->get(), sys::Lock::kShared, name))) continue;   // dead
+    if (!lock || TRY(sys::try_lock_file(lock->get(), sys::Lock::kShared, name))) continue;  // dead
     auto text = sys::read_all(lock->get(), name, 4096);
     Reserved one;
     if (!text || !parse_reservation(*text, one)) continue;
@@ -115,7 +117,7 @@ Status Store::reserve(const Staging& staging, uint64_t bytes, uint64_t files) {
   House::Goal missing = shortfall(bounds, others, bytes, files);
   if (!missing.none()) {
     others = TRY(house.reserved_by_others(staging.uuid_, /*exactly=*/true));
-    TRY(sys::unlink_at(dir_.get(), "reserve"));   // the index may need room to collect
+    TRY(sys::unlink_at(dir_.get(), "reserve"));  // the index may need room to collect
     TRY(sweep());
     bounds.space = TRY(sys::space_of(dir_.get(), path_));
     missing = shortfall(bounds, others, bytes, files);
@@ -130,10 +132,14 @@ Status Store::reserve(const Staging& staging, uint64_t bytes, uint64_t files) {
                          human(bounds.space.free) + " are free, of which " +
                          human(bounds.min_free + others.bytes) + " must stay" +
                          largest(TRY(house.rows()));
-    return Error{"reserve", ENOSPC, path_, reason,
-                 "make room on that disk, end workers that hold layers (rtlaunch store ls), or choose "
-                 "a larger disk with --store",
-                 125};
+    return Error{
+        "reserve",
+        ENOSPC,
+        path_,
+        reason,
+        "make room on that disk, end workers that hold layers (rtlaunch store ls), or choose "
+        "a larger disk with --store",
+        125};
   }
   TRY(failpoint("reserve.fits"));
   std::string text = std::to_string(bytes) + " " + std::to_string(files) + "\n";

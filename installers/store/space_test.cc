@@ -31,10 +31,11 @@ TEST_F(SpaceTest, WhatIsReservedIsCountedUntilItsStagingIsGone) {
     Store store = open_store(path_, {0, 4 * kMiB, 0});
     auto first = store.stage(), second = store.stage();
     ASSERT_OK(store.reserve(*first, 20 * kMiB, 10));
-    auto refused = store.reserve(*second, 25 * kMiB, 10);   // 20 + 25 + 4 > 48
+    auto refused = store.reserve(*second, 25 * kMiB, 10);  // 20 + 25 + 4 > 48
     ASSERT_FALSE(refused.ok());
     EXPECT_EQ(refused.error().code, ENOSPC);
-    EXPECT_NE(refused.error().reason.find("needs 25.0 MiB"), std::string::npos) << refused.error().reason;
+    EXPECT_NE(refused.error().reason.find("needs 25.0 MiB"), std::string::npos)
+        << refused.error().reason;
     EXPECT_NE(refused.error().cure, "");
     // What the first has written by now is not counted twice.
     ASSERT_OK(fill(first->tree(), tree_of(18 * kMiB, 'x')));
@@ -66,7 +67,9 @@ TEST_F(SpaceTest, LayersMakeRoomTheOldestFirst) {
     Store store = open_store(path_, {0, 4 * kMiB, 0});
     std::vector<Digest> layers;
     for (int i = 0; i < 3; i++) {
-      layers.push_back(publish_tree(store, tree_of(9 * kMiB, static_cast<char>('a' + i)), "layer " + std::to_string(i))->digest);
+      layers.push_back(publish_tree(store, tree_of(9 * kMiB, static_cast<char>('a' + i)),
+                                    "layer " + std::to_string(i))
+                           ->digest);
       ASSERT_OK(sys::set_mtime_at(store.dir(), lease_name(layers[i]), 1'000'000'000 + i));
     }
     auto staging = store.stage();
@@ -76,7 +79,8 @@ TEST_F(SpaceTest, LayersMakeRoomTheOldestFirst) {
     auto held = store.acquire_all({layers[2]});
     auto refused = store.reserve(*staging, 40 * kMiB, 1);
     ASSERT_FALSE(refused.ok());
-    EXPECT_NE(refused.error().reason.find("layer 2 9.0 MiB"), std::string::npos) << refused.error().reason;
+    EXPECT_NE(refused.error().reason.find("layer 2 9.0 MiB"), std::string::npos)
+        << refused.error().reason;
     EXPECT_TRUE(store.acquire(layers[2])->has_value());
   });
 }
@@ -92,7 +96,8 @@ TEST_F(SpaceTest, AFullDiskAtRandomPoints) {
       auto space = sys::space_of(store.dir(), "store");
       auto ballast = sys::open_at(AT_FDCWD, disk_ + "/ballast", O_WRONLY | O_CREAT, 0600);
       uint64_t keep = random() % 60 * 4096;
-      ASSERT_OK(sys::preallocate(ballast->get(), space->free - std::min(space->free - 4096, keep), "ballast"));
+      ASSERT_OK(sys::preallocate(ballast->get(), space->free - std::min(space->free - 4096, keep),
+                                 "ballast"));
       Status status;
       for (int i = 0; i < 8 && status.ok(); i++) {
         auto lease = publish_tree(store, tree_of(random() % 60'000, static_cast<char>('a' + i)));

@@ -15,7 +15,7 @@
 namespace rtlaunch::store {
 namespace {
 
-constexpr uint64_t kOverlay = 0x794c7630, kNfs = 0x6969;   // statfs(2)
+constexpr uint64_t kOverlay = 0x794c7630, kNfs = 0x6969;  // statfs(2)
 const char* const kFolders[] = {"layers", "layers/sha256", "records", "leases", "pins", "locks",
                                 "tmp",    "trash",         "uv",      "blobs",  "wd"};
 
@@ -77,7 +77,8 @@ Status make_layout(int dir, const std::string& path) {
   TRY(sys::unlink_at(dir, staged));
   if (!linked.ok() && linked.error().code != EEXIST) return linked;
   auto reserve = sys::open_at(dir, "reserve", O_WRONLY | O_CREAT, 0600);
-  if (reserve) (void)sys::preallocate(reserve->get(), kReserve, "reserve").ok();  // kind, not needed
+  if (reserve)
+    (void)sys::preallocate(reserve->get(), kReserve, "reserve").ok();  // kind, not needed
   return {};
 }
 
@@ -156,8 +157,12 @@ Status Store::check_format(const std::string& text) const {
 
 Status Store::writable(const std::string& step) const {
   if (!read_only_) return {};
-  return Error{step, EROFS, path_, "the store is on a read-only file system",
-               "mount it writable, or choose another folder with --store", 125};
+  return Error{step,
+               EROFS,
+               path_,
+               "the store is on a read-only file system",
+               "mount it writable, or choose another folder with --store",
+               125};
 }
 
 Result<std::optional<Record>> Store::lookup(const Key& key) const {
@@ -166,7 +171,7 @@ Result<std::optional<Record>> Store::lookup(const Key& key) const {
   if (!text && text.error().code == ENOENT) return std::optional<Record>();
   if (!text) return text.error();
   auto file = parse_record(*text);
-  if (!file) return std::optional<Record>();   // torn by a crash: as if it weren't there
+  if (!file) return std::optional<Record>();  // torn by a crash: as if it weren't there
   return std::optional<Record>(std::move(file->record));
 }
 

@@ -1,7 +1,8 @@
 // The layer store: immutable directory trees, addressed by what is in them, shared by every
 // environment that needs them, kept by leases and collected when nobody does.
 //
-//   <store>/                    one file system, not overlay; 0700, owned by root or the rootless user
+//   <store>/                    one file system, not overlay; 0700, owned by root or the rootless
+//   user
 //     FORMAT                    "rtlaunch-store 1 <uuid>\n"
 //     reserve                   8 MiB, given up first when the disk is full
 //     index.sqlite              facts for people and for collection; rebuilt from the files at will
@@ -9,12 +10,11 @@
 //     boot                      boot id of the last opening
 //     layers/sha256/ab/<digest>/  tree/  manifest  meta.json       a name here is a whole layer
 //     records/ab/<key>.json     key → what was made of it (files are the truth; SQLite is a view)
-//     leases/<digest>           empty files; a shared flock on one is a lease, its mtime the last use
-//     pins/<digest>             empty files; a pinned layer is never collected
-//     locks/<key>               single-flight locks
-//     tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its maker
-//     trash/<uuid>              on its way out
-//     uv/  blobs/  wd/          caches of installers (uv's own, downloads, stat caches)
+//     leases/<digest>           empty files; a shared flock on one is a lease, its mtime the last
+//     use pins/<digest>             empty files; a pinned layer is never collected locks/<key>
+//     single-flight locks tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its
+//     maker trash/<uuid>              on its way out uv/  blobs/  wd/          caches of installers
+//     (uv's own, downloads, stat caches)
 //
 // Leases are flocks on files of the store itself, not of /run: whoever sees the store sees them,
 // also from another container that has a /run of its own, and no boot check is needed, since a
@@ -44,12 +44,12 @@
 namespace rtlaunch::store {
 
 class Index;
-class IndexHolder;   // keeps SQLite out of programs that only launch: see internal.h
-class House;         // collect.cc
+class IndexHolder;  // keeps SQLite out of programs that only launch: see internal.h
+class House;        // collect.cc
 
 struct Limits {
-  uint64_t max_bytes = 0;       // 0: 40 % of the file system, at least 10 GiB
-  uint64_t min_free = 0;        // 0: max(3 %, 5 GiB), never more than a tenth of the file system
+  uint64_t max_bytes = 0;  // 0: 40 % of the file system, at least 10 GiB
+  uint64_t min_free = 0;   // 0: max(3 %, 5 GiB), never more than a tenth of the file system
   int64_t min_age_seconds = 300;
 };
 
@@ -61,15 +61,15 @@ struct Lease {
 
 // What is known of one layer when it is published; becomes meta.json.
 struct LayerInfo {
-  std::string kind;         // "wheel", "pyc", "mask", "glue", "capture", "working_dir", "py_module"
-  std::string name;         // for people: "requests 2.27.1", "/home/me/project"; never a secret
-  int64_t build_ms = 0;     // what it would cost to make again
+  std::string kind;      // "wheel", "pyc", "mask", "glue", "capture", "working_dir", "py_module"
+  std::string name;      // for people: "requests 2.27.1", "/home/me/project"; never a secret
+  int64_t build_ms = 0;  // what it would cost to make again
 };
 
 // One record: what a key led to. `layers` are top first. `data` is JSON of the record's kind.
 struct Record {
-  std::string kind;         // "pip", "working_dir", "wheel", "env", "interpreter", ...
-  std::string name;         // for people; never a secret
+  std::string kind;  // "pip", "working_dir", "wheel", "env", "interpreter", ...
+  std::string name;  // for people; never a secret
   std::vector<Digest> layers;
   std::string data = "{}";
 };
@@ -80,8 +80,8 @@ class Staging {
   Staging(Staging&&) noexcept;
   Staging& operator=(Staging&&) noexcept;
   ~Staging();
-  int dir() const { return dir_.get(); }          // tmp/<uuid>
-  int tree() const { return tree_.get(); }        // tmp/<uuid>/tree, to be filled
+  int dir() const { return dir_.get(); }             // tmp/<uuid>
+  int tree() const { return tree_.get(); }           // tmp/<uuid>/tree, to be filled
   const std::string& path() const { return path_; }  // absolute, for mounts
 
  private:
@@ -94,15 +94,15 @@ class Staging {
 
 class Store {
  public:
-  // Opens, or makes when `create`. Refuses: a newer FORMAT, a store owned by another user or open to
-  // others, a file system that can't hold one (overlay). A read-only file system is fine for reading.
-  // On the first opening after a boot, drops what is not known to be whole.
+  // Opens, or makes when `create`. Refuses: a newer FORMAT, a store owned by another user or open
+  // to others, a file system that can't hold one (overlay). A read-only file system is fine for
+  // reading. On the first opening after a boot, drops what is not known to be whole.
   static Result<Store> open(const std::string& path, bool create, Limits limits = {});
   Store(Store&&) noexcept;
   Store& operator=(Store&&) noexcept;
   ~Store();
 
-  const std::string& path() const { return path_; }   // absolute, links resolved
+  const std::string& path() const { return path_; }  // absolute, links resolved
   int dir() const { return dir_.get(); }
   bool read_only() const { return read_only_; }
 
@@ -113,25 +113,26 @@ class Store {
   Result<std::optional<Lease>> acquire(const Digest& digest) const;
   // All or nothing, in digest order; duplicates are leased once.
   Result<std::optional<std::vector<Lease>>> acquire_all(std::vector<Digest> digests) const;
-  std::string layer_path(const Digest& digest) const;      // absolute path of its tree/
-  static std::string layer_name(const Digest& digest);     // the same, relative to dir()
-  void touch(const Key& key) const;                        // last use of a record
+  std::string layer_path(const Digest& digest) const;   // absolute path of its tree/
+  static std::string layer_name(const Digest& digest);  // the same, relative to dir()
+  void touch(const Key& key) const;                     // last use of a record
 
   // --- making ------------------------------------------------------------------------------------
   // Waits for whoever makes `key` now; ask lookup() again afterwards. `waiting` is called once if
   // there is somebody to wait for.
   Result<UniqueFd> lock(const Key& key, const std::function<void()>& waiting = {}) const;
-  Result<Staging> stage() const;
+  Result<Staging> stage();
   // Fails with ENOSPC, after collecting, when `bytes`/`files` more would not leave min_free.
   // What is reserved is counted, across processes, until the Staging is gone; a second call for the
   // same Staging replaces the first.
   Status reserve(const Staging& staging, uint64_t bytes, uint64_t files);
   // The tree must be as `manifest` says, mtimes included; only directories get their modes, mtimes
-  // and opaque attributes here (seal_tree). What else is in the staging directory is removed. Writes
-  // manifest and meta, leases, renames into place. An existing equal layer wins and ours is dropped.
+  // and opaque attributes here (seal_tree). What else is in the staging directory is removed.
+  // Writes manifest and meta, leases, renames into place. An existing equal layer wins and ours is
+  // dropped.
   Result<Lease> publish(Staging staging, const Manifest& manifest, const LayerInfo& info);
   Status record(const Key& key, const Record& record);
-  Status forget(const Key& key);                            // removes the record, not its layers
+  Status forget(const Key& key);  // removes the record, not its layers
   // syncfs, then durable.log. For a background moment. What never was is dropped after a crash.
   Status make_durable();
 
@@ -140,47 +141,66 @@ class Store {
     Digest digest;
     LayerInfo info;
     uint64_t bytes = 0, files = 0;
-    int64_t created = 0, last_used = 0;   // seconds since 1970
-    int64_t last_used_ns = 0;             // the same, finer
+    int64_t created = 0, last_used = 0;  // seconds since 1970
+    int64_t last_used_ns = 0;            // the same, finer
     bool leased = false, durable = false, pinned = false;
   };
-  Result<std::vector<LayerRow>> list();                      // most recently used first
-  struct RecordRow { Key key; Record record; int64_t created = 0, last_used = 0; };
+  Result<std::vector<LayerRow>> list();  // most recently used first
+  struct RecordRow {
+    Key key;
+    Record record;
+    int64_t created = 0, last_used = 0;
+  };
   Result<std::vector<RecordRow>> records(const std::string& kind = "");
-  struct Stats { uint64_t layers = 0, records = 0, bytes = 0, files = 0, leased = 0, limit = 0,
-                 free = 0, total = 0, trash = 0, staging = 0, caches = 0; };
+  struct Stats {
+    uint64_t layers = 0, records = 0, bytes = 0, files = 0, leased = 0, limit = 0, free = 0,
+             total = 0, trash = 0, staging = 0, caches = 0;
+  };
   Result<Stats> stats();
-  struct Collected { std::vector<LayerRow> layers; uint64_t bytes = 0; bool dry = false; };
+  struct Collected {
+    std::vector<LayerRow> layers;
+    uint64_t bytes = 0;
+    bool dry = false;
+  };
   // Least recently used first, never a leased or pinned layer, nor one used within min_age, until
-  // bytes are under `target`. Nothing: when over the limits, down to nine tenths of them. 0: all that
-  // is not leased or pinned, however young. Records that name a layer that is gone go too.
+  // bytes are under `target`. Nothing: when over the limits, down to nine tenths of them. 0: all
+  // that is not leased or pinned, however young. Records that name a layer that is gone go too.
   Result<Collected> collect(std::optional<uint64_t> target, bool dry_run);
-  Status collect_if_over();                                  // cheap when there is nothing to do
-  struct Damage { Digest digest; std::string what; };
+  Status collect_if_over();  // cheap when there is nothing to do
+  struct Damage {
+    Digest digest;
+    std::string what;
+  };
   // Hashes every tree again. A damaged layer that is not leased goes to trash with its records.
   Result<std::vector<Damage>> verify(const std::function<void(const LayerRow&)>& progress = {});
-  Status rebuild();                                          // index.sqlite anew from the files
-  struct Why { std::vector<RecordRow> records; bool leased = false; std::vector<int> pids; };
-  Result<Why> why(const Digest& digest);                     // who needs it; a prefix of >= 4 is enough
+  Status rebuild();  // index.sqlite anew from the files
+  struct Why {
+    std::vector<RecordRow> records;
+    bool leased = false;
+    std::vector<int> pids;
+  };
+  Result<Why> why(const Digest& digest);  // who needs it; a prefix of >= 4 is enough
   Result<Digest> resolve(const std::string& prefix);
-  Status remove_layer(const Digest& digest);                 // EBUSY when leased
+  Status remove_layer(const Digest& digest);  // EBUSY when leased
   Status pin(const Digest& digest, bool pinned);
-  // Removes trash, and staging whose maker is dead. stage() and collect() do it too.
-  Status sweep();
+  // Removes trash, and staging whose maker is dead. The first stage() of a Store and collect() do
+  // it too.
+  Status sweep() const;
 
  private:
   friend class House;
   Store();
   static Result<Store> make(const std::string& path);
   Status check_format(const std::string& format) const;
-  Status check_boot() const;                // recover.cc
-  Result<Index*> index();                   // made equal to the files; house.cc
+  Status check_boot() const;  // recover.cc
+  Result<Index*> index();     // made equal to the files; house.cc
   Result<std::optional<Lease>> take(const Digest& digest, bool touch) const;
   Result<UniqueFd> lock_name(const std::string& name, const std::function<void()>& waiting) const;
   Status writable(const std::string& step) const;
   std::string path_;
   UniqueFd dir_;
   bool read_only_ = false;
+  bool swept_ = false;
   Limits limits_;
   std::string uuid_;
   std::unique_ptr<IndexHolder> index_;

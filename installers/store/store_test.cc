@@ -51,7 +51,7 @@ TEST_F(StoreTest, ALayerIsPublishedFoundAndLeased) {
   ASSERT_EQ(rows->size(), 1u);
   EXPECT_EQ((*rows)[0].info.name, "ab 1.0");
   EXPECT_TRUE((*rows)[0].leased);
-  EXPECT_EQ((*rows)[0].files, 4u);   // the root, lib, lib/a.py, b
+  EXPECT_EQ((*rows)[0].files, 4u);  // the root, lib, lib/a.py, b
   EXPECT_GE((*rows)[0].bytes, 4096u);
 }
 
@@ -77,8 +77,9 @@ TEST_F(StoreTest, ARebuiltIndexSaysTheSame) {
     if (std::string(damage) == "garbage") {
       ASSERT_OK(sys::replace_file_at(store.dir(), "index.sqlite", std::string(9000, 'x'), 0600));
     } else if (std::string(damage) == "other version") {
-      std::string sql = "sqlite3 " + path_ + "/index.sqlite 'CREATE TABLE layer(x); PRAGMA user_version=99'";
-      if (system(sql.c_str()) != 0) continue;   // no such tool here
+      std::string sql =
+          "sqlite3 " + path_ + "/index.sqlite 'CREATE TABLE layer(x); PRAGMA user_version=99'";
+      if (system(sql.c_str()) != 0) continue;  // no such tool here
     }
     Store again = open_store(path_);
     EXPECT_EQ(digests(again), before);
@@ -116,7 +117,6 @@ TEST_F(StoreTest, EqualTreesAreOneLayer) {
   EXPECT_EQ(count_in(store, "tmp"), 0u);
 }
 
-
 TEST_F(StoreTest, WorkersCanReadALayerOnceItIsMounted) {
   mode_t before = umask(077);
   Store store = open_store(path_);
@@ -140,7 +140,8 @@ TEST_F(StoreTest, OnlyTheTreeOfAStagingBecomesALayer) {
   auto lease = store.publish(std::move(*staging), *manifest, {"test", "t", 0});
   ASSERT_OK(lease);
   auto dir = sys::open_at(store.dir(), layer_dir(lease->digest), O_RDONLY | O_DIRECTORY);
-  EXPECT_EQ(*sys::list_dir(dir->get()), (std::vector<std::string>{"manifest", "meta.json", "tree"}));
+  EXPECT_EQ(*sys::list_dir(dir->get()),
+            (std::vector<std::string>{"manifest", "meta.json", "tree"}));
 }
 
 TEST_F(StoreTest, ADroppedStagingLeavesNothing) {
@@ -150,13 +151,28 @@ TEST_F(StoreTest, ADroppedStagingLeavesNothing) {
     ASSERT_OK(first);
     ASSERT_OK(fill(first->tree(), {{"a/b/c", "1"}}));
     EXPECT_EQ(count_in(store, "tmp"), 4u);
-    *first = std::move(*second);   // the first is dropped here
+    *first = std::move(*second);  // the first is dropped here
     EXPECT_EQ(count_in(store, "tmp"), 2u);
     Staging& self = *first;
     *first = std::move(self);
     EXPECT_EQ(count_in(store, "tmp"), 2u);
   }
   EXPECT_EQ(count_in(store, "tmp"), 0u);
+}
+
+TEST_F(StoreTest, ABuildSweepsWhatTheDeadLeft) {
+  EXPECT_TRUE(killed(in_child([&] {
+    Store store = open_store(path_);
+    auto staging = store.stage();
+    if (!staging || !fill(staging->tree(), {{"a", "1"}}).ok()) return 1;
+    raise(SIGKILL);
+    return 2;
+  })));
+  Store store = open_store(path_);
+  EXPECT_EQ(count_in(store, "tmp"), 2u);
+  auto staging = store.stage();
+  ASSERT_OK(staging);
+  EXPECT_EQ(count_in(store, "tmp"), 2u);  // ours alone
 }
 
 TEST_F(StoreTest, ATreeThatIsNotAsItsManifestSaysIsNotPublished) {
@@ -233,7 +249,7 @@ TEST_F(StoreTest, WhoWaitsForALockIsTold) {
   EXPECT_EQ(told, 0);
   pid_t pid = fork();
   if (pid == 0) {
-    first->reset();   // a flock is held by every copy of its descriptor
+    first->reset();  // a flock is held by every copy of its descriptor
     Store other = open_store(path_);
     auto lock = other.lock(key_of("k"), [&] { told++; });
     _exit(lock.ok() ? told : 9);

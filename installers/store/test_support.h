@@ -24,9 +24,9 @@
 
 namespace rtlaunch::store {
 
-#define ASSERT_OK(expression)                                      \
-  do {                                                             \
-    const auto& ok_ = (expression);                                \
+#define ASSERT_OK(expression)                                              \
+  do {                                                                     \
+    const auto& ok_ = (expression);                                        \
     ASSERT_TRUE(ok_.ok()) << #expression << ": " << ok_.error().message(); \
   } while (false)
 
@@ -68,7 +68,8 @@ inline Result<Manifest> fill(int dir, const Tree& tree) {
   return manifest;
 }
 
-inline Result<Lease> publish_tree(Store& store, const Tree& tree, const std::string& name = "test") {
+inline Result<Lease> publish_tree(Store& store, const Tree& tree,
+                                  const std::string& name = "test") {
   Staging staging = TRY(store.stage());
   Manifest manifest = TRY(fill(staging.tree(), tree));
   return store.publish(std::move(staging), manifest, {"test", name, 1});
@@ -97,7 +98,9 @@ inline int in_child(const std::function<int()>& body) {
 }
 
 inline bool killed(int status) { return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL; }
-inline bool exited(int status, int code) { return WIFEXITED(status) && WEXITSTATUS(status) == code; }
+inline bool exited(int status, int code) {
+  return WIFEXITED(status) && WEXITSTATUS(status) == code;
+}
 
 // The same in a mount namespace of its own; a failed expectation inside fails the test. When such a
 // namespace can't be had the test is skipped, with the reason.

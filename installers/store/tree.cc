@@ -53,7 +53,8 @@ class Scanner {
  private:
   Status add_directory(int dir, const std::string& path) {
     struct stat info = TRY(sys::stat_fd(dir, path));
-    manifest_.add({path, Type::kDirectory, info.st_mode & 07777, 0, "", info.st_mtime, is_opaque(dir)});
+    manifest_.add(
+        {path, Type::kDirectory, info.st_mode & 07777, 0, "", info.st_mtime, is_opaque(dir)});
     for (const std::string& name : TRY(sys::list_dir(dir))) TRY(add(dir, name, below(path, name)));
     return {};
   }
@@ -146,7 +147,8 @@ class Sealer {
   Status seal(int dir, const std::string& name, const std::string& path) {
     if (next_ == entries_.size()) return differs(path, "is there unasked");
     Entry entry = entries_[next_];
-    if (entry.path != path) return differs(path, "is there unasked, or " + entry.path + " is missing");
+    if (entry.path != path)
+      return differs(path, "is there unasked, or " + entry.path + " is missing");
     struct stat info = TRY(sys::stat_at(dir, name));
     if (TRY(type_of(info, path)) != entry.type) return differs(path, "has another type");
     if (entry.type == Type::kDirectory) {

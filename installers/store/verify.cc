@@ -47,13 +47,13 @@ Result<std::vector<Store::Damage>> Store::verify(
   std::vector<Damage> damages;
   for (const LayerRow& row : TRY(house.rows())) {
     std::optional<Lease> lease = TRY(take(row.digest, /*touch=*/false));
-    if (!lease) continue;   // collected meanwhile
+    if (!lease) continue;  // collected meanwhile
     if (progress) progress(row);
     std::string what = damage(dir_.get(), row.digest);
     if (what.empty()) continue;
     damages.push_back({row.digest, what});
     lease.reset();
-    if (!read_only_) TRY(house.evict(row.digest));   // stays while somebody runs from it
+    if (!read_only_) TRY(house.evict(row.digest));  // stays while somebody runs from it
   }
   if (damages.empty() || read_only_) return damages;
   TRY(house.drop_orphans());

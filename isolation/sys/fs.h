@@ -20,8 +20,8 @@ namespace rtlaunch::sys {
 enum class Lock { kShared, kExclusive };
 // A flock belongs to the open file description: it ends with the last copy of the descriptor, in
 // whatever process, also after SIGKILL.
-Status lock_file(int fd, Lock kind, const std::string& name);             // waits
-Result<bool> try_lock_file(int fd, Lock kind, const std::string& name);   // false: somebody has it
+Status lock_file(int fd, Lock kind, const std::string& name);            // waits
+Result<bool> try_lock_file(int fd, Lock kind, const std::string& name);  // false: somebody has it
 void unlock_file(int fd);
 
 Result<struct stat> stat_fd(int fd, const std::string& name);
@@ -33,11 +33,11 @@ Status rename_at(int from_dir, const std::string& from, int to_dir, const std::s
 // for directories refuses a target that holds anything (rename(2)) and reads EEXIST as well.
 Status rename_new_at(int from_dir, const std::string& from, int to_dir, const std::string& to);
 Status link_new_at(int dir, const std::string& from, const std::string& to);  // link(2)
-Status unlink_at(int dir, const std::string& name);                          // gone already is fine
+Status unlink_at(int dir, const std::string& name);  // gone already is fine
 Status remove_dir_at(int dir, const std::string& name);
 
-Status sync_data(int fd, const std::string& name);          // fdatasync
-Status sync_file_system(int fd, const std::string& name);   // syncfs; reports lost writes since 5.8
+Status sync_data(int fd, const std::string& name);         // fdatasync
+Status sync_file_system(int fd, const std::string& name);  // syncfs; reports lost writes since 5.8
 
 struct Space {
   uint64_t total = 0, free = 0;              // bytes; free to an unprivileged user
@@ -53,7 +53,7 @@ Status write_over(int fd, std::string_view data, const std::string& name);  // t
 // Seconds since 1970; the nanoseconds become 0.
 Status set_mtime_at(int dir, const std::string& name, int64_t seconds);
 Status set_mtime(int fd, int64_t seconds, const std::string& name);
-Status touch_at(int dir, const std::string& name);   // now
+Status touch_at(int dir, const std::string& name);  // now
 Status touch(int fd, const std::string& name);
 int64_t now_seconds();
 
@@ -71,8 +71,8 @@ std::vector<std::string> list_xattrs_at(int dir, const std::string& name);
 Status remove_xattr_at(int dir, const std::string& name, const std::string& xattr);
 
 Result<std::string> read_link_at(int dir, const std::string& name);
-Result<std::string> path_of(int fd);   // absolute, links resolved
-std::string boot_id();                 // "" where /proc doesn't say
+Result<std::string> path_of(int fd);  // absolute, links resolved
+std::string boot_id();                // "" where /proc doesn't say
 
 // Copies what is left in `from` to `to`, by copy_file_range where it can.
 Status copy_contents(int from, int to, const std::string& name);
