@@ -64,7 +64,8 @@ TEST(Json, HasLimits) {
 
 // A text may hold secrets, so no error quotes it.
 TEST(Json, NeverQuotesValues) {
-  for (const char* text : {"{\"A\": \"canary", "{\"A\": canary}", "{\"A\": \"canary\" \"x\"}", "{\"A\": \"x\\canary\"}"}) {
+  for (const char* text : {"{\"A\": \"canary", "{\"A\": canary}", "{\"A\": \"canary\" \"x\"}",
+                           "{\"A\": \"x\\canary\"}"}) {
     EXPECT_EQ(said(text).find("canary"), std::string::npos) << said(text);
   }
 }
@@ -79,8 +80,10 @@ TEST(Json, AgreesWithTheParserItIsMadeOf) {
     std::string text = corpus;
     for (size_t changes = random() % 3; changes > 0; --changes) {
       size_t at = random() % text.size();
-      if (random() % 2) text[at] = pieces[random() % pieces.size()];
-      else text.erase(at, 1 + random() % 3);
+      if (random() % 2)
+        text[at] = pieces[random() % pieces.size()];
+      else
+        text.erase(at, 1 + random() % 3);
     }
     bool theirs = Json::accept(text);
     auto ours = parse_json(text, "f");
@@ -89,7 +92,8 @@ TEST(Json, AgreesWithTheParserItIsMadeOf) {
       ASSERT_TRUE(theirs) << text;
       ASSERT_EQ(*ours, Json::parse(text)) << text;
     } else if (theirs) {
-      EXPECT_NE(ours.error().message().find("twice"), std::string::npos) << text << ours.error().message();
+      EXPECT_NE(ours.error().message().find("twice"), std::string::npos)
+          << text << ours.error().message();
     }
   }
   EXPECT_GT(good, 1000u);
@@ -97,7 +101,8 @@ TEST(Json, AgreesWithTheParserItIsMadeOf) {
 }
 
 TEST(Nearest, FindsTyposAndNothingFarAway) {
-  std::vector<std::string> known = {"working_dir", "pip", "uv", "env_vars", "py_modules", "excludes"};
+  std::vector<std::string> known = {"working_dir", "pip",        "uv",
+                                    "env_vars",    "py_modules", "excludes"};
   EXPECT_EQ(nearest("wroking_dir", known), "working_dir");
   EXPECT_EQ(nearest("workingDir", known), "working_dir");
   EXPECT_EQ(nearest("working-dir", known), "working_dir");

@@ -19,22 +19,22 @@ namespace rtlaunch::config {
 struct Packages {
   enum class Tool { kPip, kUv };
   Tool tool = Tool::kPip;
-  std::vector<std::string> lines;            // requirement lines; files and nested -r are read in
-  bool check = false;                        // pip_check, uv_check
-  std::optional<std::string> version;        // pip_version, uv_version: a specifier, "==23.3"
-  std::vector<std::string> options;          // pip_install_options, uv_pip_install_options
+  std::vector<std::string> lines;      // requirement lines; files and nested -r are read in
+  bool check = false;                  // pip_check, uv_check
+  std::optional<std::string> version;  // pip_version, uv_version: a specifier, "==23.3"
+  std::vector<std::string> options;    // pip_install_options, uv_pip_install_options
 };
 
 struct Config {
-  std::optional<int64_t> setup_timeout_seconds = 600;   // nothing: no limit (-1)
+  std::optional<int64_t> setup_timeout_seconds = 600;  // nothing: no limit (-1)
   bool eager_install = true;
   std::vector<std::string> log_files;
 };
 
 struct RuntimeEnv {
-  std::optional<std::string> working_dir;     // as written; "" never
+  std::optional<std::string> working_dir;  // as written; "" never
   std::vector<std::string> excludes;
-  std::vector<std::string> py_modules;        // as written
+  std::vector<std::string> py_modules;  // as written
   std::optional<Packages> packages;
   std::vector<std::pair<std::string, std::string>> env_vars;  // in the order written
   Config config;

@@ -24,7 +24,9 @@ class RuntimeEnvTest : public ::testing::Test {
     fs::create_directories(fs::path(folder_ + "/" + path).parent_path());
     std::ofstream(folder_ + "/" + path) << text;
   }
-  Result<RuntimeEnv> parse(const std::string& json) { return parse_runtime_env(json, "env.json", folder_); }
+  Result<RuntimeEnv> parse(const std::string& json) {
+    return parse_runtime_env(json, "env.json", folder_);
+  }
   RuntimeEnv good(const std::string& json) {
     auto env = parse(json);
     EXPECT_TRUE(env) << json << ": " << env.error().message();
@@ -41,7 +43,8 @@ class RuntimeEnvTest : public ::testing::Test {
 };
 
 TEST_F(RuntimeEnvTest, AllFields) {
-  RuntimeEnv env = good(R"({"working_dir": "src", "excludes": ["*.log"], "py_modules": ["m", "n.whl"],
+  RuntimeEnv env =
+      good(R"({"working_dir": "src", "excludes": ["*.log"], "py_modules": ["m", "n.whl"],
       "pip": {"packages": ["a", "b==1"], "pip_check": true, "pip_version": "==23.3", "pip_install_options": ["--no-deps"]},
       "env_vars": {"Z": "1", "A": ""}, "config": {"setup_timeout_seconds": 5, "eager_install": false, "log_files": ["l"]}})");
   EXPECT_EQ(env.working_dir, "src");
@@ -65,7 +68,8 @@ TEST_F(RuntimeEnvTest, RaysQuirks) {
   EXPECT_FALSE(good(R"({"pip": null, "conda": null, "working_dir": null})").packages);
   EXPECT_EQ(good(R"({"pip": ["a", "b", "a"]})").packages->lines, (Lines{"a", "b"}));
   EXPECT_EQ(good(R"({"uv": ["a"]})").packages->options, Lines{"--no-cache"});
-  EXPECT_TRUE(good(R"({"uv": {"packages": ["a"], "uv_pip_install_options": []}})").packages->options.empty());
+  EXPECT_TRUE(good(R"({"uv": {"packages": ["a"], "uv_pip_install_options": []}})")
+                  .packages->options.empty());
   EXPECT_TRUE(good(R"({"pip": ["a"]})").packages->options.empty());
   EXPECT_EQ(good(R"({"config": {}})").config.setup_timeout_seconds, 600);
   EXPECT_FALSE(good(R"({"config": {"setup_timeout_seconds": -1}})").config.setup_timeout_seconds);
@@ -78,14 +82,19 @@ TEST_F(RuntimeEnvTest, ErrorsNameThePlaceAndTheFix) {
   } const kCases[] = {
       {R"({"env_var": {}})", "unknown field `env_var` | did you mean `env_vars`?"},
       {R"({"pip": ["a"], "uv": ["b"]})", "`pip` and `uv` are both there"},
-      {R"({"pip": {"packages": ["a", "b", 3]}})", "pip.packages[2]: expected a string, got a number"},
+      {R"({"pip": {"packages": ["a", "b", 3]}})",
+       "pip.packages[2]: expected a string, got a number"},
       {R"({"pip": {}})", "`packages` is missing"},
-      {R"({"pip": {"packages": ["a"], "pip_chek": true}})", "pip: unknown field `pip_chek` | did you mean `pip_check`?"},
+      {R"({"pip": {"packages": ["a"], "pip_chek": true}})",
+       "pip: unknown field `pip_chek` | did you mean `pip_check`?"},
       {R"({"pip": {"packages": ["a"], "uv_check": true}})", "unknown field `uv_check`"},
-      {R"({"pip": {"packages": ["a"], "pip_check": "yes"}})", "pip.pip_check: expected true or false, got a string"},
-      {R"({"pip": {"packages": ["a"], "pip_version": 23}})", "pip.pip_version: expected a string, got a number"},
+      {R"({"pip": {"packages": ["a"], "pip_check": "yes"}})",
+       "pip.pip_check: expected true or false, got a string"},
+      {R"({"pip": {"packages": ["a"], "pip_version": 23}})",
+       "pip.pip_version: expected a string, got a number"},
       {R"({"uv": {"packages": "r.txt"}})", "uv.packages: expected a list of strings, got a string"},
-      {R"({"uv": {"packages": ["a"], "uv_pip_install_options": "x"}})", "uv.uv_pip_install_options: expected a list"},
+      {R"({"uv": {"packages": ["a"], "uv_pip_install_options": "x"}})",
+       "uv.uv_pip_install_options: expected a list"},
       {R"({"pip": 3})", "pip: expected a list, the path"},
       {R"({"pip": ["a\nb"]})", "pip[0]: holds a line break"},
       {R"({"pip": [""]})", "pip[0]: is empty"},
@@ -98,35 +107,41 @@ TEST_F(RuntimeEnvTest, ErrorsNameThePlaceAndTheFix) {
       {R"({"env_vars": []})", "env_vars: expected an object of strings, got a list"},
       {R"({"env_vars": {"": "x"}})", "without a name"},
       {R"({"env_vars": {"A=b": "x"}})", "env_vars.A: a name can't hold"},
-      {R"({"config": {"setup_timeout_seconds": 0}})", "config.setup_timeout_seconds: must be more than 0"},
+      {R"({"config": {"setup_timeout_seconds": 0}})",
+       "config.setup_timeout_seconds: must be more than 0"},
       {R"({"config": {"setup_timeout_seconds": -2}})", "must be more than 0"},
-      {R"({"config": {"setup_timeout_seconds": 1.5}})", "expected a whole number of seconds, got a number"},
+      {R"({"config": {"setup_timeout_seconds": 1.5}})",
+       "expected a whole number of seconds, got a number"},
       {R"({"config": {"setup_timeout_seconds": 18446744073709551615}})", "less than 2^31"},
       {R"({"config": {"setup_timeout_seconds": true}})", "got true or false"},
       {R"({"config": {"eager": 1}})", "config: unknown field `eager`"},
       {R"({"config": {"log_files": "x"}})", "config.log_files: expected a list"},
       {"[]", "expected an object, got a list"},
   };
-  for (const auto& c : kCases) EXPECT_NE(bad(c.json).find(c.says), std::string::npos) << bad(c.json);
+  for (const auto& c : kCases)
+    EXPECT_NE(bad(c.json).find(c.says), std::string::npos) << bad(c.json);
 }
 
 TEST_F(RuntimeEnvTest, LaterFieldsAreSaidToBeLater) {
   for (const char* field : {"conda", "container", "image_uri", "java_jars", "py_executable",
                             "worker_process_setup_hook", "nsight", "_nsight", "rocprof_sys"}) {
     std::string message = bad(std::string("{\"") + field + "\": \"x\"}");
-    EXPECT_NE(message.find(std::string(field) + ": is not supported yet"), std::string::npos) << message;
+    EXPECT_NE(message.find(std::string(field) + ": is not supported yet"), std::string::npos)
+        << message;
   }
 }
 
 TEST_F(RuntimeEnvTest, NoErrorShowsAValueOfEnvVars) {
-  for (const char* json : {R"({"env_vars": {"A": "canary", "B": 1}})", R"({"env_vars": {"A": ["canary"]}})",
-                           R"({"env_vars": {"A": "canary\u0000"}})", R"({"env_vars": {"A=canary": ""}})",
-                           R"({"env_vars": {"A": "canary"}, "x": 1})", R"({"env_vars": {"A": "canary})"}) {
+  for (const char* json :
+       {R"({"env_vars": {"A": "canary", "B": 1}})", R"({"env_vars": {"A": ["canary"]}})",
+        R"({"env_vars": {"A": "canary\u0000"}})", R"({"env_vars": {"A=canary": ""}})",
+        R"({"env_vars": {"A": "canary"}, "x": 1})", R"({"env_vars": {"A": "canary})"}) {
     EXPECT_EQ(bad(json).find("canary"), std::string::npos) << bad(json);
   }
 }
 
-// --- requirements files ----------------------------------------------------------------------------
+// --- requirements files
+// ----------------------------------------------------------------------------
 
 TEST_F(RuntimeEnvTest, RequirementsFilesAsPipReadsThem) {
   write("r.txt",
@@ -141,14 +156,17 @@ TEST_F(RuntimeEnvTest, RequirementsFilesAsPipReadsThem) {
         "a==1\n"
         "--index-url https://h/simple\n"
         "d; python_version > '3.8' \\");
-  write("sub/more.txt", "e\n-c limits.txt\n--requirement=deeper.txt\n-f wheels\n-f https://h/w\n-r ${X}/r.txt\n");
+  write("sub/more.txt",
+        "e\n-c limits.txt\n--requirement=deeper.txt\n-f wheels\n-f https://h/w\n-r ${X}/r.txt\n");
   write("sub/deeper.txt", "f\n");
   write("sub/wheels/x", "");
   auto lines = read_requirements(folder_ + "/r.txt");
   ASSERT_TRUE(lines) << lines.error().message();
-  EXPECT_EQ(*lines, (Lines{"a==1", "b   >=2", "git+https://h/r.git#egg=c", "e", "-c " + folder_ + "/sub/limits.txt",
-                           "f", "--find-links " + folder_ + "/sub/wheels", "-f https://h/w", "-r ${X}/r.txt",
-                           "--index-url https://h/simple", "d; python_version > '3.8'"}));
+  EXPECT_EQ(*lines,
+            (Lines{"a==1", "b   >=2", "git+https://h/r.git#egg=c", "e",
+                   "-c " + folder_ + "/sub/limits.txt", "f",
+                   "--find-links " + folder_ + "/sub/wheels", "-f https://h/w", "-r ${X}/r.txt",
+                   "--index-url https://h/simple", "d; python_version > '3.8'"}));
   EXPECT_EQ(good(R"({"pip": "r.txt"})").packages->lines, *lines);
   EXPECT_EQ(good(R"({"pip": {"packages": "r.txt"}})").packages->lines, *lines);
   EXPECT_EQ(good(R"({"uv": ["-r r.txt", "z"]})").packages->lines.back(), "z");
@@ -174,20 +192,29 @@ TEST_F(RuntimeEnvTest, RequirementsFilesThatCantBeRead) {
   EXPECT_NE(said(".").find("directory"), std::string::npos) << said(".");
 }
 
-// --- expansion: what os.path.expandvars and Ray's rule after it give -------------------------------
+// --- expansion: what os.path.expandvars and Ray's rule after it give
+// -------------------------------
 
 TEST(Expand, AsRayDoes) {
-  std::map<std::string, std::string> environment = {
-      {"HAVE", "1"}, {"lower", "2"}, {"NESTED", "${HAVE}"}, {"GONE", "${NOPE}"}, {"a b", "3"}, {"1", "one"}};
+  std::map<std::string, std::string> environment = {{"HAVE", "1"},         {"lower", "2"},
+                                                    {"NESTED", "${HAVE}"}, {"GONE", "${NOPE}"},
+                                                    {"a b", "3"},          {"1", "one"}};
   struct {
     const char *value, *expanded;
   } const kCases[] = {
-      {"${HAVE}:x", "1:x"}, {"$HAVE:x", "1:x"}, {"${NOPE}:x", ":x"}, {"${nope}:x", "${nope}:x"},
-      {"$NOPE:x", "$NOPE:x"}, {"$lower", "2"}, {"${NESTED}", ""}, {"${GONE}|", "|"}, {"$$HAVE", "$1"},
-      {"${HAVE", "${HAVE"}, {"${}", "${}"}, {"$", "$"}, {"a$", "a$"}, {"$HAVEN", "$HAVEN"}, {"${a b}", "3"},
-      {"$1", "one"}, {"${No}", "${No}"}, {"${N${HAVE}", "${N"}, {"plain", "plain"}, {"", ""},
+      {"${HAVE}:x", "1:x"},   {"$HAVE:x", "1:x"},
+      {"${NOPE}:x", ":x"},    {"${nope}:x", "${nope}:x"},
+      {"$NOPE:x", "$NOPE:x"}, {"$lower", "2"},
+      {"${NESTED}", ""},      {"${GONE}|", "|"},
+      {"$$HAVE", "$1"},       {"${HAVE", "${HAVE"},
+      {"${}", "${}"},         {"$", "$"},
+      {"a$", "a$"},           {"$HAVEN", "$HAVEN"},
+      {"${a b}", "3"},        {"$1", "one"},
+      {"${No}", "${No}"},     {"${N${HAVE}", "${N"},
+      {"plain", "plain"},     {"", ""},
   };
-  for (const auto& c : kCases) EXPECT_EQ(expand_variables(c.value, environment), c.expanded) << c.value;
+  for (const auto& c : kCases)
+    EXPECT_EQ(expand_variables(c.value, environment), c.expanded) << c.value;
 }
 
 // Against Python itself, with the same two steps.
@@ -206,10 +233,12 @@ with open('cases', 'wb') as f:
         f.write(v.encode() + b'\0' + e.encode() + b'\0')
 )";
   ASSERT_EQ(std::system(("cd " + folder + " && python3 p.py").c_str()), 0);
-  std::map<std::string, std::string> environment = {{"A", "1"}, {"B_2", "$A"}, {"C", "${Q}"}, {"x", "${A}"}};
+  std::map<std::string, std::string> environment = {
+      {"A", "1"}, {"B_2", "$A"}, {"C", "${Q}"}, {"x", "${A}"}};
   std::ifstream cases(folder + "/cases", std::ios::binary);
   size_t count = 0;
-  for (std::string value, expanded; std::getline(cases, value, '\0') && std::getline(cases, expanded, '\0'); ++count) {
+  for (std::string value, expanded;
+       std::getline(cases, value, '\0') && std::getline(cases, expanded, '\0'); ++count) {
     ASSERT_EQ(expand_variables(value, environment), expanded) << value;
   }
   EXPECT_EQ(count, 3000u);

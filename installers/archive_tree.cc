@@ -260,7 +260,7 @@ Status TreeWriter::close(OpenFile file, int64_t mtime, std::string* content) {
   TRY(set_times(file.fd_.get(), entry.mtime, file.path_));
   entry.path = std::move(file.path_);
   std::lock_guard lock(mutex_);
-  manifest_.add(std::move(entry));
+  manifest_.add(entry);
   return {};
 }
 
@@ -304,7 +304,7 @@ Status TreeWriter::finish() {
   recent_.clear();
   for (auto entry = directories_.rbegin(); entry != directories_.rend(); ++entry) {
     TRY(settle_directory(entry->second));
-    manifest_.add(std::move(entry->second));
+    manifest_.add(entry->second);
   }
   directories_.clear();
   return {};

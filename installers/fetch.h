@@ -26,29 +26,29 @@ namespace rtlaunch {
 using Deadline = std::chrono::steady_clock::time_point;
 
 struct Fetched {
-  std::string url;       // for people: without credentials and query
-  std::string sha256;    // hex
+  std::string url;     // for people: without credentials and query
+  std::string sha256;  // hex
   uint64_t size = 0;
 };
 
 struct FetchJob {
   std::string url;
-  std::optional<std::string> sha256;   // hex; other content is an error
-  std::optional<uint64_t> size;        // other sizes are an error, as soon as it is exceeded
-  int fd = -1;                         // borrowed; written from offset 0 with pwrite(2)
-  std::string label;                   // in progress and errors; "": the last part of the URL
+  std::optional<std::string> sha256;  // hex; other content is an error
+  std::optional<uint64_t> size;       // other sizes are an error, as soon as it is exceeded
+  int fd = -1;                        // borrowed; written from offset 0 with pwrite(2)
+  std::string label;                  // in progress and errors; "": the last part of the URL
   // Run in the calling thread as soon as this file is complete and checked, while the others go
   // on in the kernel's buffers. An error ends everything and is returned.
   std::function<Status(const Fetched&)> on_done;
 };
 
 struct FetchOptions {
-  std::string layer = "pip";                  // Event::layer
+  std::string layer = "pip";  // Event::layer
   unsigned parallel = 8;
-  uint64_t max_bytes = 100ull << 30;          // of one file without a `size`
+  uint64_t max_bytes = 100ull << 30;  // of one file without a `size`
   std::chrono::milliseconds connect_timeout{20'000};
   std::chrono::milliseconds stall_timeout{60'000};
-  std::string bearer = {};                    // a token for the first host; a secret
+  std::string bearer = {};  // a token for the first host; a secret
 };
 
 // In the order of `jobs`. The first error ends all transfers.

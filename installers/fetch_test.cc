@@ -85,7 +85,8 @@ class FetchTest : public ::testing::Test {
     std::ofstream(*folder_ / "server.py") << kServer;
     std::string command = "cd " + folder_->path() + " && exec python3 server.py";
     const char* argv[] = {"sh", "-c", command.c_str(), nullptr};
-    ASSERT_EQ(::posix_spawnp(&server_, "sh", nullptr, nullptr, const_cast<char**>(argv), environ), 0);
+    ASSERT_EQ(::posix_spawnp(&server_, "sh", nullptr, nullptr, const_cast<char**>(argv), environ),
+              0);
     for (int i = 0; i < 500 && !fs::exists(*folder_ / "port"); ++i) ::usleep(10'000);
     std::ifstream(*folder_ / "port") >> port_;
     for (int i = 0; i < 4096; ++i) {
@@ -114,7 +115,8 @@ class FetchTest : public ::testing::Test {
     text.resize(static_cast<size_t>(size));
     return text;
   }
-  Result<std::vector<Fetched>> run(std::vector<FetchJob> jobs, FetchOptions options = {}, int milliseconds = 20'000) {
+  Result<std::vector<Fetched>> run(std::vector<FetchJob> jobs, FetchOptions options = {},
+                                   int milliseconds = 20'000) {
     return fetch_all(std::move(jobs), progress_, in(milliseconds), options);
   }
   std::string refusal(FetchJob made, FetchOptions options = {}, int milliseconds = 20'000) {
@@ -216,7 +218,9 @@ TEST_F(FetchTest, TlsThatIsNoTlsIsSaid) {
 }
 
 TEST_F(FetchTest, SilenceEnds) {
-  EXPECT_NE(refusal(job("/slow"), {.stall_timeout = std::chrono::milliseconds(1000)}).find("silent"), std::string::npos);
+  EXPECT_NE(
+      refusal(job("/slow"), {.stall_timeout = std::chrono::milliseconds(1000)}).find("silent"),
+      std::string::npos);
   EXPECT_NE(refusal(job("/slow"), {}, 300).find("setup_timeout_seconds"), std::string::npos);
 }
 

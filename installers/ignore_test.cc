@@ -68,7 +68,8 @@ TEST(Ignore, StaysQuick) {
   EXPECT_FALSE(glob_match("**/a/**/a/**/a/**/a/**/b", deep + "c", true));
 }
 
-// --- against git itself ---------------------------------------------------------------------------
+// --- against git itself
+// ---------------------------------------------------------------------------
 
 class Repository {
  public:
@@ -90,10 +91,11 @@ class Repository {
     std::ofstream asked(folder_ + "/.git/asked", std::ios::binary);
     for (const std::string& path : paths) asked << path << '\0';
     asked.close();
-    std::string command = "cd " + folder_ +
-                          " && git -c core.excludesFile=/dev/null check-ignore --no-index --stdin -z"
-                          " < .git/asked > .git/answer";
-    EXPECT_LE(std::system(command.c_str()), 256);   // 1: none is ignored
+    std::string command =
+        "cd " + folder_ +
+        " && git -c core.excludesFile=/dev/null check-ignore --no-index --stdin -z"
+        " < .git/asked > .git/answer";
+    EXPECT_LE(std::system(command.c_str()), 256);  // 1: none is ignored
     std::ifstream answer(folder_ + "/.git/answer", std::ios::binary);
     std::set<std::string> ignored_paths;
     for (std::string path; std::getline(answer, path, '\0');) ignored_paths.insert(path);
@@ -111,8 +113,9 @@ const T& pick(std::mt19937& random, const std::vector<T>& from) {
 
 std::string random_pattern(std::mt19937& random) {
   static const std::vector<std::string> kPieces = {
-      "a", "b", "ab", "a.b", "foo", "*", "**", "***", "?", "/", "/", "/", "[ab]", "[!a]", "[^b]", "[a-c]",
-      "[]a]", "[[:alpha:]]", "[a-]", "\\a", "\\*", "*.b", "a*", "**/", "/**", "/**/", " ", "\\ ", "[", "]", "\\"};
+      "a",  "b",    "ab",   "a.b",  "foo",   "*",    "**",          "***",  "?",   "/",   "/",
+      "/",  "[ab]", "[!a]", "[^b]", "[a-c]", "[]a]", "[[:alpha:]]", "[a-]", "\\a", "\\*", "*.b",
+      "a*", "**/",  "/**",  "/**/", " ",     "\\ ",  "[",           "]",    "\\"};
   std::string pattern = random() % 6 == 0 ? "!" : "";
   for (size_t count = 1 + random() % 5; count > 0; --count) pattern += pick(random, kPieces);
   if (random() % 5 == 0) pattern += "/";
@@ -122,7 +125,8 @@ std::string random_pattern(std::mt19937& random) {
 TEST(Ignore, SaysWhatGitSays) {
   std::mt19937 random(20);
   Repository repository;
-  static const std::vector<std::string> kNames = {"a", "b", "ab", "a.b", "foo", "abc", "c", "]", "*", "a "};
+  static const std::vector<std::string> kNames = {"a",   "b", "ab", "a.b", "foo",
+                                                  "abc", "c", "]",  "*",   "a "};
   std::vector<std::pair<std::string, bool>> paths;
   std::set<std::string> files, known;
   for (int i = 0; i < 120; ++i) {
@@ -133,7 +137,8 @@ TEST(Ignore, SaysWhatGitSays) {
       path += (path.empty() ? "" : "/") + pick(random, kNames);
     }
     bool is_directory = random() % 3 == 0;
-    if (clash || !known.insert(path).second || fs::exists(repository.folder() + "/" + path)) continue;
+    if (clash || !known.insert(path).second || fs::exists(repository.folder() + "/" + path))
+      continue;
     repository.add(path, is_directory);
     if (!is_directory) files.insert(path);
     paths.emplace_back(path, is_directory);
@@ -148,7 +153,8 @@ TEST(Ignore, SaysWhatGitSays) {
     IgnoreList ours(text);
     for (const auto& [path, is_directory] : paths) {
       ASSERT_EQ(ours.ignores(path, is_directory), git.contains(path))
-          << "pattern:\n" << text << "path: " << path << (is_directory ? "/" : "");
+          << "pattern:\n"
+          << text << "path: " << path << (is_directory ? "/" : "");
     }
     ignored_count += git.size();
   }

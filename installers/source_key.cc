@@ -18,6 +18,7 @@
 #include "installers/source.h"
 #include "installers/source_walk.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/fs.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -133,23 +134,58 @@ bool is_settled(const WalkEntry& entry, int64_t started_ns) {
   return entry.ctime_ns < started_ns - (coarse ? 2'100'000'000 : 50'000'000);
 }
 
+// Gathers small pieces; what can't be written shows at the end.
+class CacheWriter {
+ public:
+  explicit CacheWriter(int fd) : fd_(fd) { raw(kHeader, kHeaderSize); }
+
+  void add(const WalkEntry& entry, std::string_view path) {
+    hash_.bytes(&entry, sizeof entry).bytes(path.data(), path.size());
+    raw(reinterpret_cast<const char*>(&entry), sizeof entry);
+    raw(path.data(), path.size());
+  }
+  bool finish() {
+    std::string digest = hash_.raw();
+    raw(digest.data(), digest.size());
+    return flush();
+  }
+
+ private:
+  void raw(const char* data, size_t size) {
+    buffer_.append(data, size);
+    if (buffer_.size() >= kWindow) (void)flush();
+  }
+  bool flush() {
+    ok_ = ok_ && sys::write_all(fd_, buffer_, "stat cache");
+    buffer_.clear();
+    return ok_;
+  }
+
+  int fd_;
+  bool ok_ = true;
+  std::string buffer_;
+  store::Hasher hash_;
+};
+
 // Best effort: without a cache the next run reads all files again.
 void write_cache(const store::Store& store, const std::string& name, const Walk& walk,
                  int64_t started_ns) {
   if (store.read_only() || !sys::make_dirs_at(store.dir(), "wd", 0700)) return;
-  std::string text(kHeader, kHeaderSize);
-  store::Hasher hash;
+  std::string staged = "wd/" + name + "." + sys::random_name();
+  auto fd = sys::open_at(store.dir(), staged, O_WRONLY | O_CREAT | O_EXCL, 0600);
+  if (!fd) return;
+  CacheWriter cache(fd->get());
   for (const WalkEntry& entry : walk.entries) {
-    char record[sizeof entry];
-    WalkEntry kept = entry;
+    WalkEntry kept;
+    std::memcpy(static_cast<void*>(&kept), static_cast<const void*>(&entry), sizeof kept);
     kept.path_at = 0;
     kept.hashed = entry.hashed && is_settled(entry, started_ns);
-    std::memcpy(record, static_cast<const void*>(&kept), sizeof kept);
-    hash.bytes(record, sizeof record).bytes(walk.path(entry).data(), entry.path_size);
-    text.append(record, sizeof record).append(walk.path(entry));
+    cache.add(kept, walk.path(entry));
   }
-  text += hash.raw();
-  (void)sys::replace_file_at(store.dir(), "wd/" + name, text, 0600);
+  bool written = cache.finish();
+  if (!written || !sys::rename_at(store.dir(), staged, store.dir(), "wd/" + name)) {
+    (void)sys::unlink_at(store.dir(), staged);
+  }
 }
 
 const char* step_of(const Source& source) {

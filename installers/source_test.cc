@@ -42,7 +42,8 @@ class SourceTest : public ::testing::Test {
   Result<Source> classify(const std::string& text, SourceUse use = SourceUse::kWorkingDir) {
     return classify_source(text, folder_, use);
   }
-  std::string key(const std::string& path = "project", const std::vector<std::string>& excludes = {},
+  std::string key(const std::string& path = "project",
+                  const std::vector<std::string>& excludes = {},
                   SourceUse use = SourceUse::kWorkingDir) {
     auto source = classify(path, use);
     if (!source) return source.error().message();
@@ -69,7 +70,9 @@ TEST_F(SourceTest, Classifies) {
   write("m.py", "");
   write("w-1-py3-none-any.whl", "");
   auto kind = [&](const std::string& text, SourceUse use) { return classify(text, use)->kind; };
-  auto format = [&](const std::string& text) { return classify(text, SourceUse::kPyModule)->format; };
+  auto format = [&](const std::string& text) {
+    return classify(text, SourceUse::kPyModule)->format;
+  };
   EXPECT_EQ(kind("project", SourceUse::kWorkingDir), Source::Kind::kDirectory);
   EXPECT_EQ(kind("p.zip", SourceUse::kWorkingDir), Source::Kind::kArchive);
   EXPECT_EQ(kind("m.py", SourceUse::kPyModule), Source::Kind::kFile);
@@ -78,7 +81,8 @@ TEST_F(SourceTest, Classifies) {
   EXPECT_EQ(format("p.tar.gz"), Source::Format::kTar);
   EXPECT_EQ(format("https://h/w.whl"), Source::Format::kWheel);
   EXPECT_EQ(format("w-1-py3-none-any.whl"), Source::Format::kWheel);
-  EXPECT_FALSE(classify("p.zip")->strip_top) << "Ray strips what it fetches by URI, not local files";
+  EXPECT_FALSE(classify("p.zip")->strip_top)
+      << "Ray strips what it fetches by URI, not local files";
   EXPECT_TRUE(classify("file://" + at("p.zip"))->strip_top);
   EXPECT_EQ(classify("project")->path, fs::canonical(at("project")));
 }
@@ -156,7 +160,7 @@ TEST_F(SourceTest, CacheIsUsedAndNeverTrustedTooEarly) {
   write("project/big", std::string(1 << 20, 'x'));
   std::string before = key();
   std::this_thread::sleep_for(std::chrono::milliseconds(80));
-  EXPECT_EQ(key(), before);   // now all entries are old enough to be remembered
+  EXPECT_EQ(key(), before);  // now all entries are old enough to be remembered
   EXPECT_EQ(key(), before);
   // Same size, same mtime: only the ctime tells.
   struct stat info;
@@ -234,7 +238,8 @@ TEST_F(SourceTest, LinksAreFollowed) {
   fs::create_symlink(at("outside"), at("project/dir"));
   fs::create_symlink("nowhere", at("project/dangling"));
   ::mkfifo(at("project/pipe").c_str(), 0600);
-  EXPECT_EQ(walked(), (Paths{"", "dangling", "dir", "dir/f", "file", "lib", "lib/a.py", "main.py"}));
+  EXPECT_EQ(walked(),
+            (Paths{"", "dangling", "dir", "dir/f", "file", "lib", "lib/a.py", "main.py"}));
   std::string before = key();
   write("outside/f", "2");
   EXPECT_NE(key(), before);

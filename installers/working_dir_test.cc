@@ -173,7 +173,8 @@ TEST_F(WorkingDirTest, ModulesStandInsideTheirLayer) {
       << "the default excludes are the working_dir's";
   EXPECT_EQ(files(layer("one.py", SourceUse::kPyModule)), Files{"one.py"});
   fs::create_symlink("pkg", folder_ / "alias");
-  EXPECT_EQ(files(layer("alias", SourceUse::kPyModule)), (Files{"alias/__init__.py", "alias/venv/x"}));
+  EXPECT_EQ(files(layer("alias", SourceUse::kPyModule)),
+            (Files{"alias/__init__.py", "alias/venv/x"}));
 }
 
 TEST_F(WorkingDirTest, AWheelIsLaidOutAsByPipTarget) {
@@ -186,7 +187,8 @@ TEST_F(WorkingDirTest, AWheelIsLaidOutAsByPipTarget) {
                                     .add("w-1.dist-info/METADATA", "")
                                     .build());
   std::string tree = layer("w-1-py3-none-any.whl", SourceUse::kPyModule);
-  EXPECT_EQ(files(tree), (Files{"bin/tool", "p.py", "q.so", "share/d", "w-1.dist-info/METADATA", "w/__init__.py"}));
+  EXPECT_EQ(files(tree), (Files{"bin/tool", "p.py", "q.so", "share/d", "w-1.dist-info/METADATA",
+                                "w/__init__.py"}));
 }
 
 TEST_F(WorkingDirTest, ZipsAreStrippedWhereRayStrips) {
@@ -268,7 +270,8 @@ os.remove('whole.tar.gz')
   EXPECT_FALSE(fs::exists(folder_ / "store/tmp/escaped"));
 }
 
-// --- over HTTP --------------------------------------------------------------------------------------
+// --- over HTTP
+// --------------------------------------------------------------------------------------
 
 class Server {
  public:

@@ -94,7 +94,8 @@ TEST(Zip, UnpacksAndTellsWhatItUnpacked) {
 
 TEST(Zip, FixedTimesAndPlainModes) {
   TestFolder folder;
-  Extracted result = extract(ZipBuilder().add("a", "x", 0106777).add("b", "x", 0100400).build(), folder);
+  Extracted result =
+      extract(ZipBuilder().add("a", "x", 0106777).add("b", "x", 0100400).build(), folder);
   ASSERT_TRUE(result.status);
   struct stat info;
   ::stat((folder / "out/a").c_str(), &info);
@@ -109,8 +110,9 @@ TEST(Zip, KeptModesAreReadableByAll) {
   ZipExtract options;
   options.modes = TreeOptions::Modes::kKeep;
   mode_t before = ::umask(077);
-  Extracted result = extract(
-      ZipBuilder().add("a", "x", 0106700).add("b", "x", 0100464).add("c", "x", 0).build(), folder, options);
+  Extracted result =
+      extract(ZipBuilder().add("a", "x", 0106700).add("b", "x", 0100464).add("c", "x", 0).build(),
+              folder, options);
   ::umask(before);
   ASSERT_TRUE(result.status);
   struct stat info;
@@ -128,7 +130,8 @@ TEST(Zip, PlacesEntriesElsewhereOrNowhere) {
     if (entry.name == "no") return std::optional<Placement>();
     return std::optional<Placement>({"site/" + entry.name, 0755});
   };
-  Extracted result = extract(ZipBuilder().add("yes", "x").add("no", "x").build(), folder, {}, {}, place);
+  Extracted result =
+      extract(ZipBuilder().add("yes", "x").add("no", "x").build(), folder, {}, {}, place);
   ASSERT_TRUE(result.status);
   EXPECT_TRUE(fs::exists(folder / "out/site/yes"));
   EXPECT_EQ(result.manifest.entries().size(), 3u) << "the root, site, site/yes";
@@ -150,7 +153,8 @@ TEST(Zip, ReadsSmallEntries) {
 
 TEST(Zip, NamesInOldAndNewCharacters) {
   TestFolder folder;
-  Extracted result = extract(ZipBuilder().add("caf\x82", "1").add("na\xc3\xafve", "2").build(), folder);
+  Extracted result =
+      extract(ZipBuilder().add("caf\x82", "1").add("na\xc3\xafve", "2").build(), folder);
   ASSERT_TRUE(result.status);
   EXPECT_TRUE(fs::exists(folder / "out/caf\u00e9")) << "CP437, as Python reads it";
   EXPECT_TRUE(fs::exists(folder / "out/na\u00efve"));
@@ -168,21 +172,24 @@ TEST(Zip, SingleTopFolder) {
     return *Zip::open(fd.get(), "test.zip")->single_top_folder();
   };
   EXPECT_EQ(top(ZipBuilder().add("p/", "", 040755).add("p/a", "x").add("p/q/b", "x")), "p");
-  EXPECT_EQ(top(ZipBuilder().add("__MACOSX/._a", "x").add("p/a", "x").add("__MACOSX/p/._a", "")), "p");
+  EXPECT_EQ(top(ZipBuilder().add("__MACOSX/._a", "x").add("p/a", "x").add("__MACOSX/p/._a", "")),
+            "p");
   EXPECT_EQ(top(ZipBuilder().add("p/a", "x").add("q/a", "x")), "");
   EXPECT_EQ(top(ZipBuilder().add("p/a", "x").add("a", "x")), "");
   EXPECT_EQ(top(ZipBuilder().add("a", "x")), "");
 }
 
 TEST(Zip, RefusesNamesThatLeadOut) {
-  for (const char* name : {"../a", "a/../../b", "/a", "a\\b", "..\\a", "C:/a", "c:a", "a\nb", "a\x1b[2J", ""}) {
+  for (const char* name :
+       {"../a", "a/../../b", "/a", "a\\b", "..\\a", "C:/a", "c:a", "a\nb", "a\x1b[2J", ""}) {
     std::string message = said(ZipBuilder().add(name, "x").build());
     EXPECT_NE(message, "accepted") << name;
     EXPECT_EQ(message.find('\x1b'), std::string::npos) << "a terminal must not be played with";
   }
   EXPECT_NE(said(ZipBuilder().add(std::string("a\0b", 3), "x").build()), "accepted");
   EXPECT_NE(said(ZipBuilder().add(std::string(300, 'a'), "x").build()), "accepted");
-  EXPECT_EQ(said(ZipBuilder().add("a..b/...", "x").add("Ab", "x").add("aB", "x").build()), "accepted");
+  EXPECT_EQ(said(ZipBuilder().add("a..b/...", "x").add("Ab", "x").add("aB", "x").build()),
+            "accepted");
 }
 
 TEST(Zip, RefusesLinksThatLeadOut) {
@@ -190,7 +197,8 @@ TEST(Zip, RefusesLinksThatLeadOut) {
     EXPECT_NE(said(ZipBuilder().add("l", target, 0120777).build()), "accepted") << target;
   }
   EXPECT_EQ(said(ZipBuilder().add("d/l", "../x", 0120777).build()), "accepted");
-  EXPECT_NE(said(ZipBuilder().add("d/up", "..", 0120777).add("d/l", "up/../x", 0120777).build()), "accepted")
+  EXPECT_NE(said(ZipBuilder().add("d/up", "..", 0120777).add("d/l", "up/../x", 0120777).build()),
+            "accepted")
       << "`..` after a link's name";
   std::string through = said(ZipBuilder().add("l", "d", 0120777).add("l/x", "x").build());
   EXPECT_NE(through.find("twice"), std::string::npos) << through;
@@ -236,8 +244,9 @@ TEST(Zip, RefusesContradictions) {
 
 TEST(Zip, RefusesDamageOfBigEntriesToo) {
   std::mt19937 random(2);
-  for (auto change : {+[](ZipItem& i) { i.crc_lie = 1; }, +[](ZipItem& i) { i.size_lie = 1; },
-                      +[](ZipItem& i) { i.size_lie = -1; }, +[](ZipItem& i) { i.packed_lie = -9; }}) {
+  for (auto change :
+       {+[](ZipItem& i) { i.crc_lie = 1; }, +[](ZipItem& i) { i.size_lie = 1; },
+        +[](ZipItem& i) { i.size_lie = -1; }, +[](ZipItem& i) { i.packed_lie = -9; }}) {
     ZipItem item{.name = "big", .content = random_text(random, 2 << 20)};
     change(item);
     EXPECT_NE(said(ZipBuilder().add(item).build()), "accepted");
@@ -253,7 +262,7 @@ TEST(Zip, RefusesOverlaps) {
   ZipItem cover{.name = "a", .content = ""};
   cover.deflate = false;
   std::string plain = ZipBuilder().add(cover).add("b", "x").build();
-  plain[28] = 30;   // length of the extra field
+  plain[28] = 30;  // length of the extra field
   EXPECT_NE(said(plain).find("overlap"), std::string::npos) << said(plain);
 }
 
@@ -270,8 +279,10 @@ TEST(Zip, RefusesBombsAndExcess) {
   EXPECT_NE(said(bomb.build()).find("bomb"), std::string::npos) << said(bomb.build());
   ZipBuilder two;
   two.add("a", "12345").add("b", "12345");
-  EXPECT_NE(said(two.build(), {.max_bytes = 9, .max_entries = 10}).find("9 bytes"), std::string::npos);
-  EXPECT_NE(said(two.build(), {.max_bytes = 10, .max_entries = 1}).find("limit is 1"), std::string::npos);
+  EXPECT_NE(said(two.build(), {.max_bytes = 9, .max_entries = 10}).find("9 bytes"),
+            std::string::npos);
+  EXPECT_NE(said(two.build(), {.max_bytes = 10, .max_entries = 1}).find("limit is 1"),
+            std::string::npos);
   EXPECT_EQ(said(two.build(), {.max_bytes = 10, .max_entries = 2}), "accepted");
 }
 
@@ -287,7 +298,9 @@ TEST(Zip, MemoryStaysSmallForBigEntries) {
   TestFolder folder;
   std::string program =
       "import zipfile,random\n"
-      "z=zipfile.ZipFile('" + (folder / "big.zip") + "','w',zipfile.ZIP_DEFLATED,compresslevel=1)\n"
+      "z=zipfile.ZipFile('" +
+      (folder / "big.zip") +
+      "','w',zipfile.ZIP_DEFLATED,compresslevel=1)\n"
       "b=random.Random(1).randbytes(1<<20)\n"
       "f=z.open('big','w')\n"
       "for i in range(128): f.write(b)\n"
@@ -302,7 +315,7 @@ TEST(Zip, MemoryStaysSmallForBigEntries) {
   // In a process of its own: the peak of this one is another test's.
   pid_t child = ::fork();
   if (child == 0) {
-    std::ofstream("/proc/self/clear_refs") << 5;   // resets VmHWM
+    std::ofstream("/proc/self/clear_refs") << 5;  // resets VmHWM
     auto high = [] {
       std::ifstream status("/proc/self/status");
       for (std::string line; std::getline(status, line);) {
@@ -349,8 +362,10 @@ TEST(Zip, SurvivesMutation) {
   std::mt19937 random(4);
   std::vector<std::string> corpus = {
       ZipBuilder().add("a", "hello").add("d/", "", 040755).add("d/l", "../a", 0120777).build(),
-      ZipBuilder().add(ZipItem{.name = "s", .content = std::string(900, 'x'), .descriptor = true})
-          .add(ZipItem{.name = "w", .content = "wide", .wide = true}).build()};
+      ZipBuilder()
+          .add(ZipItem{.name = "s", .content = std::string(900, 'x'), .descriptor = true})
+          .add(ZipItem{.name = "w", .content = "wide", .wide = true})
+          .build()};
   const std::string interesting("\x00\x01\x7f\x80\xff/.\\PK", 10);
   auto until = std::chrono::steady_clock::now() + std::chrono::seconds(2);
   size_t accepted = 0, refused = 0;
@@ -360,10 +375,18 @@ TEST(Zip, SurvivesMutation) {
     for (size_t changes = 1 + random() % 4; changes > 0; --changes) {
       size_t at = random() % bytes.size();
       switch (random() % 4) {
-        case 0: bytes[at] = static_cast<char>(random()); break;
-        case 1: bytes[at] = interesting[random() % interesting.size()]; break;
-        case 2: bytes.erase(at, 1 + random() % 8); break;
-        case 3: bytes.insert(at, bytes.substr(random() % bytes.size(), random() % 60)); break;
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes[at] = interesting[random() % interesting.size()];
+          break;
+        case 2:
+          bytes.erase(at, 1 + random() % 8);
+          break;
+        case 3:
+          bytes.insert(at, bytes.substr(random() % bytes.size(), random() % 60));
+          break;
       }
       if (bytes.empty()) bytes = "P";
     }

@@ -1,8 +1,8 @@
 // Zips for tests, byte by byte, so that they can be as wrong as one likes.
 #pragma once
 
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,12 +21,12 @@ namespace rtlaunch {
 struct ZipItem {
   std::string name, content;
   uint32_t mode = 0100644;
-  bool deflate = true, descriptor = false, wide = false;   // wide: zip64 sizes
-  uint16_t flags = 0, method = 0xffff;                      // 0xffff: what `deflate` says
+  bool deflate = true, descriptor = false, wide = false;  // wide: zip64 sizes
+  uint16_t flags = 0, method = 0xffff;                    // 0xffff: what `deflate` says
   std::string local_name = {}, extra = {}, local_extra = {};
   int64_t size_lie = 0, packed_lie = 0, local_size_lie = 0;  // added to what the headers say
   uint32_t crc_lie = 0;
-  int64_t header_at = -1;                                   // instead of the real offset
+  int64_t header_at = -1;  // instead of the real offset
 };
 
 class ZipBuilder {
@@ -82,7 +82,8 @@ class ZipBuilder {
     uint16_t method = item.method != 0xffff ? item.method : item.deflate ? 8 : 0;
     uint16_t flags = static_cast<uint16_t>(item.flags | (item.descriptor ? 8 : 0));
     uint64_t crc = ::crc32(0, reinterpret_cast<const Bytef*>(item.content.data()),
-                           static_cast<uInt>(item.content.size())) ^ item.crc_lie;
+                           static_cast<uInt>(item.content.size())) ^
+                   item.crc_lie;
     uint64_t size = item.content.size() + static_cast<uint64_t>(item.size_lie);
     uint64_t packed_size = packed.size() + static_cast<uint64_t>(item.packed_lie);
     uint64_t local_size = size + static_cast<uint64_t>(item.local_size_lie);
@@ -91,7 +92,7 @@ class ZipBuilder {
     std::string wide = item.wide ? le(1, 2) + le(16, 2) + le(size, 8) + le(packed_size, 8) : "";
     auto four = [&](uint64_t value) { return le(item.wide ? 0xffffffff : value, 4); };
     auto later = [&](uint64_t value) { return item.descriptor ? le(0, 4) : four(value); };
-    const std::string time = le(0x6000, 2) + le(0x5321, 2);   // 2021-09-01 12:00:00
+    const std::string time = le(0x6000, 2) + le(0x5321, 2);  // 2021-09-01 12:00:00
     out += "PK\3\4" + le(20, 2) + le(flags, 2) + le(method, 2) + time +
            (item.descriptor ? le(0, 4) : le(crc, 4)) + later(packed_size) + later(local_size) +
            le(name.size(), 2) + le(wide.size() + item.local_extra.size(), 2) + name + wide +
@@ -109,7 +110,8 @@ class ZipBuilder {
 
 inline UniqueFd memory_file(const std::string& content) {
   UniqueFd fd(::memfd_create("test", MFD_CLOEXEC));
-  EXPECT_EQ(::write(fd.get(), content.data(), content.size()), static_cast<ssize_t>(content.size()));
+  EXPECT_EQ(::write(fd.get(), content.data(), content.size()),
+            static_cast<ssize_t>(content.size()));
   return fd;
 }
 
