@@ -114,6 +114,38 @@ TEST_F(CollectTest, ALeaseIsInheritedByWhoeverKeepsTheDescriptor) {
   EXPECT_EQ(gone(store_.collect(0, false)), layers);
 }
 
+// Who waited for a lease file that a collector then removed must not hold on to a file without a
+// name.
+TEST_F(CollectTest, AfterWaitingALeaseIsTakenOnTheFileThatIsThereNow) {
+  auto layers = make_layers(1);
+  auto collector = sys::open_at(store_.dir(), lease_name(layers[0]), O_RDONLY);
+  ASSERT_TRUE(*sys::try_lock_file(collector->get(), sys::Lock::kExclusive, "lease"));
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  pid_t pid = fork();
+  if (pid == 0) {
+    collector->reset();
+    Store other = open_store(path_);
+    auto lease = other.acquire(layers[0]);
+    char byte = lease && lease->has_value() ? '+' : '-';
+    if (write(ready[1], &byte, 1) != 1) _exit(1);
+    while (true) pause();
+  }
+  usleep(50'000);  // it waits now; if it doesn't yet, there is nothing to see and no harm
+  ASSERT_OK(sys::unlink_at(store_.dir(), lease_name(layers[0])));
+  collector->reset();
+  char byte = 0;
+  ASSERT_EQ(read(ready[0], &byte, 1), 1);
+  EXPECT_EQ(byte, '+');
+  EXPECT_TRUE(gone(store_.collect(0, false)).empty());
+  kill(pid, SIGKILL);
+  int status = 0;
+  waitpid(pid, &status, 0);
+  EXPECT_EQ(gone(store_.collect(0, false)), layers);
+  close(ready[0]);
+  close(ready[1]);
+}
+
 TEST_F(CollectTest, YoungAndPinnedLayersStay) {
   auto layers = make_layers(4);
   ASSERT_OK(store_.pin(layers[0], true));
