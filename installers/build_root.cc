@@ -31,7 +31,8 @@ std::vector<std::string> names_in(const std::string& path) {
 }
 
 Status give(int dir, const std::string& name, uid_t uid) {
-  if (::fchownat(dir, name.c_str(), uid, uid, AT_SYMLINK_NOFOLLOW) != 0) return sys_error("chown", name);
+  if (::fchownat(dir, name.c_str(), uid, uid, AT_SYMLINK_NOFOLLOW) != 0)
+    return sys_error("chown", name);
   struct stat st;
   if (::fstatat(dir, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return sys_error("stat", name);
   if (!S_ISDIR(st.st_mode)) return {};
@@ -70,7 +71,8 @@ Result<bool> tidy_folder(int dir, const std::string& path, const std::set<std::s
   for (const std::string& name : TRY(sys::list_dir(dir))) {
     std::string child = path.empty() ? name : path + "/" + name;
     struct stat st;
-    if (::fstatat(dir, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return sys_error("stat", child);
+    if (::fstatat(dir, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0)
+      return sys_error("stat", child);
     if (S_ISREG(st.st_mode) && in_pycache(child) && name.ends_with(".pyc")) {
       if (::unlinkat(dir, name.c_str(), 0) != 0) return sys_error("unlink", child);
     } else if (S_ISDIR(st.st_mode)) {
@@ -97,7 +99,7 @@ Status BuildRoot::make_folders() {
 
 Status BuildRoot::show(const std::string& path) {
   for (const isolation::Bind& bind : spec_.binds)
-    if (sys::is_beneath(path, bind.target)) return {};   // seen already
+    if (sys::is_beneath(path, bind.target)) return {};  // seen already
   if (sys::is_beneath(path, job_.python.mount())) return {};
   spec_.binds.push_back({path, path, false, true});
   return {};
@@ -114,8 +116,8 @@ void BuildRoot::bind_system() {
   seen.insert(seen.end(), python.site_dirs.begin(), python.site_dirs.end());
   for (const std::string& path : seen)
     if (!path.empty() && path != "/") (void)show(path);
-  for (const char* name : {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
-                           "PIP_CERT"}) {
+  for (const char* name :
+       {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"}) {
     auto it = job_.context.environment.find(name);
     if (it != job_.context.environment.end() && it->second.starts_with("/")) (void)show(it->second);
   }
@@ -149,7 +151,8 @@ Status BuildRoot::make_skeleton() {
   std::string data = s.data == "." ? "" : s.data;
   std::string library = parent(s.purelib);
   for (const std::string& path : {s.purelib, s.platlib}) TRY(add_skeleton(path, true));
-  for (const std::string& path : {s.scripts, s.headers, parent(s.headers), library, parent(library)})
+  for (const std::string& path :
+       {s.scripts, s.headers, parent(s.headers), library, parent(library)})
     TRY(add_skeleton(path, false));
   TRY(add_skeleton(data, false));
   for (const char* name : {"share", "etc", "man", "doc"})
@@ -235,6 +238,12 @@ Result<BuildRoot::Outcome> BuildRoot::run(std::vector<std::string> argv, const s
   UniqueFd in = TRY(sys::memory_file(input));
   UniqueFd said = TRY(sys::open_at(staging_.dir(), ".", O_TMPFILE | O_RDWR, 0600));
   isolation::Spec spec = spec_;
+  for (isolation::Overlay& overlay :
+       spec.overlays) {  // a volatile mount's work folder is used once
+    overlay.work += "/" + std::to_string(runs_);
+    TRY(sys::make_dirs(overlay.work));
+  }
+  ++runs_;
   spec.argv = std::move(argv);
   spec.env = environment(extra_env);
   spec.stdin_fd = in.get();
@@ -253,7 +262,7 @@ Result<BuildRoot::Outcome> BuildRoot::run(std::vector<std::string> argv, const s
 }
 
 Status BuildRoot::tidy() {
-  (void)sys::remove_tree_at(staging_.tree(), ".lock");   // uv's, in a virtualenv
+  (void)sys::remove_tree_at(staging_.tree(), ".lock");  // uv's, in a virtualenv
   TRY(tidy_folder(staging_.tree(), "", skeleton_));
   return {};
 }

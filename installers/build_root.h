@@ -20,7 +20,7 @@ class BuildRoot {
 
   struct Outcome {
     bool ok = false;
-    std::string said;    // the end of stdout and stderr; may hold secrets
+    std::string said;  // the end of stdout and stderr; may hold secrets
   };
   // Runs to its end; the deadline of job.uv is an Error.
   Result<Outcome> run(std::vector<std::string> argv, const std::string& input,
@@ -32,8 +32,8 @@ class BuildRoot {
 
   // Gives everything below the staging's tree to the build user.
   Status hand_over();
-  // Takes out of the tree what the build didn't mean to leave: skeleton directories that nothing was
-  // written to, bytecode, lock files.
+  // Takes out of the tree what the build didn't mean to leave: skeleton directories that nothing
+  // was written to, bytecode, lock files.
   Status tidy();
 
  private:
@@ -47,9 +47,9 @@ class BuildRoot {
   const Job& job_;
   const store::Staging& staging_;
   isolation::Spec spec_;
-  std::set<std::string> skeleton_;        // relative to the mount
+  std::set<std::string> skeleton_;  // relative to the mount
   std::optional<uid_t> uid_;
-  int writables_ = 0;
+  int writables_ = 0, runs_ = 0;
 };
 
 }  // namespace rtlaunch::installers

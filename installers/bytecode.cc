@@ -1,5 +1,5 @@
-// Bytecode as layers of its own: one for each layer with modules, once per Python magic, shared like
-// the layer itself. Compiling takes longer than all the rest together and saves 1.5 s of every
+// Bytecode as layers of its own: one for each layer with modules, once per Python magic, shared
+// like the layer itself. Compiling takes longer than all the rest together and saves 1.5 s of every
 // worker's first import (numpy, pandas, scipy), so it happens behind the first launch's back.
 //
 // The sources' times are frozen, so the timestamps in the files stay right wherever they are
@@ -57,7 +57,12 @@ sys.exit(os.waitpid(child, 0)[1] != 0)
 )python";
 
 store::Key pyc_key(const store::Digest& layer, const Interpreter& python) {
-  return {store::Hasher().field("pyc 1").field(layer.hex).field(python.magic).field(python.cache_tag).hex()};
+  return {store::Hasher()
+              .field("pyc 1")
+              .field(layer.hex)
+              .field(python.magic)
+              .field(python.cache_tag)
+              .hex()};
 }
 
 // Of each layer that was compiled already, its bytecode layer; nothing when it has no modules.
@@ -99,13 +104,16 @@ isolation::Spec compiler_spec(const Interpreter& python, size_t count) {
   return spec;
 }
 
-Status run_compiler(const std::vector<store::Digest>& layers, const std::vector<store::Staging>& out,
-                    const Interpreter& python, const store::Store& store) {
+Status run_compiler(const std::vector<store::Digest>& layers,
+                    const std::vector<store::Staging>& out, const Interpreter& python,
+                    const store::Store& store) {
   isolation::Spec spec = compiler_spec(python, layers.size());
   for (size_t i = 0; i < layers.size(); ++i) {
-    spec.binds.push_back({store.layer_path(layers[i]), "/build/src/" + std::to_string(i), false, false});
+    spec.binds.push_back(
+        {store.layer_path(layers[i]), "/build/src/" + std::to_string(i), false, false});
     spec.binds.push_back({out[i].path() + "/tree", "/build/out/" + std::to_string(i), true, false});
-    if (spec.uid && ::fchown(out[i].tree(), *spec.uid, *spec.uid) != 0) return sys_error("chown", "staging");
+    if (spec.uid && ::fchown(out[i].tree(), *spec.uid, *spec.uid) != 0)
+      return sys_error("chown", "staging");
   }
   UniqueFd in = TRY(sys::memory_file("")), said = TRY(sys::memory_file(""));
   spec.stdin_fd = in.get(), spec.stdout_fd = spec.stderr_fd = said.get();
@@ -118,14 +126,16 @@ Status run_compiler(const std::vector<store::Digest>& layers, const std::vector<
                     "compiling failed: " + (text.ok() ? text->substr(0, 300) : ""));
 }
 
-Status publish_bytecode(const store::Digest& layer, store::Staging staging, const Interpreter& python,
-                        store::Store& store, Compiled& compiled, std::vector<store::Lease>& leases) {
+Status publish_bytecode(const store::Digest& layer, store::Staging staging,
+                        const Interpreter& python, store::Store& store, Compiled& compiled,
+                        std::vector<store::Lease>& leases) {
   TRY(store::clean_tree(staging.tree(), nullptr));
   store::Manifest manifest = TRY(store::scan_tree(staging.tree()));
   store::Record record{"pyc", "bytecode of " + layer.hex.substr(0, 12), {}, "{}"};
   compiled[layer.hex] = std::nullopt;
   if (manifest.size() > 1) {
-    store::Lease lease = TRY(store.publish(std::move(staging), manifest, {.kind = "pyc", .name = record.name}));
+    store::Lease lease =
+        TRY(store.publish(std::move(staging), manifest, {.kind = "pyc", .name = record.name}));
     record.layers = {lease.digest};
     compiled[layer.hex] = lease.digest;
     leases.push_back(std::move(lease));
@@ -168,7 +178,8 @@ Result<std::vector<store::Digest>> layers_to_compile(const store::Record& record
     for (const json& hex : data.at("compile")) layers.push_back({hex});
     return layers;
   } catch (const json::exception& e) {
-    return make_error("bytecode", record.name, std::string("its record is unreadable: ") + e.what());
+    return make_error("bytecode", record.name,
+                      std::string("its record is unreadable: ") + e.what());
   }
 }
 
@@ -181,7 +192,7 @@ Status make_bytecode(const store::Key& key, const Interpreter& python, const Pac
   std::vector<store::Lease> leases;
   std::vector<store::Digest> layers = TRY(layers_to_compile(*record)), missing;
   auto sources = TRY(store.acquire_all(layers));
-  if (!sources) return {};   // collected meanwhile: whoever makes them again compiles them
+  if (!sources) return {};  // collected meanwhile: whoever makes them again compiles them
   Compiled compiled;
   for (const store::Digest& layer : layers)
     if (!TRY(is_compiled(layer, python, store, compiled, leases))) missing.push_back(layer);

@@ -32,8 +32,10 @@ Status show_local_packages(const Job& job, BuildRoot& root) {
     working_dir |= r.uses_working_dir;
     if (r.path.empty()) continue;
     bool package = r.kind == Kind::kPath || r.kind == Kind::kEditable;
-    if (package && is_directory(r.path)) TRY(root.show_writable(r.path, r.path));
-    else TRY(root.show(r.path));
+    if (package && is_directory(r.path))
+      TRY(root.show_writable(r.path, r.path));
+    else
+      TRY(root.show(r.path));
   }
   if (working_dir) TRY(root.show_writable(job.context.working_dir->path, kWorkingDirInside));
   for (const auto* places : {&job.uv.index().find_links, &job.uv.index().constraints})
@@ -42,14 +44,16 @@ Status show_local_packages(const Job& job, BuildRoot& root) {
   return {};
 }
 
-// What is visible outside of the folder that packages are installed to (the system's own packages, a
-// venv's base's): uv doesn't look there, and pip won't touch it. A stub of each makes both see it.
+// What is visible outside of the folder that packages are installed to (the system's own packages,
+// a venv's base's): uv doesn't look there, and pip won't touch it. A stub of each makes both see
+// it.
 std::vector<Distribution> outer_packages(const Job& job) {
   std::vector<Distribution> outer;
   const Interpreter& p = job.python;
   for (const Distribution& d : job.uv.base()) {
     std::string site = parent(d.path);
-    bool inner = site == p.mount() + "/" + p.scheme.purelib || site == p.mount() + "/" + p.scheme.platlib;
+    bool inner =
+        site == p.mount() + "/" + p.scheme.purelib || site == p.mount() + "/" + p.scheme.platlib;
     if (!inner) outer.push_back(d);
   }
   return outer;
@@ -75,7 +79,8 @@ Status remove_stubs(const Job& job, const std::vector<Distribution>& outer, int 
   return {};
 }
 
-// ---- running -------------------------------------------------------------------------------------
+// ---- running
+// -------------------------------------------------------------------------------------
 
 std::string requirement_lines(const Job& job, const InstallCommand& command) {
   std::string text = command.lines;
@@ -84,8 +89,17 @@ std::string requirement_lines(const Job& job, const InstallCommand& command) {
 }
 
 std::vector<std::string> uv_install(const Job& job, const std::string& uv) {
-  return {uv, "pip", "install", "--python", job.python.executable, "--break-system-packages",
-          "--link-mode=copy", "--no-config", "--no-progress", "--no-python-downloads", "--color=never"};
+  return {uv,
+          "pip",
+          "install",
+          "--python",
+          job.python.executable,
+          "--break-system-packages",
+          "--link-mode=copy",
+          "--no-config",
+          "--no-progress",
+          "--no-python-downloads",
+          "--color=never"};
 }
 
 Error failed(const Job& job, const std::string& said) { return job.uv.explain(said); }
@@ -106,15 +120,20 @@ std::vector<std::string> pip_variables(const IndexConfig& c) {
     for (const std::string& part : parts) text += (text.empty() ? "" : " ") + part;
     return text;
   };
-  std::vector<std::string> env = {"PIP_NO_COMPILE=1", "PIP_NO_INPUT=1", "PIP_ROOT_USER_ACTION=ignore",
-                                  "PIP_BREAK_SYSTEM_PACKAGES=1", "PIP_NO_WARN_SCRIPT_LOCATION=1",
-                                  "PIP_CACHE_DIR=/build/cache/pip", "PIP_PROGRESS_BAR=off"};
+  std::vector<std::string> env = {"PIP_NO_COMPILE=1",
+                                  "PIP_NO_INPUT=1",
+                                  "PIP_ROOT_USER_ACTION=ignore",
+                                  "PIP_BREAK_SYSTEM_PACKAGES=1",
+                                  "PIP_NO_WARN_SCRIPT_LOCATION=1",
+                                  "PIP_CACHE_DIR=/build/cache/pip",
+                                  "PIP_PROGRESS_BAR=off"};
   auto set = [&](const char* name, const std::string& value) {
     if (!value.empty()) env.push_back(std::string(name) + "=" + value);
   };
   set("PIP_INDEX_URL", c.index_url), set("PIP_EXTRA_INDEX_URL", joined(c.extra_index_urls));
   set("PIP_FIND_LINKS", joined(c.find_links)), set("PIP_CONSTRAINT", joined(c.constraints));
-  set("PIP_TRUSTED_HOST", joined(c.trusted_hosts)), set("PIP_CERT", c.cert), set("PIP_PROXY", c.proxy);
+  set("PIP_TRUSTED_HOST", joined(c.trusted_hosts)), set("PIP_CERT", c.cert),
+      set("PIP_PROXY", c.proxy);
   set("PIP_CLIENT_CERT", c.client_cert), set("PIP_DEFAULT_TIMEOUT", c.timeout);
   set("PIP_NO_INDEX", c.no_index ? "1" : ""), set("PIP_PRE", c.pre ? "1" : "");
   set("PIP_NO_BINARY", joined(c.no_binary)), set("PIP_ONLY_BINARY", joined(c.only_binary));
@@ -130,11 +149,14 @@ Status run_pip(const Job& job, BuildRoot& root, const InstallCommand& command) {
   std::string get = command.get.empty() && !base_has_pip(job) ? "pip" : command.get;
   if (!get.empty()) TRY(get_tool(job, root, get));
   std::vector<std::string> argv = {job.python.executable};
-  if (get.empty()) argv.insert(argv.end(), {"-m", "pip"});
-  else argv.push_back("/build/tools/pip");
+  if (get.empty())
+    argv.insert(argv.end(), {"-m", "pip"});
+  else
+    argv.push_back("/build/tools/pip");
   argv.insert(argv.end(), {"install", "-r", "/proc/self/fd/0"});
   argv.insert(argv.end(), command.args.begin(), command.args.end());
-  Outcome outcome = TRY(root.run(argv, requirement_lines(job, command), pip_variables(job.uv.index())));
+  Outcome outcome =
+      TRY(root.run(argv, requirement_lines(job, command), pip_variables(job.uv.index())));
   return outcome.ok ? Status() : failed(job, outcome.said);
 }
 
@@ -157,7 +179,8 @@ Status run_uv(const Job& job, BuildRoot& root, const InstallCommand& command) {
   return outcome.ok ? Status() : failed(job, outcome.said);
 }
 
-// ---- what came out -------------------------------------------------------------------------------
+// ---- what came out
+// -------------------------------------------------------------------------------
 
 std::string header(const std::string& metadata, const std::string& key) {
   std::istringstream lines(metadata);
@@ -180,7 +203,8 @@ std::vector<NewDistribution> new_distributions(const Job& job, int tree) {
     if (!names.ok()) continue;
     for (const std::string& name : names.value()) {
       const char* file = name.ends_with(".dist-info")  ? "/METADATA"
-                         : name.ends_with(".egg-info") ? "/PKG-INFO" : nullptr;
+                         : name.ends_with(".egg-info") ? "/PKG-INFO"
+                                                       : nullptr;
       if (!file) continue;
       auto fd = sys::open_beneath(dir->get(), name + file, O_RDONLY);
       if (!fd.ok()) continue;
@@ -198,8 +222,8 @@ Result<Masks> outer_masks(const Job& job, const std::vector<NewDistribution>& ad
   const Interpreter& p = job.python;
   std::erase_if(replaced, [&](const Distribution& d) {
     std::string site = parent(d.path);
-    return !d.shadowed &&
-           (site == p.mount() + "/" + p.scheme.purelib || site == p.mount() + "/" + p.scheme.platlib);
+    return !d.shadowed && (site == p.mount() + "/" + p.scheme.purelib ||
+                           site == p.mount() + "/" + p.scheme.platlib);
   });
   return masks_for(replaced, p);
 }
@@ -217,7 +241,7 @@ Status publish_upper(const Job& job, store::Staging staging, int64_t ms, Made& m
   for (const std::string& path : refused)
     job.progress.report({job.field, "warning", "left out, as it has no place in a layer: " + path});
   store::Manifest manifest = TRY(store::scan_tree(staging.tree()));
-  if (manifest.size() <= 1) return {};   // all was there already
+  if (manifest.size() <= 1) return {};  // all was there already
   store::LayerInfo info{.kind = "capture", .name = layer_name(made.packages), .build_ms = ms};
   store::Lease lease = TRY(job.store.publish(std::move(staging), manifest, info));
   made.mounts[0].layers.push_back(lease.digest);
@@ -236,10 +260,20 @@ Result<std::string> plan_in_sandbox(const Job& job) {
   TRY(root.hand_over());
   std::string lines;
   for (const Requirement& r : job.requirements) lines += r.text + "\n";
-  std::vector<std::string> argv = {
-      "/build/uv", "pip", "install", "--python", job.uv.view() + "/bin/python", "--no-config",
-      "--no-progress", "--no-python-downloads", "--color=never", "--break-system-packages",
-      "--dry-run", "--output-format", "json", "--quiet"};
+  std::vector<std::string> argv = {"/build/uv",
+                                   "pip",
+                                   "install",
+                                   "--python",
+                                   job.uv.view() + "/bin/python",
+                                   "--no-config",
+                                   "--no-progress",
+                                   "--no-python-downloads",
+                                   "--color=never",
+                                   "--break-system-packages",
+                                   "--dry-run",
+                                   "--output-format",
+                                   "json",
+                                   "--quiet"};
   for (const std::string& arg : uv_switches(job.uv.index())) argv.push_back(arg);
   argv.insert(argv.end(), {"-r", "/proc/self/fd/0"});
   Outcome outcome = TRY(root.run(argv, lines));
@@ -252,11 +286,12 @@ Result<std::string> plan_in_sandbox(const Job& job) {
 Result<Made> capture(const Job& job) {
   using namespace std::chrono;
   auto started = steady_clock::now();
-  InstallCommand command = TRY(install_command(job.packages));
+  InstallCommand command = TRY(install_command(job.packages, job.context.cwd));
   store::Staging staging = TRY(job.store.stage());
   std::vector<Distribution> outer = outer_packages(job);
   BuildRoot root = TRY(BuildRoot::make(job, staging));
   TRY(show_local_packages(job, root));
+  for (const std::string& file : command.files) TRY(root.show(file));
   TRY(make_stubs(job, outer, staging.tree()));
   TRY(root.hand_over());
   job.progress.report({job.field, "build", ""});
@@ -267,7 +302,8 @@ Result<Made> capture(const Job& job) {
   made.way = "capture";
   made.mounts.push_back({job.python.mount(), {}});
   made.packages = new_distributions(job, staging.tree());
-  TRY(refuse_conflicts(made.packages, job.requirements, job.uv, job.python, job.context, job.field));
+  TRY(refuse_conflicts(made.packages, job.requirements, job.uv, job.python, job.context,
+                       job.field));
   Masks masks = TRY(outer_masks(job, made.packages));
   job.progress.report({job.field, "publish", ""});
   int64_t ms = duration_cast<milliseconds>(steady_clock::now() - started).count();

@@ -4,8 +4,8 @@
 //
 // The build sees: the system's programs and libraries, /etc, the interpreter, what the requirements
 // name (local packages copy-on-write), and of the variables only what reaches an index plus the
-// runtime env's own env_vars. It runs as a user of its own (kBuildUid; rootless: as the caller) with
-// a cache and a home of its own, which are thrown away: no build can poison another.
+// runtime env's own env_vars. It runs as a user of its own (kBuildUid; rootless: as the caller)
+// with a cache and a home of its own, which are thrown away: no build can poison another.
 #pragma once
 
 #include "installers/compose.h"
@@ -24,11 +24,14 @@ Result<std::string> plan_in_sandbox(const Job& job);
 
 // The command for the field's options. Errors: an option that would install elsewhere.
 struct InstallCommand {
-  bool pip = false;                       // uv otherwise
-  std::string get;                        // "pip==23.3" or "uv==0.5": a tool to be had first
-  std::vector<std::string> args;          // options, behind `install`
-  std::string lines;                      // options that may hold credentials, as requirement lines
+  bool pip = false;                // uv otherwise
+  std::string get;                 // "pip==23.3" or "uv==0.5": a tool to be had first
+  std::vector<std::string> args;   // options, behind `install`
+  std::vector<std::string> files;  // that the options name; the build has to see them
+  std::string lines;               // options that may hold credentials, as requirement lines
 };
-Result<InstallCommand> install_command(const config::Packages& packages);
+// `files`: absolute paths that they name; relative ones start at `cwd`.
+Result<InstallCommand> install_command(const config::Packages& packages,
+                                       const std::string& cwd = "/");
 
 }  // namespace rtlaunch::installers

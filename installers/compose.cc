@@ -25,10 +25,22 @@ constexpr size_t kMostWheels = 200;
 
 // Options that change nothing of what is installed; Ray's own defaults are among them.
 bool is_idle_option(const std::string& option) {
-  static const std::set<std::string> kIdle = {
-      "--disable-pip-version-check", "--no-cache-dir", "--no-cache", "-n", "--no-input", "-q",
-      "--quiet", "-v", "--verbose", "--no-warn-script-location", "--prefer-binary", "--no-color",
-      "--root-user-action=ignore", "--no-compile", "--no-warn-conflicts", "--no-python-version-warning"};
+  static const std::set<std::string> kIdle = {"--disable-pip-version-check",
+                                              "--no-cache-dir",
+                                              "--no-cache",
+                                              "-n",
+                                              "--no-input",
+                                              "-q",
+                                              "--quiet",
+                                              "-v",
+                                              "--verbose",
+                                              "--no-warn-script-location",
+                                              "--prefer-binary",
+                                              "--no-color",
+                                              "--root-user-action=ignore",
+                                              "--no-compile",
+                                              "--no-warn-conflicts",
+                                              "--no-python-version-warning"};
   return kIdle.count(option) != 0;
 }
 
@@ -75,8 +87,9 @@ void warn_of_overlaps(const Job& job, const std::vector<WheelLayer>& wheels) {
       auto [it, fresh] = seen.try_emplace(entry.path, i, entry.content.substr(0, 8));
       if (fresh || it->second.second == entry.content.substr(0, 8)) continue;
       job.progress.report({job.field, "warning",
-                           wheels[it->second.first].name + " and " + wheels[i].name + " both bring " +
-                               entry.path + "; that of " + wheels[i].name + " is used"});
+                           wheels[it->second.first].name + " and " + wheels[i].name +
+                               " both bring " + entry.path + "; that of " + wheels[i].name +
+                               " is used"});
       return;
     }
   }
@@ -106,9 +119,9 @@ Status add_glue(const Job& job, const std::vector<WheelLayer>& wheels, Made& mad
   store::Manifest manifest;
   bool any = TRY(write_glue(wheels, requested, job.python, job.store, staging.tree(), manifest));
   if (!any) return {};
-  store::Digest digest = TRY(publish_layer(job, std::move(staging), manifest,
-                                           {.kind = "glue", .name = "scripts of " + job.key.hex.substr(0, 12)},
-                                           made));
+  store::Digest digest =
+      TRY(publish_layer(job, std::move(staging), manifest,
+                        {.kind = "glue", .name = "scripts of " + job.key.hex.substr(0, 12)}, made));
   auto& layers = made.mounts[0].layers;
   layers.insert(layers.begin(), digest);
   return {};
@@ -116,7 +129,8 @@ Status add_glue(const Job& job, const std::vector<WheelLayer>& wheels, Made& mad
 
 Status read_metadata(const Job& job, const std::vector<WheelLayer>& wheels, Made& made) {
   for (const WheelLayer& w : wheels) {
-    std::string path = job.store.layer_path(w.digest) + "/" + w.site + "/" + w.dist_info + "/METADATA";
+    std::string path =
+        job.store.layer_path(w.digest) + "/" + w.site + "/" + w.dist_info + "/METADATA";
     made.packages.push_back({w.name, w.version, TRY(sys::read_file(path))});
   }
   return {};
@@ -132,7 +146,7 @@ Result<Made> compose_resolved(const Job& job, const Resolution& resolution) {
   std::vector<WheelLayer> wheels = TRY(wheel_layers(job, resolution.wheels, made));
   if (may_overlap(job, wheels)) warn_of_overlaps(job, wheels);
   made.mounts.push_back({job.python.mount(), {}});
-  for (auto wheel = wheels.rbegin(); wheel != wheels.rend(); ++wheel)   // the last on top
+  for (auto wheel = wheels.rbegin(); wheel != wheels.rend(); ++wheel)  // the last on top
     made.mounts[0].layers.push_back(wheel->digest);
   made.compile = made.mounts[0].layers;
   job.progress.report({job.field, "publish", ""});
@@ -145,7 +159,8 @@ Result<Made> compose_resolved(const Job& job, const Resolution& resolution) {
 }  // namespace
 
 Result<std::vector<Distribution>> replaced_by(const std::vector<NewDistribution>& added,
-                                              const Interpreter& python, const store::Store& store) {
+                                              const Interpreter& python,
+                                              const store::Store& store) {
   std::vector<Distribution> all = TRY(distributions_of(python, store));
   std::erase_if(all, [&](const Distribution& d) {
     return std::none_of(added.begin(), added.end(),
@@ -154,8 +169,9 @@ Result<std::vector<Distribution>> replaced_by(const std::vector<NewDistribution>
   return all;
 }
 
-Result<store::Digest> publish_layer(const Job& job, store::Staging staging, store::Manifest& manifest,
-                                    const store::LayerInfo& info, Made& made) {
+Result<store::Digest> publish_layer(const Job& job, store::Staging staging,
+                                    store::Manifest& manifest, const store::LayerInfo& info,
+                                    Made& made) {
   TRY(manifest.finish());
   store::Lease lease = TRY(job.store.publish(std::move(staging), manifest, info));
   store::Digest digest = lease.digest;
@@ -170,12 +186,15 @@ Status add_masks(const Job& job, const Masks& masks, Made& made) {
     store::Staging staging = TRY(job.store.stage());
     store::Manifest manifest;
     TRY(write_mask(paths->second, staging.tree(), manifest));
-    store::Digest digest = TRY(publish_layer(job, std::move(staging), manifest,
-                                             {.kind = "mask", .name = "what is replaced in " + target}, made));
+    store::Digest digest =
+        TRY(publish_layer(job, std::move(staging), manifest,
+                          {.kind = "mask", .name = "what is replaced in " + target}, made));
     auto mount = std::find_if(made.mounts.begin(), made.mounts.end(),
                               [&](const Made::Mount& m) { return m.target == target; });
-    if (mount == made.mounts.end()) made.mounts.push_back({target, {digest}});
-    else mount->layers.push_back(digest);
+    if (mount == made.mounts.end())
+      made.mounts.push_back({target, {digest}});
+    else
+      mount->layers.push_back(digest);
   }
   return {};
 }
@@ -197,7 +216,8 @@ store::Record to_record(const Job& job, const Made& made) {
   for (const store::Digest& digest : made.compile) compile.push_back(digest.hex);
   for (const NewDistribution& p : made.packages) {
     packages.push_back({p.name, p.version});
-    if (record.name.size() < 120) record.name += (record.name.empty() ? "" : ", ") + p.name + " " + p.version;
+    if (record.name.size() < 120)
+      record.name += (record.name.empty() ? "" : ", ") + p.name + " " + p.version;
   }
   record.data = json({{"way", made.way},
                       {"python", job.python.executable},
@@ -216,8 +236,9 @@ Result<std::optional<Made>> compose(const Job& job) {
     job.progress.report({job.field, "resolve", "not by wheels alone: " + why_not});
     return std::optional<Made>{};
   }
-  auto resolution = TRY(resolve(job.requirements, job.uv, job.key, job.store,
-                                [&] { return plan_in_sandbox(job); }, job.progress));
+  auto resolution = TRY(resolve(
+      job.requirements, job.uv, job.key, job.store, [&] { return plan_in_sandbox(job); },
+      job.progress));
   if (!resolution || resolution->wheels.size() > kMostWheels) return std::optional<Made>{};
   auto made = compose_resolved(job, *resolution);
   if (made.ok()) return std::optional<Made>{std::move(made.value())};

@@ -28,7 +28,7 @@ struct Job {
   Progress& progress;
   const Uv& uv;
   const std::vector<Requirement>& requirements;
-  std::string field;   // "pip" or "uv"
+  std::string field;  // "pip" or "uv"
 };
 
 // What was made: layers by mount point, top first, leased; and what its record says beside.
@@ -38,10 +38,10 @@ struct Made {
     std::vector<store::Digest> layers;
   };
   std::vector<Mount> mounts;
-  std::vector<store::Digest> compile;     // layers with modules that want bytecode
+  std::vector<store::Digest> compile;  // layers with modules that want bytecode
   std::vector<NewDistribution> packages;
   std::vector<store::Lease> leases;
-  std::string way;                        // "compose", "capture"
+  std::string way;  // "compose", "capture"
 };
 
 // Nothing: capture must do it. Errors: those of resolving, conflicts, downloads, the disk.
@@ -56,7 +56,8 @@ Status add_masks(const Job& job, const Masks& masks, Made& made);
 store::Record to_record(const Job& job, const Made& made);
 
 // Publishes a staging whose manifest is unfinished; the lease goes to `made`.
-Result<store::Digest> publish_layer(const Job& job, store::Staging staging, store::Manifest& manifest,
-                                    const store::LayerInfo& info, Made& made);
+Result<store::Digest> publish_layer(const Job& job, store::Staging staging,
+                                    store::Manifest& manifest, const store::LayerInfo& info,
+                                    Made& made);
 
 }  // namespace rtlaunch::installers

@@ -51,7 +51,8 @@ for name, version, needs in question["base"]:
 print(json.dumps(found))
 )python";
 
-std::string question(const std::vector<NewDistribution>& added, const std::vector<Distribution>& base) {
+std::string question(const std::vector<NewDistribution>& added,
+                     const std::vector<Distribution>& base) {
   json j = {{"base", json::array()}, {"added", json::object()}};
   for (const Distribution& d : base) j["base"].push_back({d.name, d.version, d.requires_dist});
   for (const NewDistribution& d : added) j["added"][d.name] = d.version;
@@ -89,7 +90,8 @@ std::string ask_who(const std::string& name, const std::vector<NewDistribution>&
   for (const Requirement& r : requirements) input += r.text + "\n";
   for (const NewDistribution& d : added) input += d.name + "==" + d.version + "\n";
   auto output = uv.run({"pip", "compile", "--quiet", "--no-build", "--no-header",
-                        "--annotation-style=line", "/dev/stdin"}, input);
+                        "--annotation-style=line", "/dev/stdin"},
+                       input);
   return output.ok() && output->ok() ? brought_by(name, output->out) : "";
 }
 
@@ -151,18 +153,21 @@ std::string incompatibilities(const std::string& said) {
 
 }  // namespace
 
-Result<std::vector<Conflict>> find_conflicts(const std::vector<NewDistribution>& added, const Uv& uv,
-                                             const Interpreter& python, const std::string& tools) {
+Result<std::vector<Conflict>> find_conflicts(const std::vector<NewDistribution>& added,
+                                             const Uv& uv, const Interpreter& python,
+                                             const std::string& tools) {
   if (!replaces_something(added, uv.base())) return std::vector<Conflict>{};
   sys::Program program;
-  program.argv = {python.base_executable, "-I", "-S", "-B", "-c", kScript, tools + "/packaging.whl"};
+  program.argv = {python.base_executable,  "-I", "-S", "-B", "-c", kScript,
+                  tools + "/packaging.whl"};
   program.env = {"LC_ALL=C.UTF-8"};
   program.input = question(added, uv.base());
   program.timeout_ms = 60'000;
   sys::Output output = TRY(sys::run_program(program));
   if (!output.ok())
     return make_error("conflicts", python.base_executable,
-                      "it can't compare versions: " + output.err.substr(0, 300), "run tools/fetch-tools");
+                      "it can't compare versions: " + output.err.substr(0, 300),
+                      "run tools/fetch-tools");
   try {
     std::vector<Conflict> conflicts;
     for (const json& c : json::parse(output.out))
@@ -181,8 +186,8 @@ Status refuse_conflicts(const std::vector<NewDistribution>& added,
   std::vector<Conflict> conflicts = TRY(find_conflicts(added, uv, python, context.tools));
   if (conflicts.empty()) return {};
   const Conflict& c = conflicts.front();
-  std::string reason = c.requirer + " " + c.requirer_version + " in the base needs " + c.requirement +
-                       ", but " + other_side(c, added, requirements, uv);
+  std::string reason = c.requirer + " " + c.requirer_version + " in the base needs " +
+                       c.requirement + ", but " + other_side(c, added, requirements, uv);
   if (conflicts.size() > 1)
     reason += " (and " + std::to_string(conflicts.size() - 1) + " more such conflicts)";
   return make_error(field, c.name, reason,
@@ -204,7 +209,8 @@ Status check_consistency(const std::vector<NewDistribution>& added, const Uv& uv
   if (!output.ok()) return std::move(output.error());
   if (output->ok()) return {};
   std::string problems = incompatibilities(output->err + output->out);
-  return make_error(field, field + "_check", problems.empty() ? output->err.substr(0, 300) : problems,
+  return make_error(field, field + "_check",
+                    problems.empty() ? output->err.substr(0, 300) : problems,
                     "correct the requirements, or leave " + field + "_check out");
 }
 

@@ -1,5 +1,5 @@
-// Does what comes in break what is there? Base packages whose needs were met before and would not be
-// afterwards refuse the environment before any wheel is downloaded. Evaluated by the base's own
+// Does what comes in break what is there? Base packages whose needs were met before and would not
+// be afterwards refuse the environment before any wheel is downloaded. Evaluated by the base's own
 // interpreter with the `packaging` library, so markers and versions are exactly Python's.
 #pragma once
 
@@ -13,19 +13,20 @@
 namespace rtlaunch::installers {
 
 struct NewDistribution {
-  std::string name, version;   // name normalized
-  std::string metadata;        // METADATA's text; "" when it isn't known yet
+  std::string name, version;  // name normalized
+  std::string metadata;       // METADATA's text; "" when it isn't known yet
 };
 
 struct Conflict {
-  std::string requirer, requirer_version;   // in the base
-  std::string requirement;                  // "requests>=2.30.0"
-  std::string name, version;                // what comes in instead
+  std::string requirer, requirer_version;  // in the base
+  std::string requirement;                 // "requests>=2.30.0"
+  std::string name, version;               // what comes in instead
 };
 
 // `added` with what it replaces in uv.base(). Empty: none.
-Result<std::vector<Conflict>> find_conflicts(const std::vector<NewDistribution>& added, const Uv& uv,
-                                             const Interpreter& python, const std::string& tools);
+Result<std::vector<Conflict>> find_conflicts(const std::vector<NewDistribution>& added,
+                                             const Uv& uv, const Interpreter& python,
+                                             const std::string& tools);
 
 // The same as an error that names both requirers; `field` is "pip" or "uv".
 Status refuse_conflicts(const std::vector<NewDistribution>& added,

@@ -9,7 +9,7 @@
 namespace rtlaunch::installers {
 namespace {
 
-constexpr size_t kShebangLimit = 127;   // BINPRM_BUF_SIZE before Linux 5.1
+constexpr size_t kShebangLimit = 127;  // BINPRM_BUF_SIZE before Linux 5.1
 
 std::string joined(const std::string& folder, const std::string& name) {
   return folder == "." ? name : folder + "/" + name;
@@ -25,7 +25,7 @@ std::string with_real_shebang(const std::string& text, const std::string& execut
   return shebang(executable) + text.substr(std::min(text.find('\n'), text.size()));
 }
 
-using Files = std::map<std::string, std::string>;   // path below the prefix → text
+using Files = std::map<std::string, std::string>;  // path below the prefix → text
 
 Result<Files> files_of(const WheelLayer& wheel, int layer, const Interpreter& python) {
   Files files;
@@ -70,15 +70,17 @@ std::string console_script(const EntryPoint& point, const std::string& executabl
          "        sys.argv[0] = sys.argv[0][:-11]\n"
          "    elif sys.argv[0].endswith(\".exe\"):\n"
          "        sys.argv[0] = sys.argv[0][:-4]\n"
-         "    sys.exit(" + point.attribute + "())\n";
+         "    sys.exit(" +
+         point.attribute + "())\n";
 }
 
-Result<bool> write_glue(const std::vector<WheelLayer>& wheels, const std::set<std::string>& requested,
-                        const Interpreter& python, const store::Store& store, int tree,
-                        store::Manifest& manifest) {
-  std::map<std::string, std::pair<std::string, bool>> all;   // a later wheel's script wins
+Result<bool> write_glue(const std::vector<WheelLayer>& wheels,
+                        const std::set<std::string>& requested, const Interpreter& python,
+                        const store::Store& store, int tree, store::Manifest& manifest) {
+  std::map<std::string, std::pair<std::string, bool>> all;  // a later wheel's script wins
   for (const WheelLayer& wheel : wheels) {
-    UniqueFd layer = TRY(sys::open_at(AT_FDCWD, store.layer_path(wheel.digest), O_RDONLY | O_DIRECTORY));
+    UniqueFd layer =
+        TRY(sys::open_at(AT_FDCWD, store.layer_path(wheel.digest), O_RDONLY | O_DIRECTORY));
     Files files = TRY(files_of(wheel, layer.get(), python));
     for (const auto& [path, text] : files) all[path] = {text, true};
     std::string marker = joined(wheel.site, wheel.dist_info) + "/REQUESTED";

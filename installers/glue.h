@@ -13,9 +13,9 @@ namespace rtlaunch::installers {
 
 // Fills a staging's tree and the manifest (unfinished). `requested`: normalized names that the user
 // asked for. False when there was nothing to write.
-Result<bool> write_glue(const std::vector<WheelLayer>& wheels, const std::set<std::string>& requested,
-                        const Interpreter& python, const store::Store& store, int tree,
-                        store::Manifest& manifest);
+Result<bool> write_glue(const std::vector<WheelLayer>& wheels,
+                        const std::set<std::string>& requested, const Interpreter& python,
+                        const store::Store& store, int tree, store::Manifest& manifest);
 
 // "#!/usr/bin/python3", or a /bin/sh trampoline where the kernel would cut or split the path.
 std::string shebang(const std::string& executable);

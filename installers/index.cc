@@ -12,7 +12,7 @@
 namespace rtlaunch::installers {
 namespace {
 
-using Settings = std::map<std::string, std::string>;   // pip's long option names
+using Settings = std::map<std::string, std::string>;  // pip's long option names
 
 std::string get(const Environment& environment, const std::string& name) {
   auto it = environment.find(name);
@@ -76,8 +76,10 @@ std::vector<std::string> config_files(const Environment& environment, const Inte
   std::vector<std::string> files = {"/etc/xdg/pip/pip.conf", "/etc/pip.conf"};
   std::string home = get(environment, "HOME"), xdg = get(environment, "XDG_CONFIG_HOME");
   if (!home.empty()) files.push_back(home + "/.pip/pip.conf");
-  if (!xdg.empty()) files.push_back(xdg + "/pip/pip.conf");
-  else if (!home.empty()) files.push_back(home + "/.config/pip/pip.conf");
+  if (!xdg.empty())
+    files.push_back(xdg + "/pip/pip.conf");
+  else if (!home.empty())
+    files.push_back(home + "/.config/pip/pip.conf");
   if (!python.prefix.empty()) files.push_back(python.prefix + "/pip.conf");
   if (!named.empty()) files.push_back(named);
   return files;
@@ -212,20 +214,25 @@ void hash_file(const std::string& path, store::Hasher& hash) {
 
 std::string joined(const std::vector<std::string>& parts, char separator) {
   std::string text;
-  for (const std::string& part : parts) text += (text.empty() ? "" : std::string(1, separator)) + part;
+  for (const std::string& part : parts)
+    text += (text.empty() ? "" : std::string(1, separator)) + part;
   return text;
 }
 
 // What uv, and what it starts, needs of the caller's to reach an index at all.
-constexpr const char* kPassed[] = {
-    "http_proxy",    "https_proxy",   "HTTP_PROXY",     "HTTPS_PROXY",        "ALL_PROXY",
-    "all_proxy",     "NO_PROXY",      "no_proxy",       "SSL_CERT_FILE",      "SSL_CERT_DIR",
-    "SSL_CLIENT_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC", "UV_NATIVE_TLS",
-    "UV_SYSTEM_CERTS", "UV_CONCURRENT_DOWNLOADS", "UV_EXCLUDE_NEWER", "UV_OFFLINE"};
+constexpr const char* kPassed[] = {"http_proxy",       "https_proxy",     "HTTP_PROXY",
+                                   "HTTPS_PROXY",      "ALL_PROXY",       "all_proxy",
+                                   "NO_PROXY",         "no_proxy",        "SSL_CERT_FILE",
+                                   "SSL_CERT_DIR",     "SSL_CLIENT_CERT", "REQUESTS_CA_BUNDLE",
+                                   "CURL_CA_BUNDLE",   "NETRC",           "UV_NATIVE_TLS",
+                                   "UV_SYSTEM_CERTS",  "UV_HTTP_RETRIES", "UV_CONCURRENT_DOWNLOADS",
+                                   "UV_EXCLUDE_NEWER", "UV_OFFLINE"};
 
 std::string index_strategy(const IndexConfig& c, config::Packages::Tool tool) {
   if (!c.index_strategy.empty()) return c.index_strategy;
-  return tool == config::Packages::Tool::kPip ? "unsafe-best-match" : "first-index";
+  // With one index they are the same, but uv says less about what failed in the former.
+  bool as_pip = tool == config::Packages::Tool::kPip && !c.extra_index_urls.empty();
+  return as_pip ? "unsafe-best-match" : "first-index";
 }
 
 std::pair<std::string, std::string> host_and_credentials(const std::string& url) {
@@ -295,7 +302,8 @@ std::string with_credentials(const std::string& url, const IndexConfig& config) 
   for (const std::string& place : places) {
     auto [other, credentials] = host_and_credentials(place);
     if (other == host && !credentials.empty())
-      return url.substr(0, url.find("://") + 3) + credentials + "@" + url.substr(url.find("://") + 3);
+      return url.substr(0, url.find("://") + 3) + credentials + "@" +
+             url.substr(url.find("://") + 3);
   }
   return url;
 }

@@ -1,6 +1,7 @@
 // Where packages come from: what pip.conf, PIP_* and UV_* say, read by pip's own rules (variables
-// over $PIP_CONFIG_FILE over the user's file over the prefix's over /etc/pip.conf), for both fields:
-// a machine that has set up one of the tools has set up both. PIP_* wins for `pip`, UV_* for `uv`.
+// over $PIP_CONFIG_FILE over the user's file over the prefix's over /etc/pip.conf), for both
+// fields: a machine that has set up one of the tools has set up both. PIP_* wins for `pip`, UV_*
+// for `uv`.
 //
 // URLs may hold credentials. They reach uv through its environment, never through argv or a file;
 // identity() and all messages have them without.
@@ -18,13 +19,13 @@
 namespace rtlaunch::installers {
 
 struct IndexConfig {
-  std::string index_url;                      // "": the tool's default
+  std::string index_url;  // "": the tool's default
   std::vector<std::string> extra_index_urls;
-  std::vector<std::string> find_links;        // URLs or absolute paths
-  std::vector<std::string> constraints;       // absolute paths or URLs
+  std::vector<std::string> find_links;   // URLs or absolute paths
+  std::vector<std::string> constraints;  // absolute paths or URLs
   std::vector<std::string> trusted_hosts;
-  std::vector<std::string> no_binary, only_binary;   // names, or ":all:"
-  std::string index_strategy;                 // uv's word; "" for the default of the field
+  std::vector<std::string> no_binary, only_binary;  // names, or ":all:"
+  std::string index_strategy;                       // uv's word; "" for the default of the field
   std::string cert, client_cert, proxy, timeout;
   bool no_index = false, pre = false;
 };

@@ -4,13 +4,14 @@
 #include <set>
 
 #include "installers/capture.h"
+#include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
 namespace {
 
 struct Option {
   std::string name, value;
-  bool has_value = false;   // "--name=value"
+  bool has_value = false;  // "--name=value"
 };
 
 Option split_option(const std::string& text) {
@@ -22,8 +23,9 @@ Option split_option(const std::string& text) {
 // They would put packages where the environment isn't, or another program in charge.
 bool leads_elsewhere(const std::string& name) {
   static const std::set<std::string> kElsewhere = {
-      "--target", "-t", "--prefix", "--root", "--user", "--python", "-p", "--system", "--cache-dir",
-      "--dry-run", "--src", "--report", "--log", "--directory", "--project", "--config-file"};
+      "--target", "-t",          "--prefix",    "--root",       "--user", "--python",
+      "-p",       "--system",    "--cache-dir", "--dry-run",    "--src",  "--report",
+      "--log",    "--directory", "--project",   "--config-file"};
   return kElsewhere.count(name) != 0;
 }
 
@@ -34,25 +36,46 @@ bool is_line_option(const std::string& name) {
 }
 
 bool is_idle(const std::string& name) {
-  static const std::set<std::string> kIdle = {
-      "--disable-pip-version-check", "--no-cache-dir", "--no-cache", "-n", "--no-input", "-q", "--quiet",
-      "-v", "--verbose", "--no-warn-script-location", "--prefer-binary", "--no-color", "--no-compile",
-      "--root-user-action", "--no-warn-conflicts", "--no-python-version-warning", "--progress-bar",
-      "--retries", "--timeout", "--default-timeout", "--break-system-packages"};
+  static const std::set<std::string> kIdle = {"--disable-pip-version-check",
+                                              "--no-cache-dir",
+                                              "--no-cache",
+                                              "-n",
+                                              "--no-input",
+                                              "-q",
+                                              "--quiet",
+                                              "-v",
+                                              "--verbose",
+                                              "--no-warn-script-location",
+                                              "--prefer-binary",
+                                              "--no-color",
+                                              "--no-compile",
+                                              "--root-user-action",
+                                              "--no-warn-conflicts",
+                                              "--no-python-version-warning",
+                                              "--progress-bar",
+                                              "--retries",
+                                              "--timeout",
+                                              "--default-timeout",
+                                              "--break-system-packages"};
   return kIdle.count(name) != 0;
 }
 
 // pip's word → uv's; "" where uv's is the same. Second: takes a value.
 const std::map<std::string, std::pair<std::string, bool>>& words() {
   static const std::map<std::string, std::pair<std::string, bool>> kWords = {
-      {"--no-deps", {"", false}},        {"-U", {"--upgrade", false}},
-      {"--upgrade", {"", false}},        {"--pre", {"--prerelease=allow", false}},
-      {"--no-index", {"", false}},       {"--require-hashes", {"", false}},
+      {"--no-deps", {"", false}},
+      {"-U", {"--upgrade", false}},
+      {"--upgrade", {"", false}},
+      {"--pre", {"--prerelease=allow", false}},
+      {"--no-index", {"", false}},
+      {"--require-hashes", {"", false}},
       {"--force-reinstall", {"--reinstall", false}},
       {"--no-build-isolation", {"", false}},
-      {"--no-binary", {"", true}},       {"--only-binary", {"", true}},
+      {"--no-binary", {"", true}},
+      {"--only-binary", {"", true}},
       {"--trusted-host", {"--allow-insecure-host", true}},
-      {"-c", {"--constraints", true}},   {"--constraint", {"--constraints", true}}};
+      {"-c", {"--constraints", true}},
+      {"--constraint", {"--constraints", true}}};
   return kWords;
 }
 
@@ -85,8 +108,38 @@ bool translate(const std::vector<std::string>& options, InstallCommand& command)
 void pass_on(const std::vector<std::string>& options, InstallCommand& command) {
   for (size_t i = 0; i < options.size(); ++i) {
     Option o = split_option(options[i]);
-    if (!is_line_option(o.name)) command.args.push_back(options[i]);
-    else command.lines += o.name + " " + (o.has_value ? o.value : i + 1 < options.size() ? options[++i] : "") + "\n";
+    if (!is_line_option(o.name))
+      command.args.push_back(options[i]);
+    else
+      command.lines += o.name + " " +
+                       (o.has_value              ? o.value
+                        : i + 1 < options.size() ? options[++i]
+                                                 : "") +
+                       "\n";
+  }
+}
+
+bool names_file(const std::string& option) {
+  static const std::set<std::string> kFiles = {
+      "-c",           "--constraint",       "--constraints",
+      "-b",           "--build-constraint", "--build-constraints",
+      "--overrides",  "--override",         "-r",
+      "--requirement"};
+  return kFiles.count(option) != 0;
+}
+
+// Relative paths are the caller's: the build starts elsewhere.
+void make_paths_absolute(const std::string& cwd, InstallCommand& command) {
+  for (size_t i = 0; i < command.args.size(); ++i) {
+    Option o = split_option(command.args[i]);
+    if (!names_file(o.name)) continue;
+    std::string* value = o.has_value                   ? &o.value
+                         : i + 1 < command.args.size() ? &command.args[++i]
+                                                       : nullptr;
+    if (!value || value->find("://") != std::string::npos) continue;
+    *value = sys::absolute_path(*value, cwd);
+    command.files.push_back(*value);
+    if (o.has_value) command.args[i] = o.name + "=" + o.value;
   }
 }
 
@@ -97,7 +150,7 @@ std::string versioned(const std::string& tool, const std::string& version) {
 
 }  // namespace
 
-Result<InstallCommand> install_command(const config::Packages& packages) {
+Result<InstallCommand> install_command(const config::Packages& packages, const std::string& cwd) {
   bool is_pip = packages.tool == config::Packages::Tool::kPip;
   for (const std::string& option : packages.options)
     if (leads_elsewhere(split_option(option).name))
@@ -118,6 +171,7 @@ Result<InstallCommand> install_command(const config::Packages& packages) {
     pass_on(options, command);
     command.get = packages.version ? versioned("uv", *packages.version) : "";
   }
+  make_paths_absolute(cwd, command);
   return command;
 }
 

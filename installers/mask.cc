@@ -50,7 +50,8 @@ void all_files(const std::string& path, std::vector<std::string>& files) {
   for (const std::string& name : children(path)) all_files(path + "/" + name, files);
 }
 
-// ---- whose files ---------------------------------------------------------------------------------
+// ---- whose files
+// ---------------------------------------------------------------------------------
 
 std::vector<std::string> from_record(const std::string& info, const std::string& text) {
   std::vector<std::string> files;
@@ -92,13 +93,14 @@ std::vector<std::string> from_top_level(const std::string& info, const std::stri
   return files;
 }
 
-// ---- which whiteouts -----------------------------------------------------------------------------
+// ---- which whiteouts
+// -----------------------------------------------------------------------------
 
 // "__pycache__/mod.cpython-311.opt-1.pyc" beside "mod.py"; all tags, all levels.
 void add_bytecode(const std::string& file, std::set<std::string>& gone) {
   if (!file.ends_with(".py")) return;
   std::string stem = base_name(file);
-  stem = stem.substr(0, stem.size() - 2);   // with the dot
+  stem = stem.substr(0, stem.size() - 2);  // with the dot
   std::string cache = parent(file) + "/__pycache__";
   for (const std::string& name : children(cache))
     if (name.starts_with(stem) && name.ends_with(".pyc")) gone.insert(cache + "/" + name);
@@ -121,8 +123,9 @@ void add_emptied_folders(const std::set<std::string>& sites, std::set<std::strin
     folders.erase(deepest);
     if (!in_site(dir) || !is_directory(dir)) continue;
     std::vector<std::string> names = children(dir);
-    bool emptied = std::all_of(names.begin(), names.end(),
-                               [&](const std::string& n) { return gone.count(dir + "/" + n) != 0; });
+    bool emptied = std::all_of(names.begin(), names.end(), [&](const std::string& n) {
+      return gone.count(dir + "/" + n) != 0;
+    });
     if (emptied) gone.insert(dir), folders.insert(parent(dir));
   }
 }
@@ -166,7 +169,7 @@ Result<std::vector<std::string>> files_of_distribution(const Distribution& d) {
     if (!top.ok()) return no_list(d);
     files = from_top_level(d.path, top.value());
   }
-  all_files(d.path, files);   // also what pip wrote beside RECORD
+  all_files(d.path, files);  // also what pip wrote beside RECORD
   return files;
 }
 

@@ -1,10 +1,11 @@
-// What makes replaced packages of the base disappear: a layer of whiteouts (char 0:0) directly above
-// the base. As below every wheel layer, a whiteout of a whole folder can't hide another wheel's part
-// of a shared namespace; and a folder goes as a whole only if all that the base has in it goes,
+// What makes replaced packages of the base disappear: a layer of whiteouts (char 0:0) directly
+// above the base. As below every wheel layer, a whiteout of a whole folder can't hide another
+// wheel's part of a shared namespace; and a folder goes as a whole only if all that the base has in
+// it goes,
 // __pycache__ included (a stale one would be used for the new package's modules).
 //
-// What belongs to a distribution is said by its RECORD; by installed-files.txt (egg-info); by dpkg's
-// list, where Debian took RECORD away; else by top_level.txt.
+// What belongs to a distribution is said by its RECORD; by installed-files.txt (egg-info); by
+// dpkg's list, where Debian took RECORD away; else by top_level.txt.
 #pragma once
 
 #include <map>
@@ -20,8 +21,8 @@ namespace rtlaunch::installers {
 // Paths to white out, per mount point of the interpreter, relative to it and none below another.
 using Masks = std::map<std::string, std::set<std::string>>;
 
-// `removed`: all visible or shadowed distributions that have to go. Errors: one has no list of files
-// (installed by distutils): it can't be replaced.
+// `removed`: all visible or shadowed distributions that have to go. Errors: one has no list of
+// files (installed by distutils): it can't be replaced.
 Result<Masks> masks_for(const std::vector<Distribution>& removed, const Interpreter& python);
 
 // Makes the whiteouts in a staging's tree and adds them to the manifest (unfinished).

@@ -44,7 +44,7 @@ print("\n".join(sorted(rows)))
 struct Set {
   const char* name;
   std::vector<std::string> lines;
-  bool composed = true;      // false: capture either way (an sdist), which is to be noticed
+  bool composed = true;  // false: capture either way (an sdist), which is to be noticed
 };
 
 void PrintTo(const Set& set, std::ostream* out) { *out << set.name; }
@@ -98,14 +98,16 @@ class Oracle : public testing::TestWithParam<Set> {
   static void SetUpTestSuite() {
     folder_ = new TempDir;
     ready_ = make_base(some_python(), *folder_ / "base",
-                       {"requests==2.34.2", "rich==14.1.0", "pip==24.2", "setuptools==75.1.0", "certifi==2024.8.30"});
+                       {"requests==2.34.2", "rich==14.1.0", "pip==24.2", "setuptools==75.1.0",
+                        "certifi==2024.8.30"});
   }
   static void TearDownTestSuite() { delete folder_; }
 
   Result<store::Record> make(const store::Store&, const Set& set, bool capture_only) {
     store::Store store = TRY(store::Store::open(*folder_ / "store", true));
     Environment environment = own_environment();
-    Interpreter python = TRY(find_interpreter(*folder_ / "base/bin/python", environment, "/", store));
+    Interpreter python =
+        TRY(find_interpreter(*folder_ / "base/bin/python", environment, "/", store));
     PackagesContext context;
     context.environment = environment, context.tools = tools_folder(), context.cwd = "/";
     context.capture_only = capture_only;

@@ -10,7 +10,8 @@ namespace {
 
 bool asks_for_nothing(const std::vector<Requirement>& requirements) {
   for (const Requirement& r : requirements)
-    if (r.kind != Requirement::Kind::kOption && r.kind != Requirement::Kind::kConstraint) return false;
+    if (r.kind != Requirement::Kind::kOption && r.kind != Requirement::Kind::kConstraint)
+      return false;
   return true;
 }
 
@@ -26,7 +27,7 @@ Result<store::Record> make_packages(const config::Packages& packages, const Inte
                                     const PackagesContext& context, const store::Key& key,
                                     store::Store& store, Progress& progress) {
   std::vector<Requirement> requirements = TRY(parse_requirements(packages.lines, context));
-  Uv uv = TRY(Uv::prepare(packages, python, context, store));
+  Uv uv = TRY(Uv::prepare(packages, python, requirements, context, store));
   std::string field = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";
   Job job{packages, python, context, key, store, progress, uv, requirements, field};
   Made made = TRY(make(job));

@@ -1,6 +1,7 @@
-// The `pip` and `uv` fields: requirement lines on top of an interpreter's packages, made into layers
-// that are mounted over the interpreter's own prefix. sys.executable and sys.prefix stay what they
-// are, base packages stay importable, and one that is replaced is gone (whiteouts), not shadowed.
+// The `pip` and `uv` fields: requirement lines on top of an interpreter's packages, made into
+// layers that are mounted over the interpreter's own prefix. sys.executable and sys.prefix stay
+// what they are, base packages stay importable, and one that is replaced is gone (whiteouts), not
+// shadowed.
 //
 // Two ways, one result. *Compose* (compose.h): uv says what would change, a lock says from which
 // wheels, each wheel becomes a layer of its own that every environment shares. *Capture*
@@ -31,20 +32,20 @@
 namespace rtlaunch::installers {
 
 struct PackagesContext {
-  Environment environment;   // the caller's: PIP_*, UV_*, proxies, CA bundles, HOME (for pip.conf)
+  Environment environment;  // the caller's: PIP_*, UV_*, proxies, CA bundles, HOME (for pip.conf)
   // The runtime env's env_vars, expanded. Builds see them, as Ray's do; no key covers them.
   std::vector<std::pair<std::string, std::string>> env_vars;
-  std::string cwd;           // where relative paths in requirement lines start
+  std::string cwd;  // where relative paths in requirement lines start
   // The working_dir's layer: what ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR} in a line means.
   struct WorkingDir {
-    std::string path;        // a directory on the host
-    std::string digest;      // of its layer
+    std::string path;    // a directory on the host
+    std::string digest;  // of its layer
   };
   std::optional<WorkingDir> working_dir;
-  std::string tools;         // the folder with `uv` and `packaging.whl`
-  bool allow_conflicts = false;   // let a requirement break a base package
-  bool capture_only = false;      // never compose: the tests' oracle
-  std::optional<int64_t> timeout_seconds;   // for all of the build
+  std::string tools;                       // the folder with `uv` and `packaging.whl`
+  bool allow_conflicts = false;            // let a requirement break a base package
+  bool capture_only = false;               // never compose: the tests' oracle
+  std::optional<int64_t> timeout_seconds;  // for all of the build
 };
 
 // What was asked for and on top of what: requirement lines (in any order), tool, options, the
@@ -70,7 +71,7 @@ Status make_bytecode(const store::Key& key, const Interpreter& python,
 // `target` being the lowest lower.
 struct PackagesMount {
   std::string target;
-  std::vector<store::Digest> layers;   // top first
+  std::vector<store::Digest> layers;  // top first
 };
 Result<std::vector<PackagesMount>> packages_mounts(const store::Record& record);
 // True when some layer has no bytecode yet.

@@ -20,8 +20,9 @@ namespace {
 using Kind = Requirement::Kind;
 
 Error missing(const Requirement& r) {
-  return make_error("pip", r.canonical, "there is no " + without_credentials(r.path),
-                    "paths in requirements start at the requirements file or the current directory");
+  return make_error(
+      "pip", r.canonical, "there is no " + without_credentials(r.path),
+      "paths in requirements start at the requirements file or the current directory");
 }
 
 Status hash_tree(int dir, const std::string& path, int depth, store::Hasher& hash);
@@ -56,8 +57,7 @@ Status hash_tree(int dir, const std::string& path, int depth, store::Hasher& has
   std::vector<std::string> names = TRY(sys::list_dir(dir));
   std::erase_if(names, is_passing);
   hash.number(names.size());
-  for (const std::string& name : names)
-    TRY(hash_entry(dir, name, path + "/" + name, depth, hash));
+  for (const std::string& name : names) TRY(hash_entry(dir, name, path + "/" + name, depth, hash));
   return {};
 }
 
@@ -87,6 +87,17 @@ Status hash_path(const Requirement& r, store::Hasher& hash) {
   return {};
 }
 
+// An option, or the value of the one before it: where that is a file (a constraint), its content.
+void hash_option(const std::string& option, const std::string& cwd, store::Hasher& hash) {
+  hash.field(without_credentials(option));
+  std::string value = option.starts_with("-") ? option.substr(option.find('=') + 1) : option;
+  struct stat st;
+  std::string path = sys::absolute_path(value, cwd);
+  bool file = !value.empty() && ::stat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode);
+  auto text = file ? sys::read_file(path, 4 << 20) : Result<std::string>(Error{});
+  if (text.ok()) hash.field(text.value());
+}
+
 // One digest a line, so that lines can be sorted whatever they hold.
 Result<std::string> line_digest(const Requirement& r) {
   store::Hasher hash;
@@ -101,13 +112,15 @@ Result<std::string> line_digest(const Requirement& r) {
 Result<store::Key> packages_key(const config::Packages& packages, const Interpreter& python,
                                 const PackagesContext& context) {
   std::vector<Requirement> requirements = TRY(parse_requirements(packages.lines, context));
-  std::set<std::string> lines;        // in any order, each once
-  std::vector<std::string> options;   // their order is their meaning
+  std::set<std::string> lines;       // in any order, each once
+  std::vector<std::string> options;  // their order is their meaning
   bool uses_working_dir = false;
   for (const Requirement& r : requirements) {
     std::string digest = TRY(line_digest(r));
-    if (r.kind == Kind::kOption) options.push_back(digest);
-    else lines.insert(digest);
+    if (r.kind == Kind::kOption)
+      options.push_back(digest);
+    else
+      lines.insert(digest);
     uses_working_dir |= r.uses_working_dir;
   }
   store::Hasher hash;
@@ -117,8 +130,9 @@ Result<store::Key> packages_key(const config::Packages& packages, const Interpre
   hash.number(options.size());
   for (const std::string& option : options) hash.field(option);
   hash.number(packages.check).field(packages.version.value_or("")).number(packages.options.size());
-  for (const std::string& option : packages.options) hash.field(without_credentials(option));
-  hash_index_config(read_index_config(packages.tool, context.environment, python, context.cwd), hash);
+  for (const std::string& option : packages.options) hash_option(option, context.cwd, hash);
+  hash_index_config(read_index_config(packages.tool, context.environment, python, context.cwd),
+                    hash);
   hash.field(uses_working_dir ? context.working_dir->digest : "");
   hash.number(context.allow_conflicts).number(context.capture_only);
   return store::Key{hash.hex()};

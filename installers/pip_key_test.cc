@@ -56,8 +56,9 @@ TEST_F(PipKey, EveryOtherDifferenceDoes) {
   python_.fingerprint = "another base";
   differs("base", key(base));
   python_.fingerprint = "base";
-  for (const char* name : {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_BINARY",
-                           "PIP_ONLY_BINARY", "PIP_PRE", "PIP_NO_INDEX", "UV_INDEX_STRATEGY"}) {
+  for (const char* name :
+       {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_BINARY",
+        "PIP_ONLY_BINARY", "PIP_PRE", "PIP_NO_INDEX", "UV_INDEX_STRATEGY"}) {
     context_.environment[name] = "1";
     differs(name, key(base));
     context_.environment.erase(name);
@@ -72,7 +73,7 @@ TEST_F(PipKey, ConfigurationFilesCount) {
   folder_.write(".config/pip/pip.conf", "[global]\nindex-url = https://index.example/simple\n");
   EXPECT_NE(before, key({"six"}));
   std::string with = key({"six"});
-  context_.environment["PIP_INDEX_URL"] = "https://index.example/simple";   // says the same
+  context_.environment["PIP_INDEX_URL"] = "https://index.example/simple";  // says the same
   EXPECT_EQ(with, key({"six"}));
   context_.environment["PIP_CONFIG_FILE"] = "/dev/null";
   EXPECT_EQ(with, key({"six"}));
@@ -161,8 +162,10 @@ TEST(Index, CredentialsGoBackToTheirHostOnly) {
   config.index_url = "https://me:pw@private.example/simple";
   EXPECT_EQ(with_credentials("https://private.example/f/a.whl", config),
             "https://me:pw@private.example/f/a.whl");
-  EXPECT_EQ(with_credentials("https://files.example/f/a.whl", config), "https://files.example/f/a.whl");
-  EXPECT_EQ(with_credentials("http://private.example/f/a.whl", config), "http://private.example/f/a.whl");
+  EXPECT_EQ(with_credentials("https://files.example/f/a.whl", config),
+            "https://files.example/f/a.whl");
+  EXPECT_EQ(with_credentials("http://private.example/f/a.whl", config),
+            "http://private.example/f/a.whl");
 }
 
 }  // namespace

@@ -21,11 +21,11 @@
 
 namespace rtlaunch::installers {
 
-#define ASSERT_OK(expression)                                              \
-  do {                                                                     \
-    const auto& ok_ = (expression);                                        \
+#define ASSERT_OK(expression)                                             \
+  do {                                                                    \
+    const auto& ok_ = (expression);                                       \
     ASSERT_TRUE(ok_.ok()) << #expression << ": " << ok_.error().message() \
-                          << "\ncure: " << ok_.error().cure;               \
+                          << "\ncure: " << ok_.error().cure;              \
   } while (false)
 
 class TempDir {
@@ -58,7 +58,7 @@ inline Environment own_environment() {
   for (char** e = ::environ; *e != nullptr; ++e)
     if (std::string pair = *e; pair.find('=') != std::string::npos)
       environment[pair.substr(0, pair.find('='))] = pair.substr(pair.find('=') + 1);
-  environment["PYTHONNOUSERSITE"] = "1";   // what lies in the tester's home is no base of ours
+  environment["PYTHONNOUSERSITE"] = "1";  // what lies in the tester's home is no base of ours
   return environment;
 }
 
@@ -77,7 +77,8 @@ inline bool run(const std::vector<std::string>& argv, std::string* out = nullptr
   for (auto& [name, value] : own_environment()) program.env.push_back(name + "=" + value);
   auto output = sys::run_program(program);
   if (out && output.ok()) *out = output->out + output->err;
-  if (output.ok() && !output->ok()) fprintf(stderr, "%s: %s\n", argv[0].c_str(), output->err.c_str());
+  if (output.ok() && !output->ok())
+    fprintf(stderr, "%s: %s\n", argv[0].c_str(), output->err.c_str());
   return output.ok() && output->ok();
 }
 
@@ -92,8 +93,9 @@ inline bool make_base(const std::string& python, const std::string& path,
                       const std::vector<std::string>& packages) {
   if (!run({python, "-m", "venv", "--without-pip", path})) return false;
   if (packages.empty()) return true;
-  std::vector<std::string> argv = {tools_folder() + "/uv", "pip", "install", "-q", "--no-config",
-                                   "--link-mode=copy", "-p", path + "/bin/python"};
+  std::vector<std::string> argv = {
+      tools_folder() + "/uv", "pip", "install",           "-q", "--no-config",
+      "--link-mode=copy",     "-p",  path + "/bin/python"};
   argv.insert(argv.end(), packages.begin(), packages.end());
   return run(argv);
 }
@@ -117,7 +119,8 @@ inline Result<std::string> run_on(const store::Record& record, const store::Stor
   for (PackagesMount& mount : TRY(packages_mounts(record))) {
     isolation::Overlay overlay;
     overlay.target = mount.target, overlay.over_host = true, overlay.writable = true;
-    for (const store::Digest& digest : mount.layers) overlay.lowers.push_back(store.layer_path(digest));
+    for (const store::Digest& digest : mount.layers)
+      overlay.lowers.push_back(store.layer_path(digest));
     spec.overlays.push_back(std::move(overlay));
   }
   UniqueFd out = TRY(sys::memory_file("")), in = TRY(sys::memory_file(""));

@@ -45,9 +45,8 @@ json stat_rows(const std::string& found, const Interpreter& python) {
 }
 
 bool stats_hold(const json& rows) {
-  return std::all_of(rows.begin(), rows.end(), [](const json& row) {
-    return stat_row(row.at(0).get<std::string>()) == row;
-  });
+  return std::all_of(rows.begin(), rows.end(),
+                     [](const json& row) { return stat_row(row.at(0).get<std::string>()) == row; });
 }
 
 // ---- to and from JSON --------------------------------------------------------------------------
@@ -145,9 +144,12 @@ std::vector<std::string> mounts_of(const Interpreter& p, const std::string& user
     if (covered(dir)) continue;
     struct stat st;
     if (::stat(dir.c_str(), &st) != 0) continue;
-    if (sys::is_beneath(dir, p.base_prefix)) mounts.push_back(p.base_prefix);
-    else if (!user_base.empty() && sys::is_beneath(dir, user_base)) mounts.push_back(user_base);
-    else mounts.push_back(dir);
+    if (sys::is_beneath(dir, p.base_prefix))
+      mounts.push_back(p.base_prefix);
+    else if (!user_base.empty() && sys::is_beneath(dir, user_base))
+      mounts.push_back(user_base);
+    else
+      mounts.push_back(dir);
   }
   return mounts;
 }
@@ -278,8 +280,8 @@ void remember_probe(const store::Key& key, const std::string& found, const Probe
   std::string name = "Python " + p.version + " " + p.prefix;
   remember(distributions_key(p.fingerprint), "distributions", name, to_json(probe.distributions),
            store);
-  remember(key, "interpreter", name,
-           {{"stat", stat_rows(found, p)}, {"python", to_json(p)}}, store);
+  remember(key, "interpreter", name, {{"stat", stat_rows(found, p)}, {"python", to_json(p)}},
+           store);
 }
 
 }  // namespace

@@ -30,16 +30,16 @@ struct Scheme {
 };
 
 struct Interpreter {
-  std::string executable;     // what sys.executable is: absolute, a venv's links not resolved
+  std::string executable;       // what sys.executable is: absolute, a venv's links not resolved
   std::string base_executable;  // the program behind it, links resolved; a venv's base's
-  std::string version;        // "3.11.7"
-  std::string implementation; // "cpython"
-  std::string cache_tag;      // "cpython-311"
-  std::string magic;          // of its bytecode, hex
-  std::string soabi;          // "cpython-311-x86_64-linux-gnu"
-  std::string platform;       // sysconfig's, "linux-x86_64"
+  std::string version;          // "3.11.7"
+  std::string implementation;   // "cpython"
+  std::string cache_tag;        // "cpython-311"
+  std::string magic;            // of its bytecode, hex
+  std::string soabi;            // "cpython-311-x86_64-linux-gnu"
+  std::string platform;         // sysconfig's, "linux-x86_64"
   std::string prefix, base_prefix;
-  std::string stdlib;         // the folder that holds os.py
+  std::string stdlib;  // the folder that holds os.py
   bool venv = false;
   bool system_site = false;         // a venv that shows its base's packages too
   bool externally_managed = false;  // PEP 668
@@ -51,8 +51,8 @@ struct Interpreter {
   std::vector<std::string> mounts;
   const std::string& mount() const { return mounts.front(); }
   Scheme scheme;
-  std::string scheme_id;      // digest of `scheme` and python X.Y: wheel layers are shared by it
-  std::string fingerprint;    // version, prefixes, scheme, and every installed distribution
+  std::string scheme_id;    // digest of `scheme` and python X.Y: wheel layers are shared by it
+  std::string fingerprint;  // version, prefixes, scheme, and every installed distribution
 };
 
 // One installed distribution, as importlib.metadata would list it.
@@ -60,9 +60,9 @@ struct Distribution {
   std::string name;        // as its metadata writes it
   std::string normalized;  // PEP 503
   std::string version;
-  std::string path;        // its .dist-info or .egg-info, absolute
-  std::vector<std::string> requires_dist;   // "urllib3<3,>=1.26", markers included
-  bool shadowed = false;   // another of the same name comes first on sys.path
+  std::string path;                        // its .dist-info or .egg-info, absolute
+  std::vector<std::string> requires_dist;  // "urllib3<3,>=1.26", markers included
+  bool shadowed = false;                   // another of the same name comes first on sys.path
 };
 
 // `wanted`: a path, a name looked up on PATH ("python3.11"), or "": $VIRTUAL_ENV's python, else

@@ -59,7 +59,7 @@ TEST_F(Python, KnownAnswersInMicroseconds) {
     ASSERT_OK(find(""));
     best = std::min(best, duration_cast<microseconds>(steady_clock::now() - start));
   }
-  EXPECT_LT(best.count(), 1000);   // 40-70 in a release build on an idle machine
+  EXPECT_LT(best.count(), 1000);  // 40-70 in a release build on an idle machine
 }
 
 TEST_F(Python, AnotherExecutableIsAskedAgain) {
@@ -79,12 +79,13 @@ TEST_F(Python, AnInstalledPackageChangesTheFingerprint) {
   UniqueFd dir(::open(site.c_str(), O_RDONLY | O_DIRECTORY));
   ASSERT_TRUE(dir.valid());
   ASSERT_OK(sys::make_dirs_at(dir.get(), "one-1.0.dist-info"));
-  ASSERT_OK(sys::replace_file_at(dir.get(), "one-1.0.dist-info/METADATA",
-                                 "Metadata-Version: 2.1\nName: One\nVersion: 1.0\nRequires-Dist: two>1\n"));
+  ASSERT_OK(sys::replace_file_at(
+      dir.get(), "one-1.0.dist-info/METADATA",
+      "Metadata-Version: 2.1\nName: One\nVersion: 1.0\nRequires-Dist: two>1\n"));
   auto after = find(folder_ / "venv/bin/python");
   ASSERT_OK(after);
   EXPECT_NE(before->fingerprint, after->fingerprint);
-  EXPECT_EQ(before->scheme_id, after->scheme_id);   // wheel layers stay good
+  EXPECT_EQ(before->scheme_id, after->scheme_id);  // wheel layers stay good
   auto distributions = distributions_of(*after, *store_);
   ASSERT_OK(distributions);
   ASSERT_EQ(distributions->size(), 1u);
@@ -94,7 +95,7 @@ TEST_F(Python, AnInstalledPackageChangesTheFingerprint) {
 
 TEST_F(Python, VirtualenvIsItsOwnMount) {
   ASSERT_TRUE(make_base(some_python(), folder_ / "venv", {}));
-  auto python = find(folder_ / "venv");   // a folder will do
+  auto python = find(folder_ / "venv");  // a folder will do
   ASSERT_OK(python);
   EXPECT_TRUE(python->venv);
   EXPECT_FALSE(python->system_site);
@@ -105,7 +106,8 @@ TEST_F(Python, VirtualenvIsItsOwnMount) {
 }
 
 TEST_F(Python, SystemSitePackagesNeedTheOuterPrefixToo) {
-  ASSERT_TRUE(run({some_python(), "-m", "venv", "--without-pip", "--system-site-packages", folder_ / "venv"}));
+  ASSERT_TRUE(run(
+      {some_python(), "-m", "venv", "--without-pip", "--system-site-packages", folder_ / "venv"}));
   auto python = find(folder_ / "venv/bin/python");
   ASSERT_OK(python);
   EXPECT_TRUE(python->system_site);
@@ -125,7 +127,8 @@ TEST_F(Python, CopiedVirtualenvToo) {
 TEST_F(Python, ShimsAreResolvedAndNotRun) {
   std::string root = folder_ / "pyenv", real = some_python();
   auto version = [&](const std::string& name) {
-    std::string path = folder_.write("pyenv/versions/" + name + "/bin/python3", "#!/bin/sh\nexec " + real + " \"$@\"\n");
+    std::string path = folder_.write("pyenv/versions/" + name + "/bin/python3",
+                                     "#!/bin/sh\nexec " + real + " \"$@\"\n");
     ::chmod(path.c_str(), 0755);
     return path;
   };
@@ -138,7 +141,7 @@ TEST_F(Python, ShimsAreResolvedAndNotRun) {
   };
   folder_.write("pyenv/version", "3.10.2\n");
   EXPECT_EQ(locate(), other);
-  folder_.write("project/.python-version", "3.9\n");       // the newest 3.9
+  folder_.write("project/.python-version", "3.9\n");  // the newest 3.9
   EXPECT_EQ(locate(), young);
   environment_["PYENV_VERSION"] = "3.9.1:3.10.2";
   EXPECT_EQ(locate(), old);
@@ -162,7 +165,8 @@ TEST_F(Python, OneThatDoesntRunSaysSo) {
 }
 
 TEST_F(Python, OldAndNewAreRefused) {
-  ::chmod(folder_.write("bin/python", "#!/bin/sh\necho '{\"version\": \"3.7.16\"}'\n").c_str(), 0755);
+  ::chmod(folder_.write("bin/python", "#!/bin/sh\necho '{\"version\": \"3.7.16\"}'\n").c_str(),
+          0755);
   auto python = find(folder_ / "bin/python");
   ASSERT_FALSE(python.ok());
   EXPECT_NE(python.error().reason.find("3.7.16"), std::string::npos);

@@ -37,7 +37,8 @@ bool is_name_char(char c) {
 std::string percent_decoded(const std::string& text) {
   std::string result;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '%' && i + 2 < text.size() && ::isxdigit(text[i + 1]) && ::isxdigit(text[i + 2])) {
+    if (text[i] == '%' && i + 2 < text.size() && ::isxdigit(text[i + 1]) &&
+        ::isxdigit(text[i + 2])) {
       result += char(std::stoi(text.substr(i + 1, 2), nullptr, 16));
       i += 2;
     } else {
@@ -170,9 +171,11 @@ void parse_requirement(std::string text, Requirement& r, const PackagesContext& 
 
 // "-i URL", "--index-url URL", "--index-url=URL" are one.
 void split_option(const std::string& line, Requirement& r) {
-  static const std::pair<const char*, const char*> kLong[] = {
-      {"-i", "--index-url"}, {"-f", "--find-links"}, {"-c", "--constraint"}, {"-e", "--editable"},
-      {"-r", "--requirement"}};
+  static const std::pair<const char*, const char*> kLong[] = {{"-i", "--index-url"},
+                                                              {"-f", "--find-links"},
+                                                              {"-c", "--constraint"},
+                                                              {"-e", "--editable"},
+                                                              {"-r", "--requirement"}};
   size_t end = line.find_first_of(" \t=");
   r.option = line.substr(0, end);
   if (end != std::string::npos) r.value = trimmed(line.substr(end + 1));
@@ -190,8 +193,10 @@ void parse_option(const std::string& line, Requirement& r, const PackagesContext
   r.kind = Kind::kOption;
   if (r.option == "--editable") {
     r.kind = Kind::kEditable;
-    if (!is_remote(r.value)) r.path = local_path(r.value, context);
-    else r.kind = Kind::kUrl;
+    if (!is_remote(r.value))
+      r.path = local_path(r.value, context);
+    else
+      r.kind = Kind::kUrl;
   } else if (r.option == "--constraint") {
     r.kind = Kind::kConstraint;
     if (!is_remote(r.value)) r.path = local_path(r.value, context);
@@ -204,15 +209,17 @@ void parse_option(const std::string& line, Requirement& r, const PackagesContext
 std::string text_for_build(const Requirement& r, const std::string& line) {
   if (r.uses_working_dir) {
     std::string text = replaced(line, kWorkingDirVariable, kWorkingDirInside);
-    return r.kind == Kind::kEditable ? replaced(r.value, kWorkingDirVariable, kWorkingDirInside) : text;
+    return r.kind == Kind::kEditable ? replaced(r.value, kWorkingDirVariable, kWorkingDirInside)
+                                     : text;
   }
   if (r.path.empty()) return line;
   if (r.kind == Kind::kOption || r.kind == Kind::kConstraint) return r.option + " " + r.path;
   std::string place = r.kind == Kind::kEditable ? r.value : line;
-  if (place.starts_with("file:") || !r.name.empty()) return line;
+  if (!r.name.empty()) return line;  // name @ file:///…
   size_t extras = place.find('['), marker = place.find(';');
-  std::string tail = extras != std::string::npos ? place.substr(extras)
-                     : marker != std::string::npos ? " " + place.substr(marker) : "";
+  std::string tail = extras != std::string::npos   ? place.substr(extras)
+                     : marker != std::string::npos ? " " + place.substr(marker)
+                                                   : "";
   return (r.kind == Kind::kEditable ? "-e " : "") + r.path + tail;
 }
 
@@ -236,8 +243,10 @@ Result<std::vector<Requirement>> parse_requirements(const std::vector<std::strin
     Requirement r;
     r.uses_working_dir = line.find(kWorkingDirVariable) != std::string::npos;
     if (r.uses_working_dir && !context.working_dir) return no_working_dir(line);
-    if (line[0] == '-') parse_option(line, r, context);
-    else parse_requirement(line, r, context);
+    if (line[0] == '-')
+      parse_option(line, r, context);
+    else
+      parse_requirement(line, r, context);
     if (r.uses_working_dir) r.path.clear();
     r.text = text_for_build(r, line);
     result.push_back(std::move(r));

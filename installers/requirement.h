@@ -30,14 +30,14 @@ struct Requirement {
     kOption,      // --index-url …
   };
   Kind kind = Kind::kName;
-  std::string text;        // for a build: the line, the working_dir's variable replaced
-  std::string canonical;   // for the key: spaces, case and the order of extras don't matter
-  std::string name;        // kName and `name @`: normalized; else ""
-  std::string specifier;   // kName: "==2.27.1"
-  std::string path;        // kPath, kEditable, kConstraint: absolute, on the host; "" for a URL
-  std::string option, value;      // kOption: "--index-url"
+  std::string text;           // for a build: the line, the working_dir's variable replaced
+  std::string canonical;      // for the key: spaces, case and the order of extras don't matter
+  std::string name;           // kName and `name @`: normalized; else ""
+  std::string specifier;      // kName: "==2.27.1"
+  std::string path;           // kPath, kEditable, kConstraint: absolute, on the host; "" for a URL
+  std::string option, value;  // kOption: "--index-url"
   bool uses_working_dir = false;
-  bool has_options = false;       // --hash=… and the like on the line
+  bool has_options = false;  // --hash=… and the like on the line
 };
 
 Result<std::vector<Requirement>> parse_requirements(const std::vector<std::string>& lines,

@@ -20,9 +20,10 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-// ---- which wheel ---------------------------------------------------------------------------------
+// ---- which wheel
+// ---------------------------------------------------------------------------------
 
-int minor_of(const std::string& digits) {   // "311" is 11, "3" is 0
+int minor_of(const std::string& digits) {  // "311" is 11, "3" is 0
   return digits.size() > 1 ? ::atoi(digits.c_str() + 1) : 0;
 }
 
@@ -43,11 +44,15 @@ std::vector<int> tag_rank(const std::string& python, const std::string& abi,
   bool cpython = python.starts_with("cp");
   int tag_minor = python.size() > 2 ? minor_of(python.substr(2)) : 0;
   int family = 0;
-  if (platform == "any") family = cpython ? 2 : 1;
-  else if (abi == "abi3") family = 5;
-  else if (abi == "none") family = cpython ? 4 : 3;
-  else family = 6;
-  if (family == 4 && tag_minor == minor) family = 5, tag_minor = minor;   // cp311-none: with abi3
+  if (platform == "any")
+    family = cpython ? 2 : 1;
+  else if (abi == "abi3")
+    family = 5;
+  else if (abi == "none")
+    family = cpython ? 4 : 3;
+  else
+    family = 6;
+  if (family == 4 && tag_minor == minor) family = 5, tag_minor = minor;  // cp311-none: with abi3
   int exact = abi == "abi3" ? 1 : 0;
   return {family, tag_minor, exact, platform_rank(platform)};
 }
@@ -68,18 +73,21 @@ std::string decoded(const std::string& name) {
   return result;
 }
 
-// ---- parsing the lock ----------------------------------------------------------------------------
+// ---- parsing the lock
+// ----------------------------------------------------------------------------
 
 LockedWheel wheel_from(const json& package, const json& entry) {
   LockedWheel wheel;
   wheel.name = normalized_name(package.at("name"));
   wheel.version = package.at("version");
-  if (entry.contains("url")) wheel.url = entry.at("url");
-  else if (entry.contains("path")) wheel.url = entry.at("path");
-  wheel.url = strip_credentials(wheel.url);   // it is remembered; the index's own are added later
+  if (entry.contains("url"))
+    wheel.url = entry.at("url");
+  else if (entry.contains("path"))
+    wheel.url = entry.at("path");
+  wheel.url = strip_credentials(wheel.url);  // it is remembered; the index's own are added later
   if (wheel.url.starts_with("/")) wheel.url = "file://" + wheel.url;
-  wheel.filename = entry.contains("name") ? entry.at("name").get<std::string>()
-                                          : decoded(file_name(wheel.url));
+  wheel.filename =
+      entry.contains("name") ? entry.at("name").get<std::string>() : decoded(file_name(wheel.url));
   wheel.sha256 = entry.at("hashes").value("sha256", "");
   wheel.size = entry.value("size", uint64_t(0));
   return wheel;
@@ -113,7 +121,7 @@ std::string joined_lines(const std::vector<Requirement>& requirements, bool opti
 
 struct Plan {
   Changes changes;
-  bool exact = false;   // what building from source could give was not passed over
+  bool exact = false;  // what building from source could give was not passed over
 };
 
 Result<std::optional<Plan>> ask_plan(const std::vector<Requirement>& requirements, const Uv& uv,
@@ -143,13 +151,16 @@ Result<std::optional<std::vector<LockedWheel>>> ask_lock(
     const std::string& version, Progress& progress) {
   std::string pins = joined_lines(requirements, true);
   for (const Change& change : added) pins += change.name + "==" + change.version + "\n";
-  sys::Output output = TRY(uv.run({"pip", "compile", "--quiet", "--no-deps", "--no-build", "--format",
-                                   "pylock.toml", "--no-header", "--prerelease=allow", "/dev/stdin"}, pins));
+  sys::Output output =
+      TRY(uv.run({"pip", "compile", "--quiet", "--no-deps", "--no-build", "--format", "pylock.toml",
+                  "--no-header", "--prerelease=allow", "/dev/stdin"},
+                 pins));
   if (!output.ok()) return uv.explain(output.err);
   auto wheels = parse_lock(output.out, version);
   bool complete = wheels.ok() && wheels->size() == added.size();
   if (complete) return std::optional<std::vector<LockedWheel>>{std::move(wheels.value())};
-  progress.report({"pip", "resolve", wheels.ok() ? "the lock is incomplete" : wheels.error().message()});
+  progress.report(
+      {"pip", "resolve", wheels.ok() ? "the lock is incomplete" : wheels.error().message()});
   return std::optional<std::vector<LockedWheel>>{};
 }
 
@@ -158,10 +169,12 @@ bool same(std::vector<Change> a, std::vector<Change> b) {
   return a == b;
 }
 
-Result<bool> is_the_same(const Changes& changes, const AskExactly& ask_exactly, Progress& progress) {
+Result<bool> is_the_same(const Changes& changes, const AskExactly& ask_exactly,
+                         Progress& progress) {
   std::string answer = TRY(ask_exactly());
   auto exact = parse_plan(answer);
-  bool equal = exact.ok() && same(exact->added, changes.added) && same(exact->removed, changes.removed);
+  bool equal =
+      exact.ok() && same(exact->added, changes.added) && same(exact->removed, changes.removed);
   if (!equal) progress.report({"pip", "resolve", "not by wheels alone: a newer version has none"});
   return equal;
 }
@@ -195,7 +208,8 @@ std::optional<Resolution> from_data(const std::string& data) {
 
 std::string summary(const Resolution& r) {
   std::string text;
-  for (const LockedWheel& w : r.wheels) text += (text.empty() ? "" : ", ") + w.name + " " + w.version;
+  for (const LockedWheel& w : r.wheels)
+    text += (text.empty() ? "" : ", ") + w.name + " " + w.version;
   return text.size() > 200 ? text.substr(0, 200) + "…" : text;
 }
 
@@ -211,7 +225,7 @@ std::vector<int> wheel_rank(const std::string& filename, const std::string& vers
     for (const std::string& abi : split(parts[parts.size() - 2], '.'))
       for (const std::string& platform : split(parts.back(), '.'))
         best = std::max(best, tag_rank(python, abi, platform, minor));
-  best.push_back(parts.size() > 5 ? ::atoi(parts[2].c_str()) : 0);   // the build tag
+  best.push_back(parts.size() > 5 ? ::atoi(parts[2].c_str()) : 0);  // the build tag
   return best;
 }
 
@@ -224,9 +238,12 @@ Result<Changes> parse_plan(const std::string& text) {
     for (const json& c : plan.at("changes")) {
       Change change{normalized_name(c.at("name")), c.at("version")};
       std::string action = c.at("action");
-      if (action == "installed") changes.added.push_back(change);
-      else if (action == "uninstalled") changes.removed.push_back(change);
-      else return make_error("plan", change.name, "uv wants to do something unknown: " + action);
+      if (action == "installed")
+        changes.added.push_back(change);
+      else if (action == "uninstalled")
+        changes.removed.push_back(change);
+      else
+        return make_error("plan", change.name, "uv wants to do something unknown: " + action);
     }
     return changes;
   } catch (const json::exception& e) {
@@ -256,8 +273,10 @@ bool passed_nothing_over(const std::string& log) {
   for (std::string line; std::getline(lines, line);) {
     bool search = line.find("Searching for a compatible version of ") != std::string::npos;
     if (search && searching) return false;
-    if (search) searching = told = true;
-    else if (line.find("Selecting: ") != std::string::npos) searching = false;
+    if (search)
+      searching = told = true;
+    else if (line.find("Selecting: ") != std::string::npos)
+      searching = false;
     told |= line.find("Requirement satisfied") != std::string::npos ||
             line.find("All requirements satisfied") != std::string::npos;
   }
@@ -276,11 +295,13 @@ Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requir
     return std::optional<Resolution>{};
   Resolution resolution{std::move(plan->changes.removed), {}};
   if (!plan->changes.added.empty()) {
-    auto wheels = TRY(ask_lock(requirements, plan->changes.added, uv, uv.python_version(), progress));
+    auto wheels =
+        TRY(ask_lock(requirements, plan->changes.added, uv, uv.python_version(), progress));
     if (!wheels) return std::optional<Resolution>{};
     resolution.wheels = std::move(*wheels);
   }
-  store::Record record{.kind = "lock", .name = summary(resolution), .layers = {}, .data = to_data(resolution)};
+  store::Record record{
+      .kind = "lock", .name = summary(resolution), .layers = {}, .data = to_data(resolution)};
   TRY(store.record(lock_key(key), record));
   return std::optional<Resolution>{std::move(resolution)};
 }

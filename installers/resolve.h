@@ -20,21 +20,21 @@
 namespace rtlaunch::installers {
 
 struct Change {
-  std::string name, version;   // name normalized
+  std::string name, version;  // name normalized
   auto operator<=>(const Change&) const = default;
 };
 
 struct LockedWheel {
-  std::string name, version;   // as in Change
+  std::string name, version;  // as in Change
   std::string filename;
-  std::string url;             // without credentials; or "file:///…" of a find-links folder
+  std::string url;  // without credentials; or "file:///…" of a find-links folder
   std::string sha256;
-  uint64_t size = 0;           // 0: unknown
+  uint64_t size = 0;  // 0: unknown
 };
 
 struct Resolution {
-  std::vector<Change> removed;        // what the base has and the environment will not
-  std::vector<LockedWheel> wheels;    // what comes in, by name
+  std::vector<Change> removed;      // what the base has and the environment will not
+  std::vector<LockedWheel> wheels;  // what comes in, by name
 };
 
 // Asks the same without `--no-build`, in a sandbox, since metadata of an sdist may need its code;
@@ -57,8 +57,8 @@ struct Changes {
 Result<Changes> parse_plan(const std::string& json);
 // Of each package the wheel that uv would take on this Python. Errors: one has none; no hash.
 Result<std::vector<LockedWheel>> parse_lock(const std::string& toml, const std::string& version);
-// True when uv's debug log shows that every search for a version selected one at once: then none was
-// passed over for having no wheel (or for needing another Python, which looks the same).
+// True when uv's debug log shows that every search for a version selected one at once: then none
+// was passed over for having no wheel (or for needing another Python, which looks the same).
 bool passed_nothing_over(const std::string& log);
 // Which of two compatible wheels uv prefers: greater is better.
 std::vector<int> wheel_rank(const std::string& filename, const std::string& version);

@@ -1,7 +1,6 @@
 #include "installers/toml.h"
 
 #include <algorithm>
-
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -25,8 +24,10 @@ class Parser {
     json root = json::object();
     json* table = &root;
     for (skip_lines(); at_ < text_.size(); skip_lines()) {
-      if (peek() == '[') table = header(root);
-      else key_value(*table, 0);
+      if (peek() == '[')
+        table = header(root);
+      else
+        key_value(*table, 0);
       end_of_line();
     }
     return root;
@@ -104,8 +105,10 @@ class Parser {
     std::vector<std::string> keys = dotted_key();
     json* table = &root;
     for (size_t i = 0; i + 1 < keys.size(); ++i) table = step_into(table, keys[i]);
-    if (array) table = append_table(table, keys.back());
-    else table = step_into(table, keys.back());
+    if (array)
+      table = append_table(table, keys.back());
+    else
+      table = step_into(table, keys.back());
     expect(']');
     if (array) expect(']');
     return table;
@@ -167,7 +170,8 @@ class Parser {
 
   json scalar() {
     size_t start = at_;
-    while (at_ < text_.size() && std::string_view(",]}\n\r#").find(text_[at_]) == std::string_view::npos)
+    while (at_ < text_.size() &&
+           std::string_view(",]}\n\r#").find(text_[at_]) == std::string_view::npos)
       ++at_;
     std::string word(text_.substr(start, at_ - start));
     while (!word.empty() && (word.back() == ' ' || word.back() == '\t')) word.pop_back();
@@ -176,7 +180,7 @@ class Parser {
     if (word.empty()) throw Bad{"a value expected"};
     if (word.find_first_not_of("0123456789") == std::string::npos && word.size() < 19)
       return std::stoull(word);
-    return word;   // a date, a float: nothing that we look at
+    return word;  // a date, a float: nothing that we look at
   }
 
   std::string string() {
@@ -194,8 +198,10 @@ class Parser {
     if (quote.size() == 3 && peek() == '\n') ++at_;
     while (!take(quote)) {
       if (at_ >= text_.size()) throw Bad{"a string without an end"};
-      if (escapes && peek() == '\\') read += escape();
-      else read += text_[at_++];
+      if (escapes && peek() == '\\')
+        read += escape();
+      else
+        read += text_[at_++];
     }
     return read;
   }
@@ -205,28 +211,40 @@ class Parser {
     char c = peek();
     ++at_;
     switch (c) {
-      case 'n': return "\n";
-      case 't': return "\t";
-      case 'r': return "\r";
-      case 'b': return "\b";
-      case 'f': return "\f";
-      case '"': return "\"";
-      case '\\': return "\\";
-      case 'u': return unicode(4);
-      case 'U': return unicode(8);
-      default: throw Bad{"an unknown escape"};
+      case 'n':
+        return "\n";
+      case 't':
+        return "\t";
+      case 'r':
+        return "\r";
+      case 'b':
+        return "\b";
+      case 'f':
+        return "\f";
+      case '"':
+        return "\"";
+      case '\\':
+        return "\\";
+      case 'u':
+        return unicode(4);
+      case 'U':
+        return unicode(8);
+      default:
+        throw Bad{"an unknown escape"};
     }
   }
 
   std::string unicode(size_t digits) {
     std::string hex(text_.substr(at_, digits));
-    if (hex.size() != digits || hex.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
+    if (hex.size() != digits ||
+        hex.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
       throw Bad{"a bad \\u"};
     at_ += digits;
     unsigned long c = std::stoul(hex, nullptr, 16);
     if (c < 0x80) return std::string(1, char(c));
     if (c < 0x800) return {char(0xc0 | c >> 6), char(0x80 | (c & 0x3f))};
-    if (c < 0x10000) return {char(0xe0 | c >> 12), char(0x80 | (c >> 6 & 0x3f)), char(0x80 | (c & 0x3f))};
+    if (c < 0x10000)
+      return {char(0xe0 | c >> 12), char(0x80 | (c >> 6 & 0x3f)), char(0x80 | (c & 0x3f))};
     return {char(0xf0 | (c >> 18 & 7)), char(0x80 | (c >> 12 & 0x3f)), char(0x80 | (c >> 6 & 0x3f)),
             char(0x80 | (c & 0x3f))};
   }

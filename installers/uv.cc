@@ -32,9 +32,9 @@ Status fill_view(const std::string& path, const Interpreter& python,
   UniqueFd dir = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY));
   if (::symlinkat(python.base_executable.c_str(), dir.get(), "bin/python") != 0)
     return sys_error("symlink", path + "/bin/python");
-  TRY(sys::replace_file_at(dir.get(), "pyvenv.cfg",
-                           "home = " + folder_of(python.base_executable) +
-                               "\ninclude-system-site-packages = false\n"));
+  TRY(sys::replace_file_at(
+      dir.get(), "pyvenv.cfg",
+      "home = " + folder_of(python.base_executable) + "\ninclude-system-site-packages = false\n"));
   UniqueFd site_dir = TRY(sys::open_at(AT_FDCWD, site, O_RDONLY | O_DIRECTORY));
   for (const Distribution& d : base) TRY(make_stub(site_dir.get(), d));
   return {};
@@ -49,18 +49,27 @@ Result<std::string> make_view(const Interpreter& python, const std::vector<Distr
   UniqueFd dir = TRY(sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY));
   std::string draft = "." + sys::random_name();
   Status filled = fill_view(folder + "/" + draft, python, base);
-  bool renamed = filled.ok() && ::renameat(dir.get(), draft.c_str(), dir.get(),
-                                           python.fingerprint.c_str()) == 0;
+  bool renamed = filled.ok() &&
+                 ::renameat(dir.get(), draft.c_str(), dir.get(), python.fingerprint.c_str()) == 0;
   Status lost = sys_error("rename", path);
   if (!renamed) (void)sys::remove_tree_at(dir.get(), draft);
   if (!filled.ok()) return std::move(filled.error());
-  if (!renamed && ::access((path + "/pyvenv.cfg").c_str(), F_OK) != 0) return std::move(lost.error());
+  if (!renamed && ::access((path + "/pyvenv.cfg").c_str(), F_OK) != 0)
+    return std::move(lost.error());
   return path;
 }
 
 std::vector<Distribution> visible(std::vector<Distribution> all) {
   std::erase_if(all, [](const Distribution& d) { return d.shadowed || !has_plain_version(d); });
   return all;
+}
+
+// Lines count more than variables, as with pip; uv has it the other way round.
+void add_lines(const std::vector<Requirement>& requirements, IndexConfig& index) {
+  for (const Requirement& r : requirements) {
+    if (r.option == "--index-url") index.index_url = r.value;
+    if (r.option == "--extra-index-url") index.extra_index_urls.push_back(r.value);
+  }
 }
 
 std::vector<std::string> secrets_of(const PackagesContext& context) {
@@ -73,7 +82,8 @@ std::vector<std::string> secrets_of(const PackagesContext& context) {
 
 bool has_plain_version(const Distribution& d) {
   return !d.version.empty() && ::isdigit(static_cast<unsigned char>(d.version[0])) &&
-         d.version.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyz.+!_") == std::string::npos;
+         d.version.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyz.+!_") ==
+             std::string::npos;
 }
 
 std::string stub_name(const Distribution& d) {
@@ -102,7 +112,8 @@ Status make_stub(int site, const Distribution& d) {
 }
 
 Result<Uv> Uv::prepare(const config::Packages& packages, const Interpreter& python,
-                       const PackagesContext& context, const store::Store& store) {
+                       const std::vector<Requirement>& requirements, const PackagesContext& context,
+                       const store::Store& store) {
   Uv uv;
   bool pip = packages.tool == config::Packages::Tool::kPip;
   uv.field_ = pip ? "pip" : "uv";
@@ -115,10 +126,12 @@ Result<Uv> Uv::prepare(const config::Packages& packages, const Interpreter& pyth
   uv.base_ = visible(TRY(distributions_of(python, store)));
   uv.view_ = TRY(make_view(python, uv.base_, store));
   uv.index_ = read_index_config(packages.tool, context.environment, python, context.cwd);
+  add_lines(requirements, uv.index_);
   uv.env_ = uv_environment(uv.index_, packages.tool, context.environment);
   uv.secrets_ = secrets_of(context);
   if (context.timeout_seconds)
-    uv.deadline_ = std::chrono::steady_clock::now() + std::chrono::seconds(*context.timeout_seconds);
+    uv.deadline_ =
+        std::chrono::steady_clock::now() + std::chrono::seconds(*context.timeout_seconds);
   return uv;
 }
 
@@ -138,7 +151,8 @@ Result<sys::Output> Uv::run_on(const std::string& view, std::vector<std::string>
   sys::Program program;
   program.argv = {program_};
   program.argv.insert(program.argv.end(), args.begin(), args.end());
-  for (const char* flag : {"--no-config", "--no-progress", "--no-python-downloads", "--color=never"})
+  for (const char* flag :
+       {"--no-config", "--no-progress", "--no-python-downloads", "--color=never"})
     program.argv.push_back(flag);
   program.argv.insert(program.argv.end(), {"--python", view + "/bin/python"});
   program.env = env_;

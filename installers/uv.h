@@ -4,7 +4,7 @@
 // answer is the same for a system Python, a virtualenv, and one that shows its base's packages too
 // (which uv alone would ignore), and nothing of the base is touched.
 //
-//   Uv uv = TRY(Uv::prepare(packages, python, context, store));
+//   Uv uv = TRY(Uv::prepare(packages, python, requirements, context, store));
 //   sys::Output output = TRY(uv.run({"pip", "install", "--dry-run", ...}, "requests\n"));
 //   if (!output.ok()) return uv.explain(output.err);
 //
@@ -18,6 +18,7 @@
 
 #include "installers/index.h"
 #include "installers/pip.h"
+#include "installers/requirement.h"
 #include "isolation/sys/run_program.h"
 
 namespace rtlaunch::installers {
@@ -25,6 +26,7 @@ namespace rtlaunch::installers {
 class Uv {
  public:
   static Result<Uv> prepare(const config::Packages& packages, const Interpreter& python,
+                            const std::vector<Requirement>& requirements,
                             const PackagesContext& context, const store::Store& store);
 
   // `uv ARGS --python VIEW`, with `input` as stdin. Its exit status is the caller's to look at.
@@ -38,13 +40,13 @@ class Uv {
   Error explain(const std::string& said) const;
 
   const std::string& program() const { return program_; }
-  const std::string& cache() const { return cache_; }       // its --cache-dir
+  const std::string& cache() const { return cache_; }  // its --cache-dir
   const std::string& view() const { return view_; }
   const std::string& python_version() const { return version_; }
-  const std::vector<std::string>& environment() const { return env_; }   // secret
+  const std::vector<std::string>& environment() const { return env_; }  // secret
   const std::vector<std::string>& secrets() const { return secrets_; }
   const IndexConfig& index() const { return index_; }
-  const std::vector<Distribution>& base() const { return base_; }   // what is visible in the base
+  const std::vector<Distribution>& base() const { return base_; }  // what is visible in the base
   std::optional<int64_t> milliseconds_left() const;
 
  private:
@@ -55,7 +57,8 @@ class Uv {
   std::optional<std::chrono::steady_clock::time_point> deadline_;
 };
 
-// The cause and the cure in what uv or pip said; `field` is "pip" or "uv". Nothing is redacted here.
+// The cause and the cure in what uv or pip said; `field` is "pip" or "uv". Nothing is redacted
+// here.
 Error explain_failure(const std::string& field, const std::string& said);
 
 // The few lines of metadata that stand for a distribution in a view or a stub.

@@ -39,9 +39,12 @@ std::string resolver_cause(const std::string& said) {
     if (t.starts_with("DEBUG") || t.starts_with("TRACE") || t.starts_with("INFO")) continue;
     size_t at = t.find("cause: ");
     bool tree = t.starts_with("╰─▶") || t.starts_with("×");
-    if (!inside && at == 0) inside = true, t = t.substr(7);
-    else if (!inside && tree) inside = true, t = trimmed(t.substr(t.find(' ')));
-    else if (!inside) continue;
+    if (!inside && at == 0)
+      inside = true, t = t.substr(7);
+    else if (!inside && tree)
+      inside = true, t = trimmed(t.substr(t.find(' ')));
+    else if (!inside)
+      continue;
     text += (text.empty() ? "" : " ") + t;
   }
   return text;
@@ -72,7 +75,8 @@ std::string last_telling_line(const std::string& said) {
   std::string last;
   for (const std::string& line : lines_of(said)) {
     std::string t = trimmed(line);
-    if (has(t, {"[notice]", "DEBUG", "WARNING: ", "hint:", "note: This error", "note: This is an issue"}))
+    if (has(t, {"[notice]", "DEBUG", "WARNING: ", "hint:", "note: This error",
+                "note: This is an issue"}))
       continue;
     if (t.starts_with("ERROR:") || t.starts_with("error:") || last.empty() ||
         !(last.starts_with("ERROR:") || last.starts_with("error:")))
@@ -107,7 +111,8 @@ Error contradiction(const std::string& field, const std::string& cause) {
 Error from_resolver(const std::string& field, const std::string& cause, const std::string& said) {
   if (has(cause, {"was not found in the package registry", "was not found in the provided"}))
     return no_such_package(field, cause);
-  if (has(cause, {"does not satisfy Python", "requested Python version", "no wheels with a matching"}))
+  if (has(cause,
+          {"does not satisfy Python", "requested Python version", "no wheels with a matching"}))
     return wrong_python(field, cause);
   bool absent = has(cause, {"there is no version of", "there are no versions of"});
   bool several = has(cause, {"And because", "depends on"});
@@ -121,10 +126,13 @@ Error from_resolver(const std::string& field, const std::string& cause, const st
 
 Error from_network(const std::string& field, const std::string& said) {
   std::string host = match(said, "https?://(?:[^/@ ]*@)?([^/ )]+)");
-  return make_error(field, host, "the package index can't be reached" +
-                        std::string(has(said, {"dns error", "name resolution", "Name or service not known"})
-                                        ? ": its name can't be resolved" : ""),
-                    "check the network or the proxy; environments that are in the store still start");
+  return make_error(
+      field, host,
+      "the package index can't be reached" +
+          std::string(has(said, {"dns error", "name resolution", "Name or service not known"})
+                          ? ": its name can't be resolved"
+                          : ""),
+      "check the network or the proxy; environments that are in the store still start");
 }
 
 Error from_status(const std::string& field, const std::string& said) {
@@ -135,7 +143,9 @@ Error from_status(const std::string& field, const std::string& said) {
 }
 
 Error from_build(const std::string& field, const std::string& said) {
-  std::string what = match(said, "(?:Failed to build|Building wheel for|building wheel for) [`']?([A-Za-z0-9._-]+(?:==[^`' ]+)?)");
+  std::string what = match(said,
+                           "(?:Failed to build|Building wheel for|building wheel for) "
+                           "[`']?([A-Za-z0-9._-]+(?:==[^`' ]+)?)");
   std::string why;
   for (const std::string& line : lines_of(said))
     if (std::string t = trimmed(line);
@@ -160,8 +170,8 @@ Error explain_failure(const std::string& field, const std::string& said) {
     return from_status(field, said);
   if (has(said, {"tcp connect error", "dns error", "error sending request", "Connection refused",
                  "Temporary failure in name resolution", "Name or service not known",
-                 "operation timed out", "Max retries exceeded", "NewConnectionError", "Failed to fetch",
-                 "Could not connect"}))
+                 "operation timed out", "Max retries exceeded", "NewConnectionError",
+                 "Failed to fetch", "Could not connect"}))
     return from_network(field, said);
   if (has(said, {"No solution found", "unsatisfiable"}) && !cause.empty())
     return from_resolver(field, cause, said);

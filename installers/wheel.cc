@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr uint64_t kMetadataLimit = 64 << 20;   // RECORD of the largest wheels is a few megabytes
+constexpr uint64_t kMetadataLimit = 64 << 20;  // RECORD of the largest wheels is a few megabytes
 constexpr const char* kUnusual = "compose";
 
 // Where the entries of one wheel go.
@@ -103,15 +103,15 @@ Status extract(const Zip& zip, const Places& p, const std::string& name, int tre
                store::Manifest& manifest, const std::function<void(uint64_t, uint64_t)>& progress) {
   ZipExtract options;
   options.progress = progress;
-  return zip.extract(tree, manifest, options,
-                     [&](const ZipEntry& entry) -> Result<std::optional<Placement>> {
-                       bool folder = entry.type == ZipEntry::Type::kDirectory;
-                       std::string path = folder ? place_of_folder(p, entry.name)
-                                                 : TRY(place(p, entry.name, name));
-                       if (path.empty()) return std::optional<Placement>{};
-                       bool runs = folder || (entry.mode & 0111) != 0 || is_script(p, entry.name);
-                       return std::optional<Placement>{Placement{path, runs ? 0755u : 0644u}};
-                     });
+  return zip.extract(
+      tree, manifest, options, [&](const ZipEntry& entry) -> Result<std::optional<Placement>> {
+        bool folder = entry.type == ZipEntry::Type::kDirectory;
+        std::string path =
+            folder ? place_of_folder(p, entry.name) : TRY(place(p, entry.name, name));
+        if (path.empty()) return std::optional<Placement>{};
+        bool runs = folder || (entry.mode & 0111) != 0 || is_script(p, entry.name);
+        return std::optional<Placement>{Placement{path, runs ? 0755u : 0644u}};
+      });
 }
 
 // Every hash that the wheel's RECORD gives must be what was written.

@@ -19,17 +19,17 @@
 namespace rtlaunch::installers {
 
 struct EntryPoint {
-  std::string name, module, attribute;   // flask = flask.cli:main
+  std::string name, module, attribute;  // flask = flask.cli:main
 };
 
 // What is remembered of a wheel layer (the data of its record, kind "wheel").
 struct WheelLayer {
-  std::string name, version;             // normalized name
-  std::string site;                      // "lib/python3.11/site-packages"
-  std::string dist_info;                 // "flask-3.1.3.dist-info", below site
-  std::vector<EntryPoint> scripts;       // console and gui scripts
-  std::vector<std::string> rewrite;      // scripts of the layer whose first line is `#!python`
-  store::Digest digest;                  // of the layer; set when it is published
+  std::string name, version;         // normalized name
+  std::string site;                  // "lib/python3.11/site-packages"
+  std::string dist_info;             // "flask-3.1.3.dist-info", below site
+  std::vector<EntryPoint> scripts;   // console and gui scripts
+  std::vector<std::string> rewrite;  // scripts of the layer whose first line is `#!python`
+  store::Digest digest;              // of the layer; set when it is published
 };
 
 // Something that wheels seldom have and that uv shall judge: the build goes on by capture.
@@ -40,8 +40,8 @@ store::Key wheel_key(const std::string& sha256, const Interpreter& python);
 std::string wheel_data(const WheelLayer& wheel);
 Result<WheelLayer> parse_wheel_data(const store::Record& record);
 
-// Unpacks into `tree` (a staging's) and fills the manifest, unfinished. Errors: not a wheel for this
-// name; unusual(): a RECORD that doesn't fit, several dist-infos, an unknown .data folder.
+// Unpacks into `tree` (a staging's) and fills the manifest, unfinished. Errors: not a wheel for
+// this name; unusual(): a RECORD that doesn't fit, several dist-infos, an unknown .data folder.
 Result<WheelLayer> unpack_wheel(const Zip& zip, const std::string& name, const std::string& version,
                                 const Interpreter& python, int tree, store::Manifest& manifest,
                                 const std::function<void(uint64_t, uint64_t)>& progress);
@@ -49,13 +49,13 @@ Result<WheelLayer> unpack_wheel(const Zip& zip, const std::string& name, const s
 // --- parts, shared with glue.cc and mask.cc -----------------------------------------------------
 
 struct RecordLine {
-  std::string path;    // as written, relative to the site folder
-  std::string hash;    // "sha256=…", unpadded base64; may be empty
+  std::string path;  // as written, relative to the site folder
+  std::string hash;  // "sha256=…", unpadded base64; may be empty
   std::string size;
 };
-std::vector<RecordLine> parse_record_file(const std::string& text);   // CSV, quotes and all
+std::vector<RecordLine> parse_record_file(const std::string& text);  // CSV, quotes and all
 std::string record_line(const RecordLine& line);
-std::string base64_hash(const std::string& raw_sha256);               // "sha256=…"
+std::string base64_hash(const std::string& raw_sha256);  // "sha256=…"
 // From the site folder to `path`, both relative to the prefix: "../../../bin/flask".
 std::string relative_to(const std::string& path, const std::string& site);
 // The reverse, without `..`; "" when it leads out of the prefix.

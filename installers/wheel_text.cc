@@ -26,8 +26,10 @@ std::string csv_field(const std::string& text, size_t& at) {
   if (quoted) ++at;
   for (; at < text.size(); ++at) {
     bool two_quotes = quoted && text[at] == '"' && at + 1 < text.size() && text[at + 1] == '"';
-    if (two_quotes) ++at;
-    else if (quoted && text[at] == '"') quoted = false;
+    if (two_quotes)
+      ++at;
+    else if (quoted && text[at] == '"')
+      quoted = false;
     if (!two_quotes && text[at] == '"') continue;
     if (!quoted && (text[at] == ',' || text[at] == '\n')) break;
     field += text[at];
@@ -84,7 +86,7 @@ std::string base64_hash(const std::string& raw) {
 
 std::string relative_to(const std::string& path, const std::string& site) {
   if (path.starts_with(site + "/")) return path.substr(site.size() + 1);
-  size_t common = 0;   // of whole parts
+  size_t common = 0;  // of whole parts
   for (size_t i = 0; i < path.size() && i < site.size() && path[i] == site[i]; ++i)
     if (path[i] == '/') common = i + 1;
   std::string up;
@@ -99,9 +101,12 @@ std::string resolved_below(const std::string& site, const std::string& path) {
   std::istringstream stream(path.starts_with("/") ? path : site + "/" + path);
   for (std::string part; std::getline(stream, part, '/');) {
     if (part.empty() || part == ".") continue;
-    if (part != "..") parts.push_back(part);
-    else if (parts.empty()) return "";
-    else parts.pop_back();
+    if (part != "..")
+      parts.push_back(part);
+    else if (parts.empty())
+      return "";
+    else
+      parts.pop_back();
   }
   std::string result;
   for (const std::string& part : parts) result += (result.empty() ? "" : "/") + part;
@@ -114,10 +119,10 @@ std::vector<EntryPoint> parse_entry_points(const std::string& text) {
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
     line = trimmed(line);
-    if (line.starts_with("["))
-      inside = line == "[console_scripts]" || line == "[gui_scripts]";
+    if (line.starts_with("[")) inside = line == "[console_scripts]" || line == "[gui_scripts]";
     size_t eq = line.find('=');
-    if (!inside || line.empty() || line[0] == '#' || line[0] == ';' || eq == std::string::npos) continue;
+    if (!inside || line.empty() || line[0] == '#' || line[0] == ';' || eq == std::string::npos)
+      continue;
     std::string target = trimmed(line.substr(eq + 1));
     target = trimmed(target.substr(0, target.find('[')));
     size_t colon = target.find(':');

@@ -81,8 +81,10 @@ class Unpacker {
   void unpack(Item& item) {
     auto layer = unpack_wheel(*item.zip, item.locked.name, item.locked.version, python_,
                               item.staging->tree(), item.manifest, {});
-    if (layer.ok()) item.layer = std::move(layer.value());
-    else result_ = std::move(layer.error());
+    if (layer.ok())
+      item.layer = std::move(layer.value());
+    else
+      result_ = std::move(layer.error());
     if (result_.ok()) result_ = item.manifest.finish();
     item.zip.reset();
     item.file.reset();
@@ -188,16 +190,20 @@ Status make_missing(const Job& job, std::vector<Item*> items) {
 
 Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<LockedWheel>& locked,
                                              Made& made) {
-  std::map<size_t, WheelLayer> layers;      // by index of `locked`
-  std::map<std::string, size_t> missing;    // by key: the order of locking
+  std::map<size_t, WheelLayer> layers;    // by index of `locked`
+  std::map<std::string, size_t> missing;  // by key: the order of locking
   for (size_t i = 0; i < locked.size(); ++i) {
     store::Key key = wheel_key(locked[i].sha256, job.python);
-    if (auto known = TRY(known_layer(job, key, made))) layers.emplace(i, std::move(*known));
-    else missing.emplace(key.hex, i);
+    if (auto known = TRY(known_layer(job, key, made)))
+      layers.emplace(i, std::move(*known));
+    else
+      missing.emplace(key.hex, i);
   }
   std::map<size_t, Item> items;
   std::vector<Item*> pointers;
-  for (const auto& [key, i] : missing) {
+  for (const auto& entry : missing) {
+    const std::string& key = entry.first;
+    const size_t i = entry.second;
     auto waiting = [&] { job.progress.report({job.field, "wait", title(locked[i])}); };
     UniqueFd lock = TRY(job.store.lock({key}, waiting));
     if (auto known = TRY(known_layer(job, {key}, made))) {

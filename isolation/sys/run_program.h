@@ -17,17 +17,17 @@
 namespace rtlaunch::sys {
 
 struct Program {
-  std::vector<std::string> argv;   // argv[0] is a path
-  std::vector<std::string> env;    // "KEY=VALUE", all of it
+  std::vector<std::string> argv;  // argv[0] is a path
+  std::vector<std::string> env;   // "KEY=VALUE", all of it
   std::string cwd = "/";
-  std::string input = {};             // given to it as stdin
+  std::string input = {};  // given to it as stdin
   std::optional<int64_t> timeout_ms = {};
   int nice = 0;
 };
 
 struct Output {
-  int status = 0;                  // as waitpid(2) gives it
-  std::string out, err;            // each cut after 16 MiB
+  int status = 0;        // as waitpid(2) gives it
+  std::string out, err;  // each cut after 16 MiB
   bool ok() const { return status == 0; }
 };
 
