@@ -1,4 +1,4 @@
-// rtlaunch-build: all that a warm launch doesn't need. `make FIELD` and `bytecode` are asked for by
+// rtlaunch-build: all that a warm launch doesn't need. `make FIELD` and `settle` are asked for by
 // rtlaunch (request.h); `store` and `env` are what people ask.
 #include <fcntl.h>
 #include <poll.h>
@@ -79,7 +79,10 @@ constexpr int kLine = 3;
 // Lives beside the launcher until it says that it ends of itself; dies when it is killed.
 void detach_when_released(int) {
   char word = 0;
-  if (::read(kLine, &word, 1) == 1 && word == 'r') ::prctl(PR_SET_PDEATHSIG, 0);
+  if (::read(kLine, &word, 1) == 1 && word == 'r') {
+    ::prctl(PR_SET_PDEATHSIG, 0);
+    (void)!::write(kLine, "k", 1);
+  }
   struct sigaction ignore = {};
   ignore.sa_handler = SIG_IGN;
   ::sigaction(SIGIO, &ignore, nullptr);
@@ -97,7 +100,8 @@ void listen_to_launcher() {
   ::sigaction(SIGIO, &action, nullptr);
 }
 
-Status bytecode() {
+// What nobody waits for: bytecode of the packages, and everything safely on the disk.
+Status settle() {
   listen_to_launcher();
   sys::step_back();
   BuildRequest request = TRY(read_request());
@@ -119,7 +123,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> args(argv + 1, argv + argc);
   std::string verb = args.empty() ? "" : args[0];
   if (verb == "make" && args.size() == 2) return answer(make(args[1]));
-  if (verb == "bytecode") return bytecode() ? 0 : 1;
+  if (verb == "settle") return settle() ? 0 : 1;
   if (verb == "store") return store_command({args.begin() + 1, args.end()});
   if (verb == "env") return env_command({args.begin() + 1, args.end()});
   Report report(Report::voice_for(false));

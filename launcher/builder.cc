@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 namespace rtlaunch {
 namespace {
 
+constexpr int kReleaseMs = 500;
 constexpr int kLine = 3;  // where a background builder finds its line to the launcher
 
 struct Job {
@@ -194,7 +196,9 @@ Result<Background> Background::start(const installers::PlanRequest& request,
   UniqueFd input = TRY(memory_file(request_json(request, store)));
   UniqueFd null = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return sys_error("pipe", "");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    return sys_error("socketpair", "");
+  }
   UniqueFd theirs(ends[0]);
   Background background;
   background.line_.reset(ends[1]);
@@ -208,13 +212,16 @@ Result<Background> Background::start(const installers::PlanRequest& request,
     ::dup2(null.get(), STDERR_FILENO);
     sigset_t none;
     ::sigemptyset(&none);
-    exec_builder(program, {"bytecode"}, input.get(), null.get(), theirs.get(), none, parent);
+    exec_builder(program, {"settle"}, input.get(), null.get(), theirs.get(), none, parent);
   }
   return background;
 }
 
+// Our death would be its death until it has heard, so its answer is waited for.
 void Background::release() {
-  if (line_.valid()) (void)!::write(line_.get(), "r", 1);
+  if (!line_.valid()) return;
+  struct pollfd answer = {line_.get(), POLLIN, 0};
+  if (::send(line_.get(), "r", 1, MSG_NOSIGNAL) == 1) (void)::poll(&answer, 1, kReleaseMs);
   line_.reset();
 }
 

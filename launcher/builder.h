@@ -17,8 +17,9 @@ namespace rtlaunch {
 Status build_fields(const std::vector<std::string>& fields, const installers::PlanRequest& request,
                     const std::string& store, Signals& signals, Report& report);
 
-// Compiles bytecode of the packages in a process of its own, at idle priority. The process dies if
-// the launcher is killed, and goes on, detached, when the launcher ends of itself: see release().
+// Compiles bytecode of the packages and syncs new layers, in a process of its own at idle priority.
+// The process dies if the launcher is killed, and goes on, detached, when the launcher ends of
+// itself: see release().
 class Background {
  public:
   Background() = default;

@@ -177,8 +177,7 @@ std::string describe(const PlanRequest& request, const Plan& plan) {
 std::string environment_name(const Plan& plan) {
   std::string name;
   for (const Field& field : plan.fields) {
-    name +=
-        (name.empty() ? "" : " + ") + (field.record ? field.record->name : field.source->shown);
+    name += (name.empty() ? "" : " + ") + (field.record ? field.record->name : field.source->shown);
   }
   return name;
 }
@@ -298,7 +297,8 @@ Result<int> run(const RunOptions& options, Report& report) {
   TRY(let_go_of_stdio());
   if (options.timings) show_timings(sandbox, planned - began, report);
   Background background;
-  if (wants_bytecode(ready.plan)) background = TRY(Background::start(request, store.path()));
+  bool unsettled = !store.read_only() && (ready.cold || wants_bytecode(ready.plan));
+  if (unsettled) background = TRY(Background::start(request, store.path()));
   int status = TRY(wait_for(sandbox, signals));
   TRY(account_for_written(options, spec, sandbox, report));
   if (ready.cold) {
