@@ -28,7 +28,15 @@ using nlohmann::json;
 // Two processes, each every second file. No package code runs: compiling only parses.
 constexpr const char* kScript = R"python(
 import os, py_compile, sys
-os.nice(19)
+# Nobody waits for this, and the worker that was just launched is importing. A nice value alone says
+# nothing here: with autogroups, what is weighed are sessions.
+for step in (lambda: os.nice(19),
+             lambda: open("/proc/self/autogroup", "w").write("19"),
+             lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))):
+    try:
+        step()
+    except OSError:
+        pass
 jobs = []
 count, sites = int(sys.argv[1]), sys.argv[2:]
 for i in range(count):
