@@ -63,6 +63,36 @@ Result<std::string> tail_of(int fd) {
   return text;
 }
 
+// What tools open for writing rather than replace: markers of a cache, and a build's own metadata.
+bool is_opened_for_writing(const std::string& folder, const std::string& name,
+                           const struct stat& st) {
+  bool marker = name == ".git" || name == ".gitignore" || name == ".lock" || name == "CACHEDIR.TAG";
+  return S_ISREG(st.st_mode) && ((marker && st.st_size < 4096) ||
+                                 (folder.ends_with(".egg-info") && st.st_size < (1 << 20)));
+}
+
+// An upper in which the build user owns every folder of `source`.
+Status make_writable_upper(const std::string& source, const std::string& upper, size_t& folders) {
+  if (++folders > kMostSkeleton) return {};  // what is beyond can be read, not written
+  UniqueFd into = TRY(sys::open_at(AT_FDCWD, upper, O_RDONLY | O_DIRECTORY));
+  for (const std::string& name : names_in(source)) {
+    std::string from = source + "/" + name;
+    struct stat st;
+    if (::lstat(from.c_str(), &st) != 0) continue;
+    // uv --no-build puts a file where its folder of builds would be.
+    if (S_ISREG(st.st_mode) && st.st_size == 0 && name == "builds-v0") {
+      TRY(sys::make_dirs_at(into.get(), name));
+    } else if (S_ISDIR(st.st_mode) && name != ".git") {
+      TRY(sys::make_dirs_at(into.get(), name));
+      TRY(make_writable_upper(from, upper + "/" + name, folders));
+    } else if (is_opened_for_writing(source, name, st)) {
+      std::string text = TRY(sys::read_file(from));
+      TRY(sys::replace_file_at(into.get(), name, text));
+    }
+  }
+  return {};
+}
+
 bool in_pycache(const std::string& path) { return path.find("__pycache__") != std::string::npos; }
 
 // Regular files in __pycache__ go (whiteouts there stay: they hide the base's); then empty ones of
@@ -88,10 +118,10 @@ Result<bool> tidy_folder(int dir, const std::string& path, const std::set<std::s
 }  // namespace
 
 Status BuildRoot::make_folders() {
-  for (const char* name : {"work", "cache", "home", "tmp", "tools"})
+  for (const char* name : {"work", "home", "tmp", "tools"})
     TRY(sys::make_dirs_at(staging_.dir(), name));
   if (!uid_) return {};
-  for (const char* name : {"cache", "home", "tmp", "tools"})
+  for (const char* name : {"home", "tmp", "tools"})
     if (::fchownat(staging_.dir(), name, *uid_, *uid_, AT_SYMLINK_NOFOLLOW) != 0)
       return sys_error("chown", name);
   return {};
@@ -124,7 +154,7 @@ void BuildRoot::bind_system() {
   auto bind = [&](const char* name, const std::string& target) {
     spec_.binds.push_back({staging_.path() + "/" + name, target, true, false});
   };
-  bind("cache", "/build/cache"), bind("home", "/build/home"), bind("tmp", "/build/tmp");
+  bind("home", "/build/home"), bind("tmp", "/build/tmp");
   bind("tools", "/build/tools");
   spec_.binds.push_back({job_.uv.program(), "/build/uv", false, false});
 }
@@ -172,16 +202,8 @@ Status BuildRoot::show_writable(const std::string& source, const std::string& ta
   std::string name = "src" + std::to_string(writables_++);
   for (const char* part : {"/upper", "/work"}) TRY(sys::make_dirs_at(staging_.dir(), name + part));
   std::string root = staging_.path() + "/" + name;
-  std::vector<std::string> folders = {""};
-  for (size_t i = 0; i < folders.size() && folders.size() < kMostSkeleton; ++i)
-    for (const std::string& child : names_in(source + "/" + folders[i])) {
-      std::string path = folders[i].empty() ? child : folders[i] + "/" + child;
-      struct stat st;
-      bool folder = ::lstat((source + "/" + path).c_str(), &st) == 0 && S_ISDIR(st.st_mode);
-      if (folder && child != ".git") folders.push_back(path);
-    }
-  for (const std::string& folder : folders)
-    if (!folder.empty()) TRY(sys::make_dirs(root + "/upper/" + folder));
+  size_t folders = 0;
+  TRY(make_writable_upper(source, root + "/upper", folders));
   UniqueFd dir = TRY(sys::open_at(staging_.dir(), name, O_RDONLY | O_DIRECTORY));
   if (uid_) TRY(give(dir.get(), "upper", *uid_));
   isolation::Overlay overlay;
@@ -192,11 +214,22 @@ Status BuildRoot::show_writable(const std::string& source, const std::string& ta
   return {};
 }
 
+// Where the cache proper has a file that stops every build (uv.h), ours has the folder.
+Status BuildRoot::allow_builds() {
+  std::string upper = "src" + std::to_string(writables_ - 1) + "/upper";
+  UniqueFd dir = TRY(sys::open_at(staging_.dir(), upper, O_RDONLY | O_DIRECTORY));
+  TRY(sys::make_dirs_at(dir.get(), Uv::kBuilds));
+  return uid_ ? give(dir.get(), Uv::kBuilds, *uid_) : Status();
+}
+
 Result<BuildRoot> BuildRoot::make(const Job& job, const store::Staging& staging) {
   BuildRoot root(job, staging);
   if (::geteuid() == 0) root.uid_ = kBuildUid;
   TRY(root.make_folders());
   root.bind_system();
+  // What uv learned while planning, copy-on-write: no build can poison another's.
+  TRY(root.show_writable(job.uv.cache(), "/build/cache"));
+  TRY(root.allow_builds());
   TRY(root.make_skeleton());
   isolation::Overlay overlay;
   overlay.target = job.python.mount(), overlay.lowers = {job.python.mount()};

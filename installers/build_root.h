@@ -15,7 +15,7 @@ namespace rtlaunch::installers {
 
 class BuildRoot {
  public:
-  // Makes cache, home, tmp and work beside the staging's tree, and the skeleton in the tree.
+  // Makes home, tmp and work beside the staging's tree, and the skeleton in the tree.
   static Result<BuildRoot> make(const Job& job, const store::Staging& staging);
 
   struct Outcome {
@@ -39,6 +39,7 @@ class BuildRoot {
  private:
   BuildRoot(const Job& job, const store::Staging& staging) : job_(job), staging_(staging) {}
   Status make_folders();
+  Status allow_builds();
   void bind_system();
   Status make_skeleton();
   Status add_skeleton(const std::string& path, bool recurse);

@@ -5,7 +5,8 @@
 // The build sees: the system's programs and libraries, /etc, the interpreter, what the requirements
 // name (local packages copy-on-write), and of the variables only what reaches an index plus the
 // runtime env's own env_vars. It runs as a user of its own (kBuildUid; rootless: as the caller)
-// with a cache and a home of its own, which are thrown away: no build can poison another.
+// with a home of its own and a copy-on-write view of our cache, which are thrown away: no build can
+// poison another.
 #pragma once
 
 #include "installers/compose.h"
@@ -16,9 +17,6 @@ namespace rtlaunch::installers {
 inline constexpr uid_t kBuildUid = 59990;
 
 Result<Made> capture(const Job& job);
-
-// uv's plan (JSON) with builds allowed: what capture would do, as far as versions go.
-Result<std::string> plan_in_sandbox(const Job& job);
 
 // --- parts, for tests ---------------------------------------------------------------------------
 
