@@ -252,37 +252,6 @@ Status publish_upper(const Job& job, store::Staging staging, int64_t ms, Made& m
 
 }  // namespace
 
-Result<std::string> plan_in_sandbox(const Job& job) {
-  store::Staging staging = TRY(job.store.stage());
-  BuildRoot root = TRY(BuildRoot::make(job, staging));
-  TRY(show_local_packages(job, root));
-  TRY(root.show(job.uv.view()));
-  TRY(root.hand_over());
-  std::string lines;
-  for (const Requirement& r : job.requirements) lines += r.text + "\n";
-  std::vector<std::string> argv = {"/build/uv",
-                                   "pip",
-                                   "install",
-                                   "--python",
-                                   job.uv.view() + "/bin/python",
-                                   "--no-config",
-                                   "--no-progress",
-                                   "--no-python-downloads",
-                                   "--color=never",
-                                   "--break-system-packages",
-                                   "--dry-run",
-                                   "--output-format",
-                                   "json",
-                                   "--quiet"};
-  for (const std::string& arg : uv_switches(job.uv.index())) argv.push_back(arg);
-  argv.insert(argv.end(), {"-r", "/proc/self/fd/0"});
-  Outcome outcome = TRY(root.run(argv, lines));
-  if (!outcome.ok) return failed(job, outcome.said);
-  size_t start = outcome.said.find('{'), end = outcome.said.rfind('}');
-  if (start == std::string::npos || end == std::string::npos) return std::string();
-  return outcome.said.substr(start, end - start + 1);
-}
-
 Result<Made> capture(const Job& job) {
   using namespace std::chrono;
   auto started = steady_clock::now();

@@ -236,9 +236,7 @@ Result<std::optional<Made>> compose(const Job& job) {
     job.progress.report({job.field, "resolve", "not by wheels alone: " + why_not});
     return std::optional<Made>{};
   }
-  auto resolution = TRY(resolve(
-      job.requirements, job.uv, job.key, job.store, [&] { return plan_in_sandbox(job); },
-      job.progress));
+  auto resolution = TRY(resolve(job.requirements, job.uv, job.key, job.store, job.progress));
   if (!resolution || resolution->wheels.size() > kMostWheels) return std::optional<Made>{};
   auto made = compose_resolved(job, *resolution);
   if (made.ok()) return std::optional<Made>{std::move(made.value())};

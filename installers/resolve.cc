@@ -119,31 +119,22 @@ std::string joined_lines(const std::vector<Requirement>& requirements, bool opti
   return text;
 }
 
-struct Plan {
-  Changes changes;
-  bool exact = false;  // what building from source could give was not passed over
-};
-
-Result<std::optional<Plan>> ask_plan(const std::vector<Requirement>& requirements, const Uv& uv,
-                                     Progress& progress) {
-  sys::Output output = TRY(uv.run({"pip", "install", "--dry-run", "--output-format", "json", "-v",
-                                   "--no-build", "--break-system-packages", "-r", "/dev/stdin"},
+// Exactly what uv would install, sdists considered, but no package's code is run: see
+// Uv::prepare for what stops a build. Nothing when one would be needed.
+Result<std::optional<Changes>> ask_plan(const std::vector<Requirement>& requirements, const Uv& uv,
+                                        Progress& progress) {
+  sys::Output output = TRY(uv.run({"pip", "install", "--dry-run", "--output-format", "json",
+                                   "--quiet", "--break-system-packages", "-r", "/dev/stdin"},
                                   joined_lines(requirements, false)));
+  if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain(output.err);
   if (!output.ok()) {
-    Error error = uv.explain(output.err);
-    // What wheels can't do, a build from source may: only its own failure counts.
-    bool final = output.err.find("No solution found") == std::string::npos;
-    bool never = output.err.find("was not found in the package registry") != std::string::npos;
-    if (final || never) return error;
-    progress.report({"pip", "resolve", "not by wheels alone: " + error.reason});
-    return std::optional<Plan>{};
+    progress.report({"pip", "resolve", "not by wheels alone: a package is built from source"});
+    return std::optional<Changes>{};
   }
   auto changes = parse_plan(output.out);
-  if (!changes.ok()) {
-    progress.report({"pip", "resolve", changes.error().message()});
-    return std::optional<Plan>{};
-  }
-  return std::optional<Plan>{Plan{std::move(changes.value()), passed_nothing_over(output.err)}};
+  if (changes.ok()) return std::optional<Changes>{std::move(changes.value())};
+  progress.report({"pip", "resolve", changes.error().message()});
+  return std::optional<Changes>{};
 }
 
 Result<std::optional<std::vector<LockedWheel>>> ask_lock(
@@ -152,31 +143,16 @@ Result<std::optional<std::vector<LockedWheel>>> ask_lock(
   std::string pins = joined_lines(requirements, true);
   for (const Change& change : added) pins += change.name + "==" + change.version + "\n";
   sys::Output output =
-      TRY(uv.run({"pip", "compile", "--quiet", "--no-deps", "--no-build", "--format", "pylock.toml",
+      TRY(uv.run({"pip", "compile", "--quiet", "--no-deps", "--format", "pylock.toml",
                   "--no-header", "--prerelease=allow", "/dev/stdin"},
                  pins));
-  if (!output.ok()) return uv.explain(output.err);
+  if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain(output.err);
   auto wheels = parse_lock(output.out, version);
   bool complete = wheels.ok() && wheels->size() == added.size();
   if (complete) return std::optional<std::vector<LockedWheel>>{std::move(wheels.value())};
   progress.report(
       {"pip", "resolve", wheels.ok() ? "the lock is incomplete" : wheels.error().message()});
   return std::optional<std::vector<LockedWheel>>{};
-}
-
-bool same(std::vector<Change> a, std::vector<Change> b) {
-  std::sort(a.begin(), a.end()), std::sort(b.begin(), b.end());
-  return a == b;
-}
-
-Result<bool> is_the_same(const Changes& changes, const AskExactly& ask_exactly,
-                         Progress& progress) {
-  std::string answer = TRY(ask_exactly());
-  auto exact = parse_plan(answer);
-  bool equal =
-      exact.ok() && same(exact->added, changes.added) && same(exact->removed, changes.removed);
-  if (!equal) progress.report({"pip", "resolve", "not by wheels alone: a newer version has none"});
-  return equal;
 }
 
 // ---- remembering -------------------------------------------------------------------------------
@@ -267,36 +243,18 @@ Result<std::vector<LockedWheel>> parse_lock(const std::string& toml, const std::
   }
 }
 
-bool passed_nothing_over(const std::string& log) {
-  bool searching = false, told = false;
-  std::istringstream lines(log);
-  for (std::string line; std::getline(lines, line);) {
-    bool search = line.find("Searching for a compatible version of ") != std::string::npos;
-    if (search && searching) return false;
-    if (search)
-      searching = told = true;
-    else if (line.find("Selecting: ") != std::string::npos)
-      searching = false;
-    told |= line.find("Requirement satisfied") != std::string::npos ||
-            line.find("All requirements satisfied") != std::string::npos;
-  }
-  return told && !searching;
-}
-
 Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requirements,
                                           const Uv& uv, const store::Key& key, store::Store& store,
-                                          const AskExactly& ask_exactly, Progress& progress) {
+                                          Progress& progress) {
   if (auto record = TRY(store.lookup(lock_key(key))))
     if (auto known = from_data(record->data)) return known;
   progress.report({"pip", "resolve", ""});
   auto plan = TRY(ask_plan(requirements, uv, progress));
   if (!plan) return std::optional<Resolution>{};
-  if (!plan->exact && !TRY(is_the_same(plan->changes, ask_exactly, progress)))
-    return std::optional<Resolution>{};
-  Resolution resolution{std::move(plan->changes.removed), {}};
-  if (!plan->changes.added.empty()) {
+  Resolution resolution{std::move(plan->removed), {}};
+  if (!plan->added.empty()) {
     auto wheels =
-        TRY(ask_lock(requirements, plan->changes.added, uv, uv.python_version(), progress));
+        TRY(ask_lock(requirements, plan->added, uv, uv.python_version(), progress));
     if (!wheels) return std::optional<Resolution>{};
     resolution.wheels = std::move(*wheels);
   }

@@ -37,17 +37,11 @@ struct Resolution {
   std::vector<LockedWheel> wheels;  // what comes in, by name
 };
 
-// Asks the same without `--no-build`, in a sandbox, since metadata of an sdist may need its code;
-// gives uv's JSON.
-using AskExactly = std::function<Result<std::string>()>;
-
-// Nothing: an sdist is needed, or uv answers in a way that is not known; the reason is a "resolve"
-// event. Errors: there is no solution, whatever is built from source; the network; the deadline.
-// `--no-build` takes an older version where the newest has no wheel; where the log shows that a
-// version was passed over, `ask_exactly` tells whether uv proper would have taken it.
+// Nothing: something must be built from source, or uv answers in a way that is not known; the reason
+// is a "resolve" event. Errors: there is no solution; the network; the deadline.
 Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requirements,
                                           const Uv& uv, const store::Key& key, store::Store& store,
-                                          const AskExactly& ask_exactly, Progress& progress);
+                                          Progress& progress);
 
 // --- its parts, for tests ----------------------------------------------------------------------
 
@@ -57,9 +51,6 @@ struct Changes {
 Result<Changes> parse_plan(const std::string& json);
 // Of each package the wheel that uv would take on this Python. Errors: one has none; no hash.
 Result<std::vector<LockedWheel>> parse_lock(const std::string& toml, const std::string& version);
-// True when uv's debug log shows that every search for a version selected one at once: then none
-// was passed over for having no wheel (or for needing another Python, which looks the same).
-bool passed_nothing_over(const std::string& log);
 // Which of two compatible wheels uv prefers: greater is better.
 std::vector<int> wheel_rank(const std::string& filename, const std::string& version);
 

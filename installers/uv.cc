@@ -12,6 +12,14 @@
 namespace rtlaunch::installers {
 namespace {
 
+// Asking uv runs nobody's code, though sdists are considered: every build begins with a folder in
+// the cache's `builds-v0`, and where that is a file it can't begin. Builds proper have a cache of
+// their own, in a sandbox.
+Status forbid_builds(const std::string& cache) {
+  auto file = sys::open_at(AT_FDCWD, cache + "/" + Uv::kBuilds, O_WRONLY | O_CREAT | O_NOFOLLOW, 0444);
+  return file.ok() ? Status() : Status(std::move(file.error()));
+}
+
 std::string minor_version(const std::string& version) {
   return version.substr(0, version.find('.', version.find('.') + 1));
 }
@@ -123,6 +131,7 @@ Result<Uv> Uv::prepare(const config::Packages& packages, const Interpreter& pyth
     return make_error(uv.field_, uv.program_, "uv is not there", "run tools/fetch-tools");
   uv.cache_ = store.path() + "/uv/cache";
   TRY(sys::make_dirs(uv.cache_));
+  TRY(forbid_builds(uv.cache_));
   uv.base_ = visible(TRY(distributions_of(python, store)));
   uv.view_ = TRY(make_view(python, uv.base_, store));
   uv.index_ = read_index_config(packages.tool, context.environment, python, context.cwd);
@@ -167,6 +176,10 @@ Result<sys::Output> Uv::run_on(const std::string& view, std::vector<std::string>
     return make_error(field_, "", "setup takes longer than allowed",
                       "raise config.setup_timeout_seconds");
   return output;
+}
+
+bool Uv::wanted_to_build(const sys::Output& output) const {
+  return output.err.find(cache_ + "/" + kBuilds) != std::string::npos;
 }
 
 Error Uv::explain(const std::string& said) const {

@@ -25,6 +25,10 @@ namespace rtlaunch::installers {
 
 class Uv {
  public:
+  // The folder of uv's cache in which every build from source begins; a file in the cache that is
+  // used for asking. Its name belongs to the uv that tools/fetch-tools pins.
+  static constexpr char kBuilds[] = "builds-v0";
+
   static Result<Uv> prepare(const config::Packages& packages, const Interpreter& python,
                             const std::vector<Requirement>& requirements,
                             const PackagesContext& context, const store::Store& store);
@@ -35,6 +39,9 @@ class Uv {
   // The same on another view.
   Result<sys::Output> run_on(const std::string& view, std::vector<std::string> args,
                              const std::string& input) const;
+
+  // True when the command failed only because a build from source is kept from it.
+  bool wanted_to_build(const sys::Output& output) const;
 
   // What went wrong, from uv's (or pip's) stderr: one line of cause, one of cure, no secrets.
   Error explain(const std::string& said) const;
