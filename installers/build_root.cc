@@ -79,8 +79,8 @@ Status make_writable_upper(const std::string& source, const std::string& upper, 
     std::string from = source + "/" + name;
     struct stat st;
     if (::lstat(from.c_str(), &st) != 0) continue;
-    // uv --no-build puts a file where its folder of builds would be.
-    if (S_ISREG(st.st_mode) && st.st_size == 0 && name == "builds-v0") {
+    // Planning has a file here, so that nothing can be built (uv.cc); a build proper has a folder.
+    if (S_ISREG(st.st_mode) && st.st_size == 0 && name == Uv::kBuilds) {
       TRY(sys::make_dirs_at(into.get(), name));
     } else if (S_ISDIR(st.st_mode) && name != ".git") {
       TRY(sys::make_dirs_at(into.get(), name));

@@ -16,7 +16,8 @@ namespace {
 // the cache's `builds-v0`, and where that is a file it can't begin. Builds proper have a cache of
 // their own, in a sandbox.
 Status forbid_builds(const std::string& cache) {
-  auto file = sys::open_at(AT_FDCWD, cache + "/" + Uv::kBuilds, O_WRONLY | O_CREAT | O_NOFOLLOW, 0444);
+  auto file =
+      sys::open_at(AT_FDCWD, cache + "/" + Uv::kBuilds, O_RDONLY | O_CREAT | O_NOFOLLOW, 0444);
   return file.ok() ? Status() : Status(std::move(file.error()));
 }
 
