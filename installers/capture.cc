@@ -104,11 +104,15 @@ std::vector<std::string> uv_install(const Job& job, const std::string& uv) {
 
 Error failed(const Job& job, const std::string& said) { return job.uv.explain(said); }
 
-// Gets pip or another uv into /build/tools.
-Status get_tool(const Job& job, BuildRoot& root, const std::string& what) {
+constexpr char kTools[] = "/build/tools";
+
+// Gets pip or another uv: into /build/tools, or (no `target`) into the environment itself.
+Status get_tool(const Job& job, BuildRoot& root, const std::string& what,
+                const std::string& target = "") {
   job.progress.report({job.field, "build", what});
   std::vector<std::string> argv = uv_install(job, "/build/uv");
-  argv.insert(argv.end(), {"--target", "/build/tools", "--no-build", "-r", "/proc/self/fd/0"});
+  if (!target.empty()) argv.insert(argv.end(), {"--target", target});
+  argv.insert(argv.end(), {"--no-build", "-r", "/proc/self/fd/0"});
   Outcome outcome = TRY(root.run(argv, what + "\n"));
   return outcome.ok ? Status() : failed(job, outcome.said);
 }
@@ -147,7 +151,7 @@ bool base_has_pip(const Job& job) {
 
 Status run_pip(const Job& job, BuildRoot& root, const InstallCommand& command) {
   std::string get = command.get.empty() && !base_has_pip(job) ? "pip" : command.get;
-  if (!get.empty()) TRY(get_tool(job, root, get));
+  if (!get.empty()) TRY(get_tool(job, root, get, kTools));
   std::vector<std::string> argv = {job.python.executable};
   if (get.empty())
     argv.insert(argv.end(), {"-m", "pip"});
@@ -157,7 +161,10 @@ Status run_pip(const Job& job, BuildRoot& root, const InstallCommand& command) {
   argv.insert(argv.end(), command.args.begin(), command.args.end());
   Outcome outcome =
       TRY(root.run(argv, requirement_lines(job, command), pip_variables(job.uv.index())));
-  return outcome.ok ? Status() : failed(job, outcome.said);
+  if (!outcome.ok) return failed(job, outcome.said);
+  // As in Ray's virtualenv, the environment has the pip that it was made with.
+  bool named = job.packages.version.has_value();
+  return named ? get_tool(job, root, get) : Status();
 }
 
 std::vector<std::string> uv_switches(const IndexConfig& c) {
@@ -169,7 +176,7 @@ std::vector<std::string> uv_switches(const IndexConfig& c) {
 }
 
 Status run_uv(const Job& job, BuildRoot& root, const InstallCommand& command) {
-  if (!command.get.empty()) TRY(get_tool(job, root, command.get));
+  if (!command.get.empty()) TRY(get_tool(job, root, command.get, kTools));
   std::vector<std::string> argv =
       uv_install(job, command.get.empty() ? "/build/uv" : "/build/tools/bin/uv");
   for (const std::string& arg : uv_switches(job.uv.index())) argv.push_back(arg);

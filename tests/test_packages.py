@@ -158,3 +158,58 @@ def test_worker_may_install_into_its_private_copy(rt_one, base):
               f'{base}/bin/python -m pip uninstall -qy emoji && ! {base}/bin/python -c "import emoji" 2>/dev/null',
               '--python', env={'VIRTUAL_ENV': str(base)})
     assert tree_state(base) == before
+
+
+SPY = """
+import os, json
+report = {'uid': os.getuid(), 'home': os.environ.get('HOME'), 'seen': [], 'written': []}
+for path in %(look)r:
+    if os.path.lexists(path):
+        report['seen'].append(path)
+for path in %(write)r:
+    try:
+        open(path + '/spy-was-here', 'w').close()
+        report['written'].append(path)
+    except OSError:
+        pass
+report['variables'] = sorted(os.environ)
+open('spied.py', 'w').write('REPORT = ' + repr(report))
+from setuptools import setup
+setup(name='spy', version='1.0', py_modules=['spied'])
+"""
+
+
+def make_sdist(rt, folder, setup):
+    import io
+    import tarfile
+    path = rt.make_dir(folder) / 'spy-1.0.tar.gz'
+    with tarfile.open(path, 'w:gz') as archive:
+        for name, text in {'spy-1.0/setup.py': setup, 'spy-1.0/PKG-INFO': 'Metadata-Version: 1.0\nName: spy\nVersion: 1.0\n'}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return path.parent
+
+
+def test_a_build_is_shut_in(rt, empty_base):
+    """A setup.py runs as another user, sees nothing of the caller's and writes nowhere but its own."""
+    secret = rt.make_files('home/.ssh', {'id_rsa': 'secret'})
+    places = ['/tmp', '/usr', '/etc', '/var', '/', str(rt.home), rt.store, str(empty_base), str(empty_base / 'lib')]
+    look = [str(secret), str(rt.home), rt.store, '/root', '/home']
+    links = make_sdist(rt, 'links', SPY % {'look': look, 'write': places})
+    out = rt.ok('--pip', f'--find-links {links}', '--pip', 'spy==1.0', '--', python_of(empty_base), '-c',
+                'import spied, json; print(json.dumps(spied.REPORT))', env={'MY_TOKEN': 'do not show', 'AWS_SECRET_ACCESS_KEY': 'x'})
+    report = json.loads(out)
+    assert report['uid'] == (rt.uid or 59990)
+    assert [path for path in report['seen'] if path in (str(secret), str(rt.home), rt.store)] == []
+    assert 'MY_TOKEN' not in report['variables'] and 'AWS_SECRET_ACCESS_KEY' not in report['variables']
+    for path in places:
+        assert not os.path.lexists(os.path.join(path, 'spy-was-here')), path
+
+
+def test_planning_runs_nobodys_code(rt_one, empty_base):
+    """Refused before anything is built: the package's code, outside of a sandbox, never runs."""
+    canary = rt_one.home / 'canary'
+    links = make_sdist(rt_one, 'links', f'open({str(canary)!r}, "w").close()\nraise SystemExit("no")\n')
+    rt_one.fails('--pip', f'--find-links {links}', '--pip', 'spy==1.0', '--', python_of(empty_base), '-c', '')
+    assert not canary.exists()
