@@ -164,7 +164,7 @@ TEST_P(Oracle, ComposedEqualsCaptured) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sets, Oracle, testing::ValuesIn(sets()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& each) { return std::string(each.param.name); });
 
 }  // namespace
 }  // namespace rtlaunch::installers
