@@ -93,7 +93,7 @@ lint: setup
 	@tools/lint
 
 fmt: setup
-	@clang-format -i $(SOURCES) $(foreach f,$(FOLDERS),$(wildcard $(f)/*.h))
+	@clang-format -i $(SOURCES) $(foreach f,$(FOLDERS) tests/guests,$(wildcard $(f)/*.h))
 
 PREFIX ?= /usr/local
 install: build

@@ -79,10 +79,7 @@ Status make_writable_upper(const std::string& source, const std::string& upper, 
     std::string from = source + "/" + name;
     struct stat st;
     if (::lstat(from.c_str(), &st) != 0) continue;
-    // Planning has a file here, so that nothing can be built (uv.cc); a build proper has a folder.
-    if (S_ISREG(st.st_mode) && st.st_size == 0 && name == Uv::kBuilds) {
-      TRY(sys::make_dirs_at(into.get(), name));
-    } else if (S_ISDIR(st.st_mode) && name != ".git") {
+    if (S_ISDIR(st.st_mode) && name != ".git") {
       TRY(sys::make_dirs_at(into.get(), name));
       TRY(make_writable_upper(from, upper + "/" + name, folders));
     } else if (is_opened_for_writing(source, name, st)) {

@@ -5,16 +5,13 @@
 namespace rtlaunch::installers {
 namespace {
 
-const std::vector<std::string> kNoExcludes;
-
 Result<Field> plan_source(const std::string& name, const std::string& text, SourceUse use,
                           const PlanRequest& request, const store::Store& store) {
   Field field;
   field.name = name;
   field.source = TRY(classify_source(text, request.cwd, use));
   if (field.in_place()) return field;
-  const auto& excludes = use == SourceUse::kWorkingDir ? request.env.excludes : kNoExcludes;
-  field.key = TRY(source_key(*field.source, excludes, store));
+  field.key = TRY(source_key(*field.source, request.env.excludes, store));
   field.record = TRY(store.lookup(*field.key));
   return field;
 }

@@ -33,10 +33,8 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
         make_packages(*request.env.packages, *plan.python, context, *field.key, store, progress));
     return {};
   }
-  const auto& excludes =
-      field.name == "working_dir" ? request.env.excludes : std::vector<std::string>();
-  field.record = TRY(make_source_layer(*field.source, *field.key, excludes, store, progress,
-                                       deadline_of(request)));
+  field.record = TRY(make_source_layer(*field.source, *field.key, request.env.excludes, store,
+                                       progress, deadline_of(request)));
   return {};
 }
 

@@ -8,10 +8,10 @@
 namespace rtlaunch {
 
 struct Event {
-  std::string layer;     // "pip", "working_dir", "py_modules"
-  std::string phase;     // "wait", "resolve", "download", "unpack", "build", "publish", "warning", ...
-  std::string object;    // package or file; for a warning, its text
-  uint64_t done = 0, total = 0;   // bytes; total 0 when unknown
+  std::string layer;  // "pip", "working_dir", "py_modules"
+  std::string phase;  // "wait", "resolve", "download", "unpack", "build", "publish", "warning", ...
+  std::string object;            // package or file; for a warning, its text
+  uint64_t done = 0, total = 0;  // bytes; total 0 when unknown
 };
 
 class Progress {

@@ -253,8 +253,7 @@ Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requir
   if (!plan) return std::optional<Resolution>{};
   Resolution resolution{std::move(plan->removed), {}};
   if (!plan->added.empty()) {
-    auto wheels =
-        TRY(ask_lock(requirements, plan->added, uv, uv.python_version(), progress));
+    auto wheels = TRY(ask_lock(requirements, plan->added, uv, uv.python_version(), progress));
     if (!wheels) return std::optional<Resolution>{};
     resolution.wheels = std::move(*wheels);
   }

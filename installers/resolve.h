@@ -37,8 +37,8 @@ struct Resolution {
   std::vector<LockedWheel> wheels;  // what comes in, by name
 };
 
-// Nothing: something must be built from source, or uv answers in a way that is not known; the reason
-// is a "resolve" event. Errors: there is no solution; the network; the deadline.
+// Nothing: something must be built from source, or uv answers in a way that is not known; the
+// reason is a "resolve" event. Errors: there is no solution; the network; the deadline.
 Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requirements,
                                           const Uv& uv, const store::Key& key, store::Store& store,
                                           Progress& progress);

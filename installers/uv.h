@@ -1,8 +1,9 @@
 // uv as our resolver: the questions we ask it while no package's code runs (its folder of builds is
 // a file, so none can begin), and its answers in words of ours. It asks on top of a *view* of the
 // base: a folder that looks like a virtualenv and holds, for each package that is visible in the
-// base, just its metadata. So the answer is the same for a system Python, a virtualenv, and one that
-// shows its base's packages too (which uv alone would ignore), and nothing of the base is touched.
+// base, just its metadata. So the answer is the same for a system Python, a virtualenv, and one
+// that shows its base's packages too (which uv alone would ignore), and nothing of the base is
+// touched.
 //
 //   Uv uv = TRY(Uv::prepare(packages, python, requirements, context, store));
 //   sys::Output output = TRY(uv.run({"pip", "install", "--dry-run", ...}, "requests\n"));

@@ -89,6 +89,21 @@ Result<Store::Collected> House::free_up(const Goal& goal, bool dry_run) {
   return collected;
 }
 
+// What uv has downloaded comes back at the price of a download, so it goes before any layer; not
+// while a uv runs, which holds its cache's lock. The file `builds-v0` stays: it keeps uv from
+// running code while it plans (installers/uv.h).
+Status House::drop_caches() {
+  auto cache = sys::open_at(dir(), "uv/cache", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!cache) return {};
+  auto lock = sys::open_at(cache->get(), ".lock", O_RDONLY | O_NOFOLLOW);
+  if (lock && !TRY(sys::try_lock_file(lock->get(), sys::Lock::kExclusive, ".lock"))) return {};
+  for (const std::string& name : TRY(sys::list_dir(cache->get()))) {
+    if (name.starts_with(".") || name.starts_with("builds")) continue;
+    TRY(sys::rename_at(cache->get(), name, dir(), "trash/" + sys::random_name()));
+  }
+  return store_.sweep();
+}
+
 Status House::drop_orphans() {
   Index* index = TRY(this->index());
   for (const Index::RecordLine& line : TRY(index->records(""))) {
@@ -167,6 +182,10 @@ Result<Store::Collected> Store::collect(std::optional<uint64_t> target, bool dry
     goal.all = *target == 0;
   } else {
     goal = TRY(house.over_limits());
+  }
+  if (!dry_run && !goal.none()) {
+    TRY(house.drop_caches());
+    if (!target) goal = TRY(house.over_limits());
   }
   return house.free_up(goal, dry_run);
 }

@@ -56,6 +56,23 @@ TEST_F(CollectTest, TheLeastRecentlyUsedGoFirstAndADryRunSaysWhich) {
   EXPECT_EQ(count_in(store_, "leases"), 2u);
 }
 
+TEST_F(CollectTest, DownloadsGoBeforeLayersButNotUnderARunningUv) {
+  std::string cache = path_ + "/uv/cache";
+  ASSERT_TRUE(sys::make_dirs(cache + "/wheels-v8").ok());
+  for (const char* name : {"/.lock", "/builds-v0", "/wheels-v8/w"}) {
+    ASSERT_TRUE(sys::replace_file_at(AT_FDCWD, cache + name, "").ok());
+  }
+  auto lock = sys::open_at(AT_FDCWD, cache + "/.lock", O_RDONLY);
+  ASSERT_TRUE(sys::try_lock_file(lock->get(), sys::Lock::kShared, ".lock").value());
+  ASSERT_TRUE(store_.collect(0, false).ok());
+  EXPECT_TRUE(sys::exists_at(store_.dir(), "uv/cache/wheels-v8/w"));
+  sys::unlock_file(lock->get());
+  ASSERT_TRUE(store_.collect(0, false).ok());
+  EXPECT_FALSE(sys::exists_at(store_.dir(), "uv/cache/wheels-v8"));
+  EXPECT_TRUE(sys::exists_at(store_.dir(), "uv/cache/builds-v0"));
+  EXPECT_EQ(count_in(store_, "trash"), 0u);
+}
+
 TEST_F(CollectTest, AcquiringIsUsing) {
   auto layers = make_layers(3);
   ASSERT_TRUE(store_.acquire(layers[0])->has_value());

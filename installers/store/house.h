@@ -44,6 +44,7 @@ class House {
   Result<Goal> over_limits();
   Result<Store::Collected> free_up(const Goal& goal, bool dry_run);
   // Records that name a layer that isn't there, unless their key is being made right now.
+  Status drop_caches();
   Status drop_orphans();
   Status sweep_leftovers();  // lease files without layers, old locks, torn temporary files
 

@@ -1,5 +1,6 @@
-/* A guest tries one thing that a sandbox forbids. It exits 0 when it got away with it, 1 when it was
-   refused (saying by what), 2 when it could not try. Outside of a sandbox, as root, each gets away. */
+/* A guest tries one thing that a sandbox forbids. It exits 0 when it got away with it, 1 when it
+   was refused (saying by what), 2 when it could not try. Outside of a sandbox, as root, each gets
+   away. */
 #pragma once
 #define _GNU_SOURCE
 #include <errno.h>
