@@ -100,6 +100,7 @@ inline Spec shell(const std::string& script) {
 }
 
 inline std::string guests_folder() {
+  if (const char* folder = std::getenv("RTLAUNCH_GUESTS")) return folder;
   std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe");
   return self.parent_path().parent_path().parent_path() / "guests";
 }
