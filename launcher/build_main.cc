@@ -76,6 +76,7 @@ int answer(const Status& status) {
 }
 
 constexpr int kLine = 3;
+constexpr int kPatienceMs = 10'000;
 
 // Lives beside the launcher until it says that it ends of itself; dies when it is killed.
 void detach_when_released(int) {
@@ -102,7 +103,11 @@ void listen_to_launcher() {
 }
 
 // What nobody waits for: bytecode of the packages, and everything safely on the disk.
+// A command that is short is let end first, one that is long is let import first: two cores are
+// often one, and its first imports are what somebody waits for.
 Status settle() {
+  struct pollfd line = {kLine, POLLIN, 0};
+  (void)::poll(&line, 1, kPatienceMs);
   listen_to_launcher();
   sys::step_back();
   BuildRequest request = TRY(read_request());
