@@ -142,10 +142,15 @@ Result<std::optional<std::vector<LockedWheel>>> ask_lock(
     const std::string& version, Progress& progress) {
   std::string pins = joined_lines(requirements, true);
   for (const Change& change : added) pins += change.name + "==" + change.version + "\n";
-  sys::Output output =
-      TRY(uv.run({"pip", "compile", "--quiet", "--no-deps", "--format", "pylock.toml",
-                  "--no-header", "--prerelease=allow", "/dev/stdin"},
-                 pins));
+  std::vector<std::string> command = {
+      "pip",       "compile",     "--quiet",     "--no-deps",
+      "--format",  "pylock.toml", "--no-header", "--prerelease=allow",
+      "/dev/stdin"};
+  // The plan has just read all of this from the index; what it has cached need not be asked again.
+  std::vector<std::string> cached = command;
+  cached.push_back("--offline");
+  sys::Output output = TRY(uv.run(cached, pins));
+  if (!output.ok()) output = TRY(uv.run(command, pins));
   if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain(output.err);
   auto wheels = parse_lock(output.out, version);
   bool complete = wheels.ok() && wheels->size() == added.size();
