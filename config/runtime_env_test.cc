@@ -226,10 +226,14 @@ import os, random, re
 os.environ.clear()
 os.environ.update({'A': '1', 'B_2': '$A', 'C': '${Q}', 'x': '${A}'})
 r = random.Random(6)
+cases = 0
 with open('cases', 'wb') as f:
-    for _ in range(3000):
+    while cases < 3000:
         v = ''.join(r.choice(['$', '{', '}', 'A', 'B_2', 'C', 'x', 'Q', 'q', ' ', '-', '${', '$A', '${Q}', '${x}']) for _ in range(r.randint(0, 9)))
         e = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(v))
+        if re.search(r"\$\{[^}]*$", v):
+            continue   # a brace that is never closed: what Python makes of it changed in security fixes
+        cases += 1
         f.write(v.encode() + b'\0' + e.encode() + b'\0')
 )";
   ASSERT_EQ(std::system(("cd " + folder + " && python3 p.py").c_str()), 0);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -114,6 +115,14 @@ std::vector<std::string> locations(const std::vector<std::string>& found, const 
   return result;
 }
 
+// A folder of wheels that is configured but isn't there: pip passes it over, uv would give up.
+std::vector<std::string> existing(std::vector<std::string> places) {
+  std::erase_if(places, [](const std::string& place) {
+    return place.starts_with("/") && ::access(place.c_str(), F_OK) != 0;
+  });
+  return places;
+}
+
 std::vector<std::string> names(const std::string& value) {
   std::vector<std::string> result = words(value, ", \t\r\n");
   std::erase(result, ":none:");
@@ -126,7 +135,7 @@ IndexConfig pip_config(const Environment& environment, const Interpreter& python
   IndexConfig c;
   c.index_url = s["index-url"];
   c.extra_index_urls = words(s["extra-index-url"]);
-  c.find_links = locations(words(s["find-links"]), cwd);
+  c.find_links = existing(locations(words(s["find-links"]), cwd));
   c.constraints = locations(words(s["constraint"]), cwd);
   c.trusted_hosts = words(s["trusted-host"]);
   c.no_binary = names(s["no-binary"]), c.only_binary = names(s["only-binary"]);

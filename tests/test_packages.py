@@ -213,3 +213,10 @@ def test_planning_runs_nobodys_code(rt_one, empty_base):
     links = make_sdist(rt_one, 'links', f'open({str(canary)!r}, "w").close()\nraise SystemExit("no")\n')
     rt_one.fails('--pip', f'--find-links {links}', '--pip', 'spy==1.0', '--', python_of(empty_base), '-c', '')
     assert not canary.exists()
+
+
+def test_a_configured_folder_of_wheels_that_is_not_there(rt_one, empty_base):
+    """pip passes it over; so do we."""
+    out = rt_one.ok('--pip', 'idna==3.7', '--', python_of(empty_base), '-c', 'import idna; print(idna.__version__)',
+                    env={'PIP_FIND_LINKS': '/no/such/wheels'})
+    assert out == '3.7\n'
