@@ -56,13 +56,17 @@ TEST_F(PipKey, EveryOtherDifferenceDoes) {
   python_.fingerprint = "another base";
   differs("base", key(base));
   python_.fingerprint = "base";
-  for (const char* name :
-       {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_BINARY",
-        "PIP_ONLY_BINARY", "PIP_PRE", "PIP_NO_INDEX", "UV_INDEX_STRATEGY"}) {
+  for (const char* name : {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_BINARY",
+                           "PIP_ONLY_BINARY", "PIP_PRE", "PIP_NO_INDEX", "UV_INDEX_STRATEGY"}) {
     context_.environment[name] = "1";
     differs(name, key(base));
     context_.environment.erase(name);
   }
+  context_.environment["PIP_FIND_LINKS"] = "/no/such/folder";  // passed over, as pip does
+  EXPECT_FALSE(keys.insert(key(base)).second);
+  context_.environment["PIP_FIND_LINKS"] = "/usr/share";
+  differs("PIP_FIND_LINKS", key(base));
+  context_.environment.erase("PIP_FIND_LINKS");
   context_.allow_conflicts = true;
   differs("allow_conflicts", key(base));
 }

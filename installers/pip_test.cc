@@ -558,7 +558,7 @@ TEST_F(Pip, EveryPythonFrom38To313) {
   std::string root =
       context_.environment.count("PYENV_ROOT") ? context_.environment["PYENV_ROOT"] : "";
   std::vector<std::string> pythons = {"/usr/bin/python3"};
-  if (!root.empty())
+  if (std::filesystem::is_directory(root + "/versions"))
     for (auto& entry : std::filesystem::directory_iterator(root + "/versions"))
       pythons.push_back(entry.path() / "bin/python");
   int seen = 0;
