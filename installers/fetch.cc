@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 
+#include "installers/source.h"
 #include "installers/store/hash.h"
 
 namespace rtlaunch {
@@ -32,18 +33,6 @@ struct Transfer {
   bool resumed = false, first_bytes = true;
   std::optional<Error> refused;  // by us, while the bytes came in
 };
-
-// Without user, password, query and fragment.
-std::string shown_url(const std::string& url) {
-  std::string shown = url.substr(0, url.find_first_of("?#"));
-  size_t host = shown.find("://");
-  if (host == std::string::npos) return shown;
-  host += 3;
-  size_t path = shown.find('/', host);
-  size_t sign = shown.rfind('@', path);
-  if (sign != std::string::npos && sign >= host) shown.erase(host, sign + 1 - host);
-  return shown;
-}
 
 bool has_prefix(const std::string& text, const char* prefix) {
   return ::strncasecmp(text.c_str(), prefix, std::strlen(prefix)) == 0;
@@ -229,7 +218,7 @@ class Fetcher {
       auto transfer = std::make_unique<Transfer>();
       transfer->job = std::move(job);
       transfer->max_bytes = options.max_bytes;
-      transfer->result.url = shown_url(transfer->job.url);
+      transfer->result.url = installers::shown_url(transfer->job.url);
       transfer->label =
           transfer->job.label.empty() ? last_part(transfer->result.url) : transfer->job.label;
       total_ += transfer->job.size.value_or(0);
