@@ -59,6 +59,13 @@ struct Bind {
 
 enum class Root { kHost, kEmpty };
 
+// Whom a command runs as, and with whose rights host paths are opened.
+struct User {
+  uid_t uid = 0;
+  gid_t gid = 0;
+  std::vector<gid_t> groups;  // supplementary
+};
+
 struct Spec {
   std::vector<std::string> argv;  // argv[0] is looked up in env's PATH inside, as execvp does
   std::vector<std::string> env;   // "KEY=VALUE", the whole environment

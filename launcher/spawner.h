@@ -1,0 +1,100 @@
+// The spawner: the one process that makes namespaces, mounts and children. Small, synchronous,
+// single-threaded, no Asio and no spdlog, a program of its own (rtlaunch-spawner) in a mount
+// namespace of its own. The daemon talks to it over a SOCK_SEQPACKET pair, one request or reply a
+// packet; large things are memfds. It holds no state that matters: killed, it is started again.
+//
+// It trusts nothing merely because the daemon sent it: every length is checked, and what a caller
+// wrote (the launch document) is decoded only in the child that becomes that caller's sandbox, with
+// the caller's file system rights (setfsuid(2)), so that a hanging file system hangs that start
+// alone. Several starts are in flight at once; each has a deadline.
+//
+//   Spawner spawner = TRY(Spawner::run(config));      // in the daemon
+//   TRY(spawner.send(request));                       // never blocks; EAGAIN: its queue is full
+//   ... when spawner.fd() is readable: while (auto reply = TRY(spawner.receive())) ...
+//   ... when spawner.pidfd() is readable: it died; all requests in flight get "try again"
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "installers/store/store.h"
+#include "isolation/sandbox.h"
+#include "isolation/sys/result.h"
+#include "isolation/sys/unique_fd.h"
+
+namespace rtlaunch {
+
+struct SpawnerConfig {
+  std::string program;  // rtlaunch-spawner
+  std::string tools;    // the folder of rtlaunch-build and uv
+  std::string store;    // of the layers; hidden inside every sandbox
+  std::string runtime;  // the daemon's /run/rtlaunch: hidden as well
+};
+
+struct SpawnRequest {
+  enum class Kind : uint32_t {
+    kStart,  // a worker: `document` is an encoded Spec (isolation/spec_wire.h)
+    kEnter,  // a command inside a running worker: `document` the same, only argv, env and cwd count
+    kBuild,  // rtlaunch-build, as root with a clean environment: `arguments`; `document` its stdin,
+             // `output` its stdout
+  };
+  uint64_t id = 0;  // comes back in the reply
+  Kind kind = Kind::kStart;
+  isolation::User caller;               // whose rights open files, and who the worker runs as
+  std::vector<store::Digest> entitled;  // kStart: the layers that `document` may name; leased in
+                                        // the child, and held by pid 1
+  std::vector<std::string> arguments;   // kBuild
+  UniqueFd document;                    // a memfd
+  UniqueFd input, output, error;        // kStart, kEnter: the worker's stdio; kBuild: output
+  UniqueFd line;                        // kStart, kEnter: pid 1's end (isolation/line.h)
+  UniqueFd record;  // kStart: the worker's file (workers.h), opened O_APPEND: flocked by the
+                    // spawner and held by pid 1; see below
+  UniqueFd target;  // kEnter: pidfd of the worker's pid 1
+};
+
+// A kStart's life in its record, one JSON line each, so that a new daemon can adopt it:
+//   the daemon writes {"id", "uid", ...} first; the spawner appends {"pid", "start_time"} when pid
+//   1 exists, before it may go on to the exec; pid 1 appends {"status", "ended"} at the end.
+// The flock on the file is the truth about pid 1's being alive. Until it has been told to go, pid 1
+// dies with the spawner (PDEATHSIG); from then on with its line alone.
+struct SpawnReply {
+  enum class Kind : uint32_t {
+    kStarted,  // exec has happened (kBuild: the process is there)
+    kFailed,   // with `error`; nothing is left
+    kEnded,    // kBuild and kEnter: with the wait status
+  };
+  uint64_t id = 0;
+  Kind kind = Kind::kStarted;
+  pid_t pid = -1;                               // of pid 1, or of the builder
+  UniqueFd pidfd;                               // kStarted
+  int status = 0;                               // kEnded
+  std::vector<isolation::Sandbox::Step> steps;  // kStarted: microseconds each
+  Error error;                                  // kFailed
+};
+
+class Spawner {
+ public:
+  static Result<Spawner> run(const SpawnerConfig& config);
+  Spawner(Spawner&&) noexcept = default;
+  Spawner& operator=(Spawner&&) noexcept = default;
+
+  int fd() const { return socket_.get(); }
+  int pidfd() const { return pidfd_.get(); }
+  Status send(const SpawnRequest& request);
+  // Nothing when there is none now. An Error when the spawner is gone (EPIPE) or talks nonsense.
+  Result<std::optional<SpawnReply>> receive();
+
+ private:
+  Spawner() = default;
+  UniqueFd socket_, pidfd_;
+};
+
+// The spawner's own main loop, on its end of the pair (descriptor 3). Returns when the daemon's end
+// is closed: starts in flight are ended, workers go on.
+int serve_spawner(const SpawnerConfig& config, int socket);
+
+}  // namespace rtlaunch
