@@ -1,0 +1,153 @@
+#include "launcher/protocol.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "config/json.h"
+
+namespace rtlaunch::protocol {
+namespace {
+
+using config::Json;
+
+constexpr size_t kPrefix = 4;
+
+uint32_t length_in(std::string_view bytes) {
+  uint32_t length = 0;
+  for (size_t i = 0; i < kPrefix; ++i) {
+    length |= static_cast<uint32_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+  }
+  return length;
+}
+
+// The control message is aligned as cmsg(3) wants it.
+union Control {
+  struct cmsghdr header;
+  char bytes[CMSG_SPACE(kMaxFds * sizeof(int))];
+};
+
+void take_fds(struct msghdr& message, std::vector<UniqueFd>& fds) {
+  for (auto* part = CMSG_FIRSTHDR(&message); part != nullptr; part = CMSG_NXTHDR(&message, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd;
+      std::memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
+      fds.emplace_back(fd);
+    }
+  }
+}
+
+Error answer_error() {
+  return make_error("rtlaunchd", "", "answered something that is no answer",
+                    "install rtlaunch and rtlaunchd of one version");
+}
+
+}  // namespace
+
+std::string framed(std::string_view json) {
+  std::string frame;
+  frame.reserve(kPrefix + json.size());
+  for (size_t i = 0; i < kPrefix; ++i) frame += static_cast<char>(json.size() >> (8 * i) & 0xff);
+  return frame += json;
+}
+
+Result<std::optional<std::string>> FrameReader::next() {
+  if (buffer_.size() < kPrefix) return std::optional<std::string>();
+  size_t length = length_in(buffer_);
+  if (length > most_) {
+    return Error{
+        "protocol", EMSGSIZE, "frame",
+        "of " + std::to_string(length) + " bytes, " + std::to_string(most_) + " are the most",
+        "send less in one request"};
+  }
+  if (buffer_.size() < kPrefix + length) return std::optional<std::string>();
+  std::string frame = buffer_.substr(kPrefix, length);
+  buffer_.erase(0, kPrefix + length);
+  if (buffer_.empty()) buffer_.shrink_to_fit();  // one long request is not paid for ever
+  return std::optional<std::string>(std::move(frame));
+}
+
+Result<size_t> send_with_fds(int socket, std::string_view bytes, const std::vector<int>& fds) {
+  if (fds.size() > kMaxFds) return make_error("send", "descriptors", "too many");
+  struct iovec part = {const_cast<char*>(bytes.data()), bytes.size()};
+  struct msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  Control control = {};
+  if (!fds.empty()) {
+    message.msg_control = control.bytes;
+    message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
+    struct cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
+  }
+  ssize_t sent;
+  do {
+    sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  if (sent < 0) return sys_error("send", "socket");
+  return static_cast<size_t>(sent);
+}
+
+Result<size_t> receive_with_fds(int socket, char* buffer, size_t size, std::vector<UniqueFd>* fds) {
+  struct iovec part = {buffer, size};
+  struct msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  Control control = {};
+  message.msg_control = control.bytes;
+  message.msg_controllen = sizeof control.bytes;
+  ssize_t count;
+  do {
+    count = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  } while (count < 0 && errno == EINTR);
+  if (count < 0) return sys_error("receive", "socket");
+  std::vector<UniqueFd> came;
+  take_fds(message, came);
+  if ((message.msg_flags & MSG_CTRUNC) != 0 || fds->size() + came.size() > kMaxFds) {
+    fds->clear();
+    return Error{"protocol", EMSGSIZE, "descriptors",
+                 "more than " + std::to_string(kMaxFds) + " with one request", "send fewer"};
+  }
+  std::move(came.begin(), came.end(), std::back_inserter(*fds));
+  return static_cast<size_t>(count);
+}
+
+std::string error_answer(const Error& error, bool again) {
+  Json json = {{"ok", false},
+               {"error",
+                {{"step", error.step},
+                 {"errno", error.code},
+                 {"object", error.object},
+                 {"reason", error.reason},
+                 {"cure", error.cure},
+                 {"exit_code", error.exit_code},
+                 {"again", again}}}};
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Result<std::optional<Refusal>> parse_refusal(std::string_view text) {
+  auto json = config::parse_json(text, "answer");
+  if (!json) return answer_error();
+  try {
+    if (json->at("ok").get<bool>()) return std::optional<Refusal>();
+    const Json& error = json->at("error");
+    Refusal refusal;
+    refusal.error = {error.at("step"),   error.at("errno"), error.at("object"),
+                     error.at("reason"), error.at("cure"),  error.at("exit_code")};
+    refusal.again = error.at("again").get<bool>();
+    return std::optional<Refusal>(std::move(refusal));
+  } catch (const Json::exception&) {
+    return answer_error();
+  }
+}
+
+}  // namespace rtlaunch::protocol
