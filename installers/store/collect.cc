@@ -63,6 +63,13 @@ Result<bool> House::evict(const Digest& digest) {
   return there;
 }
 
+Result<House::Held> House::held() const {
+  Held held;
+  if (!store_.read_only_) held.lock = TRY(store_.lock_name("locks/holds", {}));
+  held.layers = TRY(held_layers(dir()));
+  return held;
+}
+
 bool House::may_go(const Store::LayerRow& row, const Goal& goal, int64_t now) const {
   bool young = now - std::max(row.last_used, row.created) < store_.limits_.min_age_seconds;
   return (goal.all || !young) && !pinned(row.digest);
@@ -73,15 +80,18 @@ Result<Store::Collected> House::free_up(const Goal& goal, bool dry_run) {
   collected.dry = dry_run;
   uint64_t files = 0;
   int64_t now = sys::now_seconds();
-  for (Store::LayerRow& row : TRY(rows())) {
+  std::vector<Store::LayerRow> oldest_first = TRY(rows());
+  Held held = TRY(this->held());
+  for (Store::LayerRow& row : oldest_first) {
     if (!goal.all && collected.bytes >= goal.bytes && files >= goal.files) break;
-    if (!may_go(row, goal, now)) continue;
+    if (held.layers.contains(row.digest) || !may_go(row, goal, now)) continue;
     bool gone = dry_run ? !TRY(leased(row.digest)) : TRY(evict(row.digest));
     if (!gone) continue;
     collected.bytes += row.bytes;
     files += row.files;
     collected.layers.push_back(std::move(row));
   }
+  held.lock.reset();
   if (dry_run) return collected;
   TRY(drop_orphans());
   TRY(sweep_leftovers());
@@ -153,7 +163,20 @@ Status sweep_torn_records(int store) {
 
 }  // namespace
 
+Status House::sweep_holds() {
+  Held held = TRY(this->held());
+  auto folder = sys::open_at(dir(), "holds", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!folder) return {};  // made with the first one
+  Clock now = clock_now();
+  for (const std::string& name : TRY(sys::list_dir(folder->get()))) {
+    auto file = read_hold(folder->get(), name);
+    if (!file || seconds_left(*file, now) <= 0) TRY(sys::unlink_at(folder->get(), name));
+  }
+  return {};
+}
+
 Status House::sweep_leftovers() {
+  TRY(sweep_holds());
   UniqueFd leases = TRY(sys::open_at(dir(), "leases", O_RDONLY | O_DIRECTORY));
   for (const std::string& name : TRY(sys::list_dir(leases.get()))) {
     // A publisher holds the lease before its layer is there.
@@ -205,13 +228,17 @@ Status Store::remove_layer(const Digest& digest) {
     return Error{"remove", ENOENT, digest.hex, "there is no such layer", "see: rtlaunch store ls",
                  125};
   }
-  if (!TRY(house.evict(digest))) {
-    return Error{"remove",
-                 EBUSY,
-                 digest.hex,
-                 "a worker or a build needs it",
-                 "see: rtlaunch store why " + digest.hex.substr(0, 12),
-                 125};
+  House::Held held = TRY(house.held());
+  bool free = !held.layers.contains(digest) && TRY(house.evict(digest));
+  held.lock.reset();
+  if (!free) {
+    return Error{
+        "remove",
+        EBUSY,
+        digest.hex,
+        held.layers.contains(digest) ? "somebody holds it" : "a worker or a build needs it",
+        "see: rtlaunch store why " + digest.hex.substr(0, 12),
+        125};
   }
   TRY(house.drop_orphans());
   return sweep();

@@ -51,6 +51,8 @@ std::optional<RecordFile> parse_head(std::string_view text) {
   file.record.kind = get_or<std::string>(head, "kind", "");
   file.record.name = get_or<std::string>(head, "name", "");
   file.created = get_or<int64_t>(head, "created", 0);
+  file.uid = static_cast<uid_t>(get_or<int64_t>(head, "uid", 0));
+  file.asked.hex = get_or<std::string>(head, "asked", "");
   return file;
 }
 
@@ -131,6 +133,10 @@ std::string record_text(const RecordFile& file) {
                {"name", file.record.name},
                {"layers", std::move(layers)},
                {"created", file.created}};
+  if (file.uid != 0) {
+    head["uid"] = file.uid;
+    head["asked"] = file.asked.hex;
+  }
   std::string rest(kHead);
   rest.append(dump(head)).append(kData).append(file.record.data).append(kEnd);
   return std::string(kSum).append(sum_of(rest)).append(rest);
@@ -167,6 +173,11 @@ bool is_json(const std::string& text) { return Json::accept(text); }
 
 std::string record_name(const Key& key) {
   return "records/" + key.hex.substr(0, 2) + "/" + key.hex + ".json";
+}
+
+Key salted_key(const Key& key, uid_t uid) {
+  std::string salted = Hasher().field("caller").number(uid).field(key.hex).hex();
+  return Key{key.hex.substr(0, 16) + salted.substr(16)};
 }
 
 std::string lease_name(const Digest& digest) { return "leases/" + digest.hex; }

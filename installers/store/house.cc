@@ -107,7 +107,9 @@ Result<std::vector<Store::LayerRow>> Store::list() {
   std::vector<LayerRow> rows = TRY(house.rows());
   std::reverse(rows.begin(), rows.end());
   Durable durable = read_durable(dir_.get());
+  std::set<Digest> held = TRY(held_layers(dir_.get()));
   for (LayerRow& row : rows) {
+    row.held = held.contains(row.digest);
     row.leased = TRY(house.leased(row.digest));
     row.pinned = house.pinned(row.digest);
     auto meta = read_meta(dir_.get(), row.digest);
@@ -116,21 +118,13 @@ Result<std::vector<Store::LayerRow>> Store::list() {
   return rows;
 }
 
-namespace {
-
-Store::RecordRow row_of(int store, Index::RecordLine line) {
-  auto info = sys::stat_at(store, record_name(line.key));
-  int64_t used = info ? info->st_mtime : line.file.created;
-  return {std::move(line.key), std::move(line.file.record), line.file.created, used};
-}
-
-}  // namespace
-
 Result<std::vector<Store::RecordRow>> Store::records(const std::string& kind) {
   std::vector<RecordRow> rows;
   Index* known = TRY(House(*this).index());
   for (Index::RecordLine& line : TRY(known->records(kind))) {
-    rows.push_back(row_of(dir_.get(), std::move(line)));
+    if (caller_ != 0 && line.file.uid != caller_) continue;
+    rows.push_back(row_of(dir_.get(), std::move(line.key), std::move(line.file)));
+    if (caller_ != 0) rows.back().key = rows.back().asked;
   }
   return rows;
 }
@@ -161,7 +155,12 @@ Result<Store::Why> Store::why(const Digest& asked) {
   Index* known = TRY(house.index());
   Why why;
   for (Index::RecordLine& line : TRY(known->records_of(digest))) {
-    why.records.push_back(row_of(dir_.get(), std::move(line)));
+    why.records.push_back(row_of(dir_.get(), std::move(line.key), std::move(line.file)));
+  }
+  for (Hold& hold : TRY(holds())) {
+    if (std::count(hold.layers.begin(), hold.layers.end(), digest) > 0) {
+      why.holds.push_back(std::move(hold));
+    }
   }
   why.leased = TRY(house.leased(digest));
   auto lease = sys::stat_at(dir_.get(), lease_name(digest));

@@ -28,6 +28,12 @@ class House {
   Result<std::optional<Exclusive>> try_exclusive(const Digest& digest);
   Result<bool> leased(const Digest& digest);
   bool pinned(const Digest& digest) const;
+  // Under this lock no hold is written, so what is not held now can be evicted.
+  struct Held {
+    UniqueFd lock;
+    std::set<Digest> layers;
+  };
+  Result<Held> held() const;
   // Lease file, rename to trash, row, lease file's name, unlock; false when leased or gone.
   Result<bool> evict(const Digest& digest);
 
@@ -46,7 +52,8 @@ class House {
   // Records that name a layer that isn't there, unless their key is being made right now.
   Status drop_caches();
   Status drop_orphans();
-  Status sweep_leftovers();  // lease files without layers, old locks, torn temporary files
+  // Lease files without layers, old locks, torn temporary files, holds that have expired.
+  Status sweep_leftovers();
 
   // What other live stagings have reserved, less what they have written when `exactly`.
   struct Reserved {
@@ -58,6 +65,7 @@ class House {
   int dir() const { return store_.dir_.get(); }
 
  private:
+  Status sweep_holds();
   bool may_go(const Store::LayerRow& row, const Goal& goal, int64_t now) const;
   Store& store_;
 };

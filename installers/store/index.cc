@@ -11,18 +11,19 @@
 namespace rtlaunch::store {
 namespace {
 
-constexpr int kVersion = 2;
+constexpr int kVersion = 3;
 
 const char kSchema[] = R"(
   CREATE TABLE layer(digest TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
     bytes INTEGER NOT NULL, files INTEGER NOT NULL, created INTEGER NOT NULL,
     build_ms INTEGER NOT NULL, instance TEXT NOT NULL) WITHOUT ROWID;
   CREATE TABLE record(key TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
-    data TEXT NOT NULL, created INTEGER NOT NULL, sum TEXT NOT NULL) WITHOUT ROWID;
+    data TEXT NOT NULL, created INTEGER NOT NULL, sum TEXT NOT NULL, uid INTEGER NOT NULL,
+    asked TEXT NOT NULL) WITHOUT ROWID;
   CREATE TABLE record_layer(key TEXT NOT NULL REFERENCES record(key) ON DELETE CASCADE,
     position INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY(key, position)) WITHOUT ROWID;
   CREATE INDEX record_layer_digest ON record_layer(digest);
-  PRAGMA user_version = 2;)";
+  PRAGMA user_version = 3;)";
 
 int errno_of(int code) {
   switch (code & 0xff) {
@@ -143,9 +144,10 @@ Status Index::put_record(const Key& key, const RecordFile& file) {
   TRY(run("SAVEPOINT put_record"));
   auto put = [&]() -> Status {
     TRY(drop_record(key));
-    Statement statement(database_, "INSERT INTO record VALUES(?,?,?,?,?,?)");
+    Statement statement(database_, "INSERT INTO record VALUES(?,?,?,?,?,?,?,?)");
     statement.bind(key.hex).bind(file.record.kind).bind(file.record.name).bind(file.record.data);
-    TRY(statement.bind(file.created).bind(file.sum).finish());
+    statement.bind(file.created).bind(file.sum).bind(static_cast<int64_t>(file.uid));
+    TRY(statement.bind(file.asked.hex).finish());
     int64_t position = 0;
     for (const Digest& digest : file.record.layers) {
       Statement layer(database_, "INSERT INTO record_layer VALUES(?,?,?)");
@@ -197,6 +199,8 @@ Result<std::vector<Index::RecordLine>> Index::read_records(Statement& statement)
     if (lines.empty() || lines.back().key.hex != key) {
       RecordFile file{{statement.text(1), statement.text(2), {}, statement.text(3)},
                       statement.number(4)};
+      file.uid = static_cast<uid_t>(statement.number(6));
+      file.asked.hex = statement.text(7);
       lines.push_back({Key{key}, std::move(file)});
     }
     std::string digest = statement.text(5);
@@ -208,7 +212,7 @@ Result<std::vector<Index::RecordLine>> Index::read_records(Statement& statement)
 
 Result<std::vector<Index::RecordLine>> Index::records(const std::string& kind) {
   Statement statement(database_,
-                      "SELECT r.key, kind, name, data, created, l.digest FROM record r "
+                      "SELECT r.key, kind, name, data, created, l.digest, uid, asked FROM record r "
                       "LEFT JOIN record_layer l ON l.key = r.key "
                       "WHERE ?1 = '' OR kind = ?1 ORDER BY r.key, l.position");
   statement.bind(kind);
@@ -217,7 +221,7 @@ Result<std::vector<Index::RecordLine>> Index::records(const std::string& kind) {
 
 Result<std::vector<Index::RecordLine>> Index::records_of(const Digest& digest) {
   Statement statement(database_,
-                      "SELECT r.key, kind, name, data, created, l.digest FROM record r "
+                      "SELECT r.key, kind, name, data, created, l.digest, uid, asked FROM record r "
                       "JOIN record_layer l ON l.key = r.key WHERE r.key IN "
                       "(SELECT key FROM record_layer WHERE digest = ?) ORDER BY r.key, l.position");
   statement.bind(digest.hex);

@@ -41,10 +41,14 @@ Result<Meta> read_meta(int store, const Digest& digest);
 //   {"sum":"<sha256 of the rest>",
 //   "head":{"format":1,"kind":...,"name":...,"layers":[...],"created":...},
 //   "data":<as given>}
+// and, when it is one caller's, "uid" and "asked" in the head: whose it is, and the key before it
+// was salted.
 struct RecordFile {
   Record record;
   int64_t created = 0;
   std::string sum = {};  // when read
+  uid_t uid = 0;
+  Key asked = {};
 };
 std::string record_text(const RecordFile& file);
 std::optional<RecordFile> parse_record(const std::string& text);
@@ -52,6 +56,9 @@ std::optional<RecordFile> read_record(int store, const Key& key);  // missing or
 // Only the sum that the file claims: tells one record of a key from another. "" when there is none.
 std::string record_sum(int store, const Key& key);
 bool is_json(const std::string& text);
+Store::RecordRow row_of(int store, Key key, RecordFile file);
+// The first 16 digits stay, so that a key's beginning still finds it.
+Key salted_key(const Key& key, uid_t uid);
 std::string record_name(const Key& key);  // relative to the store
 
 std::string lease_name(const Digest& digest);
@@ -59,6 +66,28 @@ std::string layer_dir(const Digest& digest);  // layers/sha256/ab/<digest>
 // All names under layers/, all keys under records/, sorted.
 Result<std::vector<Digest>> layer_names(int store);
 Result<std::vector<Key>> record_keys(int store);
+
+// holds/<uid>-<name>: "<sha256 of the rest>\n" and one line of JSON. When it was written is noted
+// by two clocks: within a boot the one that nobody sets (CLOCK_BOOTTIME) says how much is left.
+struct Clock {
+  std::string boot;        // boot id
+  int64_t since_boot = 0;  // seconds, asleep or not
+  int64_t wall = 0;        // seconds since 1970
+};
+Clock clock_now();
+struct HoldFile {
+  Store::Hold hold;  // `expires` is not written
+  Clock written;
+};
+std::string hold_text(const HoldFile& file);
+std::optional<HoldFile> parse_hold(const std::string& text);
+std::optional<HoldFile> read_hold(int holds,
+                                  const std::string& name);  // torn, gone, or a temporary: nothing
+// Seconds that are left, 0 or less when it has expired; kForEver for one without an end.
+inline constexpr int64_t kForEver = INT64_MAX;
+int64_t seconds_left(const HoldFile& file, const Clock& now);
+// Every layer of a hold that has not expired, of whatever user.
+Result<std::set<Digest>> held_layers(int store);
 
 // Removes index.sqlite with its -wal and -shm; the next to ask makes it anew.
 Status remove_index(int store);

@@ -85,10 +85,11 @@ void Staging::drop() {
   lock_.reset();
 }
 
-Result<UniqueFd> Store::lock(const Key& key, const std::function<void()>& waiting) const {
+Result<UniqueFd> Store::lock(const Key& key, const std::function<void()>& waiting,
+                             Whose whose) const {
   TRY(writable("lock"));
   if (!is_hex64(key.hex)) return make_error("lock", key.hex, "is not a key");
-  return lock_name("locks/" + key.hex, waiting);
+  return lock_name("locks/" + salted(key, whose).hex, waiting);
 }
 
 Result<Staging> Store::stage() {

@@ -17,7 +17,7 @@ namespace {
 
 constexpr uint64_t kOverlay = 0x794c7630, kNfs = 0x6969;  // statfs(2)
 const char* const kFolders[] = {"layers", "layers/sha256", "records", "leases", "pins", "locks",
-                                "tmp",    "trash",         "uv",      "blobs",  "wd"};
+                                "tmp",    "trash",         "uv",      "blobs",  "wd",   "holds"};
 
 const char kElsewhere[] = "choose another folder with --store";
 
@@ -165,9 +165,19 @@ Status Store::writable(const std::string& step) const {
                125};
 }
 
-Result<std::optional<Record>> Store::lookup(const Key& key) const {
+Result<Store> Store::for_caller(uid_t uid) const {
+  Store store;
+  store.dir_ = TRY(sys::open_at(dir_.get(), ".", O_RDONLY | O_DIRECTORY));
+  store.path_ = path_;
+  store.read_only_ = read_only_;
+  store.limits_ = limits_;
+  store.caller_ = uid;
+  return store;
+}
+
+Result<std::optional<Record>> Store::lookup(const Key& key, Whose whose) const {
   if (!is_hex64(key.hex)) return make_error("lookup", key.hex, "is not a key");
-  auto text = sys::read_file_at(dir_.get(), record_name(key));
+  auto text = sys::read_file_at(dir_.get(), record_name(salted(key, whose)));
   if (!text && text.error().code == ENOENT) return std::optional<Record>();
   if (!text) return text.error();
   auto file = parse_record(*text);
@@ -181,8 +191,9 @@ std::string Store::layer_path(const Digest& digest) const {
   return path_ + "/" + layer_name(digest);
 }
 
-void Store::touch(const Key& key) const {
-  if (!read_only_ && is_hex64(key.hex)) (void)sys::touch_at(dir_.get(), record_name(key)).ok();
+void Store::touch(const Key& key, Whose whose) const {
+  if (read_only_ || !is_hex64(key.hex)) return;
+  (void)sys::touch_at(dir_.get(), record_name(salted(key, whose))).ok();
 }
 
 }  // namespace rtlaunch::store

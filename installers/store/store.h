@@ -1,20 +1,28 @@
 // The layer store: immutable directory trees, addressed by what is in them, shared by every
 // environment that needs them, kept by leases and collected when nobody does.
 //
-//   <store>/                    one file system, not overlay; 0700, owned by root or the rootless
-//   user
-//     FORMAT                    "rtlaunch-store 1 <uuid>\n"
-//     reserve                   8 MiB, given up first when the disk is full
-//     index.sqlite              facts for people and for collection; rebuilt from the files at will
-//     durable.log               digests known to be on stable storage, one a line
-//     boot                      boot id of the last opening
-//     layers/sha256/ab/<digest>/  tree/  manifest  meta.json       a name here is a whole layer
-//     records/ab/<key>.json     key → what was made of it (files are the truth; SQLite is a view)
-//     leases/<digest>           empty files; a shared flock on one is a lease, its mtime the last
-//     use pins/<digest>             empty files; a pinned layer is never collected locks/<key>
-//     single-flight locks tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its
-//     maker trash/<uuid>              on its way out uv/  blobs/  wd/          caches of installers
-//     (uv's own, downloads, stat caches)
+//   <store>/            one file system, not overlay; 0700, owned by root or the rootless user
+//     FORMAT            "rtlaunch-store 1 <uuid>\n"
+//     reserve           8 MiB, given up first when the disk is full
+//     index.sqlite      facts for people and for collection; rebuilt from the files at will
+//     durable.log       digests known to be on stable storage, one a line
+//     boot              boot id of the last opening
+//     layers/sha256/ab/<digest>/   tree/  manifest  meta.json: a name here is a whole layer
+//     records/ab/<key>.json   key → what was made of it (files are the truth; SQLite is a view)
+//     leases/<digest>   empty; a shared flock on one is a lease, its mtime the last use
+//     pins/<digest>     empty; a pinned layer is never collected
+//     holds/<uid>-<name>   a named, expiring lease of an environment (hold.cc)
+//     locks/<key>       single-flight locks
+//     tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its maker
+//     trash/<uuid>      on its way out
+//     uv/  blobs/  wd/  caches of installers (uv's own, downloads, stat caches)
+//
+// One store may serve many users, by a daemon that is root. What one of them asked for is then
+// remembered for him alone: a Store made by for_caller() salts every record's key and every lock
+// with his uid, so that whoever lies (about his interpreter, or by an index of his own) fools only
+// himself. Layers are named by what is in them and shared by all. A record that our own code has
+// checked against its name (a wheel by its SHA-256) is shared too: Whose::kEverybody. uid 0 and a
+// store's only user are not salted.
 //
 // Leases are flocks on files of the store itself, not of /run: whoever sees the store sees them,
 // also from another container that has a /run of its own, and no boot check is needed, since a
@@ -27,6 +35,8 @@
 //
 // Rests on flock(2), renameat2(2) RENAME_NOREPLACE, syncfs(2), openat2(2).
 #pragma once
+
+#include <sys/types.h>
 
 #include <cstdint>
 #include <functional>
@@ -65,6 +75,9 @@ struct LayerInfo {
   std::string name;      // for people: "requests 2.27.1", "/home/me/project"; never a secret
   int64_t build_ms = 0;  // what it would cost to make again
 };
+
+// Whose a record is; see the top.
+enum class Whose { kCaller, kEverybody };
 
 // One record: what a key led to. `layers` are top first. `data` is JSON of the record's kind.
 struct Record {
@@ -105,22 +118,28 @@ class Store {
   const std::string& path() const { return path_; }  // absolute, links resolved
   int dir() const { return dir_.get(); }
   bool read_only() const { return read_only_; }
+  const Limits& limits() const { return limits_; }
+
+  // The same store as the user with this uid sees it; 0: as it is opened.
+  Result<Store> for_caller(uid_t uid) const;
+  uid_t caller() const { return caller_; }
 
   // --- the warm path: a few small reads, no SQLite -----------------------------------------------
-  Result<std::optional<Record>> lookup(const Key& key) const;
+  Result<std::optional<Record>> lookup(const Key& key, Whose whose = Whose::kCaller) const;
   // Nothing when the layer isn't there (any more). Touches its last use. In a read-only store
   // without that lease file, the lease is on the layer's directory.
   Result<std::optional<Lease>> acquire(const Digest& digest) const;
   // All or nothing, in digest order; duplicates are leased once.
   Result<std::optional<std::vector<Lease>>> acquire_all(std::vector<Digest> digests) const;
-  std::string layer_path(const Digest& digest) const;   // absolute path of its tree/
-  static std::string layer_name(const Digest& digest);  // the same, relative to dir()
-  void touch(const Key& key) const;                     // last use of a record
+  std::string layer_path(const Digest& digest) const;              // absolute path of its tree/
+  static std::string layer_name(const Digest& digest);             // the same, relative to dir()
+  void touch(const Key& key, Whose whose = Whose::kCaller) const;  // last use of a record
 
   // --- making ------------------------------------------------------------------------------------
   // Waits for whoever makes `key` now; ask lookup() again afterwards. `waiting` is called once if
   // there is somebody to wait for.
-  Result<UniqueFd> lock(const Key& key, const std::function<void()>& waiting = {}) const;
+  Result<UniqueFd> lock(const Key& key, const std::function<void()>& waiting = {},
+                        Whose whose = Whose::kCaller) const;
   Result<Staging> stage();
   // Fails with ENOSPC, after collecting, when `bytes`/`files` more would not leave min_free.
   // What is reserved is counted, across processes, until the Staging is gone; a second call for the
@@ -131,10 +150,30 @@ class Store {
   // Writes manifest and meta, leases, renames into place. An existing equal layer wins and ours is
   // dropped.
   Result<Lease> publish(Staging staging, const Manifest& manifest, const LayerInfo& info);
-  Status record(const Key& key, const Record& record);
-  Status forget(const Key& key);  // removes the record, not its layers
+  Status record(const Key& key, const Record& record, Whose whose = Whose::kCaller);
+  Status forget(const Key& key);  // removes the caller's record, not its layers
   // syncfs, then durable.log. For a background moment. What never was is dropped after a crash.
   Status make_durable();
+
+  // --- holds: leases by name, for who has no process; no SQLite
+  // ------------------------------------ The caller's, one per name (1 to 100 of
+  // [A-Za-z0-9._:@+-]). A layer of a hold that has not expired is collected by nobody, daemon or
+  // not. Time to live is counted by a clock that nobody can set, and goes on while the machine
+  // sleeps; over a boot the wall clock is asked.
+  struct Hold {
+    std::string name;
+    uid_t uid = 0;
+    Key env;
+    std::vector<Digest> layers;
+    int64_t ttl = 0;      // seconds from when it was written; 0: until it is released
+    int64_t expires = 0;  // seconds since 1970 by the wall clock of now; 0: never
+  };
+  // Holds the layers of the caller's record `env`, as they are now. The same name again renews it,
+  // with another environment if need be. ENOENT: no such record; ESTALE: a layer of it is gone.
+  Result<Hold> hold(const std::string& name, const Key& env, int64_t ttl);
+  Status release(const std::string& name);  // ENOENT: the caller has none of that name
+  // The caller's that have not expired, by name; of all users for a Store without a caller.
+  Result<std::vector<Hold>> holds() const;
 
   // --- keeping house -----------------------------------------------------------------------------
   struct LayerRow {
@@ -143,15 +182,22 @@ class Store {
     uint64_t bytes = 0, files = 0;
     int64_t created = 0, last_used = 0;  // seconds since 1970
     int64_t last_used_ns = 0;            // the same, finer
-    bool leased = false, durable = false, pinned = false;
+    bool leased = false, durable = false, pinned = false, held = false;
   };
   Result<std::vector<LayerRow>> list();  // most recently used first
+  // The caller's records, by the keys he asked with. Without a caller: all, by the keys of their
+  // files; `uid` and `asked` say whose they are and what for_caller(uid) would call them.
   struct RecordRow {
     Key key;
     Record record;
     int64_t created = 0, last_used = 0;
+    uid_t uid = 0;
+    Key asked;
   };
   Result<std::vector<RecordRow>> records(const std::string& kind = "");
+  // The one of the caller's records whose key begins with `prefix` (4 to 64 digits), by one
+  // directory's names and without SQLite. ENOENT: none; EEXIST: several.
+  Result<RecordRow> find(const std::string& kind, const std::string& prefix) const;
   struct Stats {
     uint64_t layers = 0, records = 0, bytes = 0, files = 0, leased = 0, limit = 0, free = 0,
              total = 0, trash = 0, staging = 0, caches = 0;
@@ -162,9 +208,10 @@ class Store {
     uint64_t bytes = 0;
     bool dry = false;
   };
-  // Least recently used first, never a leased or pinned layer, nor one used within min_age, until
-  // bytes are under `target`. Nothing: when over the limits, down to nine tenths of them. 0: all
-  // that is not leased or pinned, however young. Records that name a layer that is gone go too.
+  // Least recently used first, never a leased, pinned or held layer, nor one used within min_age,
+  // until bytes are under `target`. Nothing: when over the limits, down to nine tenths of them. 0:
+  // all that is not leased, pinned or held, however young. Records that name a layer that is gone
+  // go too.
   Result<Collected> collect(std::optional<uint64_t> target, bool dry_run);
   Status collect_if_over();  // cheap when there is nothing to do
   struct Damage {
@@ -176,12 +223,13 @@ class Store {
   Status rebuild();  // index.sqlite anew from the files
   struct Why {
     std::vector<RecordRow> records;
+    std::vector<Hold> holds;
     bool leased = false;
     std::vector<int> pids;
   };
   Result<Why> why(const Digest& digest);  // who needs it; a prefix of >= 4 is enough
   Result<Digest> resolve(const std::string& prefix);
-  Status remove_layer(const Digest& digest);  // EBUSY when leased
+  Status remove_layer(const Digest& digest);  // EBUSY when leased or held
   Status pin(const Digest& digest, bool pinned);
   // Removes trash, and staging whose maker is dead. The first stage() of a Store and collect() do
   // it too.
@@ -197,12 +245,13 @@ class Store {
   Result<std::optional<Lease>> take(const Digest& digest, bool touch) const;
   Result<UniqueFd> lock_name(const std::string& name, const std::function<void()>& waiting) const;
   Status writable(const std::string& step) const;
+  Key salted(const Key& key, Whose whose) const;
   std::string path_;
   UniqueFd dir_;
   bool read_only_ = false;
   bool swept_ = false;
   Limits limits_;
-  std::string uuid_;
+  uid_t caller_ = 0;
   std::unique_ptr<IndexHolder> index_;
 };
 
