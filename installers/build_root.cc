@@ -234,7 +234,7 @@ Result<BuildRoot> BuildRoot::make(const Job& job, const store::Staging& staging)
   overlay.writable = true;
   root.spec_.overlays.push_back(overlay);
   root.spec_.root = isolation::Root::kEmpty;
-  root.spec_.uid = root.uid_;
+  if (root.uid_) root.spec_.user = isolation::User{*root.uid_, *root.uid_, {}};
   root.spec_.cwd = "/build/tmp";
   root.spec_.new_session = true;
   root.spec_.hostname = "build";

@@ -94,7 +94,7 @@ Result<bool> is_compiled(const store::Digest& layer, const Interpreter& python, 
 isolation::Spec compiler_spec(const Interpreter& python, size_t count) {
   isolation::Spec spec;
   spec.root = isolation::Root::kEmpty;
-  if (::geteuid() == 0) spec.uid = kBuildUid;
+  if (::geteuid() == 0) spec.user = isolation::User{kBuildUid, kBuildUid, {}};
   spec.new_session = true;
   spec.env = {"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"};
   spec.argv = {python.base_executable, "-I", "-S", "-B", "-c", kScript, std::to_string(count)};
@@ -120,7 +120,7 @@ Status run_compiler(const std::vector<store::Digest>& layers,
     spec.binds.push_back(
         {store.layer_path(layers[i]), "/build/src/" + std::to_string(i), false, false});
     spec.binds.push_back({out[i].path() + "/tree", "/build/out/" + std::to_string(i), true, false});
-    if (spec.uid && ::fchown(out[i].tree(), *spec.uid, *spec.uid) != 0)
+    if (spec.user && ::fchown(out[i].tree(), spec.user->uid, spec.user->gid) != 0)
       return sys_error("chown", "staging");
   }
   UniqueFd in = TRY(sys::memory_file("")), said = TRY(sys::memory_file(""));

@@ -19,7 +19,7 @@ constexpr uint64_t kKeptByRoot = bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CA
 Status drop_privileges(const Privileges& to) {
   TRY(sys::drop_bounding_set(to.keep));
   if (to.keep == 0) TRY(sys::lock_securebits());
-  if (to.uid) TRY(sys::set_ids(*to.uid, *to.uid));
+  if (to.user) TRY(sys::set_ids(to.user->uid, to.user->gid, to.user->groups));
   TRY(sys::set_capabilities(to.keep));
   TRY(sys::set_no_new_privs());
   return sys::check_capabilities(to.keep);

@@ -3,11 +3,10 @@
 // and servers that change their user work: what Docker gives, less mknod, net_raw and audit_write.
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <optional>
 
+#include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
 
 namespace rtlaunch::isolation {
@@ -17,7 +16,7 @@ namespace rtlaunch::isolation {
 extern const uint64_t kKeptByRoot;
 
 struct Privileges {
-  std::optional<uid_t> uid;  // change to this user and group
+  std::optional<User> user;  // change to this one
   uint64_t keep = 0;         // capabilities that stay
 };
 

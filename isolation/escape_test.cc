@@ -211,7 +211,7 @@ ROOT_TEST(KeepsTheSmallSetWhenAsked) {
 
 ROOT_TEST(ABuildIsAnotherUserWithoutGroups) {
   Spec spec = shell("id -u; id -g; id -G; grep CapEff /proc/self/status; cat /etc/shadow");
-  spec.uid = 54321;
+  spec.user = User{54321, 54321, {}};
   spec.keep_caps = true;  // means nothing for another user
   Outcome outcome = run(spec);
   EXPECT_EQ(outcome.output.substr(0, outcome.output.find("cat")),
@@ -226,7 +226,7 @@ ROOT_TEST(SetuidProgramsAreJustPrograms) {
   Spec spec = shell("exec /tmp/app/program");
   spec.overlays = {
       {.target = "/tmp/app", .lowers = {layer}, .upper = "", .work = "", .mkdirs = {}}};
-  spec.uid = 54321;
+  spec.user = User{54321, 54321, {}};
   EXPECT_EQ(run(spec).code(), 1);
   pid_t pid = ::fork();  // control
   if (pid == 0) {

@@ -36,10 +36,16 @@ struct LineMessage {
 // {the caller's end, pid 1's end}, both close-on-exec.
 Result<std::pair<UniqueFd, UniqueFd>> make_line();
 
+// A caller passed it in: that it is a socket of this kind, and nothing that could block or
+// surprise.
+Status check_line(int line);
+
+// Never blocks: three small messages fit into any queue, unless somebody filled it on purpose, and
+// then EAGAIN.
 Status send_line(int line, LineMessage::Kind kind, int value, int fd = -1);
 
-// Nothing at end of file. `fd` takes a descriptor that came along. Blocks unless the socket
-// doesn't.
+// Nothing at end of file. `fd` (may be null) takes a descriptor that came along. Blocks unless the
+// socket doesn't. EPROTO: no message of ours.
 Result<std::optional<LineMessage>> receive_line(int line, UniqueFd* fd);
 
 }  // namespace rtlaunch::isolation

@@ -51,7 +51,9 @@ Error no_mount_point(Error error, const std::string& path) {
 bool is_absent(const Error& error) { return error.code == ENOENT || error.code == ENOTDIR; }
 
 // A clone of what the host has at `path`, safe; an invalid one when `optional` and not there.
-Result<sys::Mount> clone_host(const std::string& path, uint64_t attributes, bool optional) {
+Result<sys::Mount> clone_host(const std::string& path, uint64_t attributes, bool optional,
+                              const Rights& rights) {
+  Rights::Borrowed as_caller = TRY(rights.borrow_for(path));
   Result<sys::Mount> mount = sys::clone_mount(AT_FDCWD, path, true);
   if (!mount && optional && (is_absent(mount.error()) || mount.error().code == EACCES)) {
     return sys::Mount();
@@ -62,10 +64,21 @@ Result<sys::Mount> clone_host(const std::string& path, uint64_t attributes, bool
 }
 
 Status add_clone(Tree::Kind kind, const std::string& source, const std::string& target,
-                 uint64_t attributes, bool optional, Tree* tree) {
-  sys::Mount mount = TRY(clone_host(source, attributes, optional));
+                 uint64_t attributes, bool optional, const Rights& rights, Tree* tree) {
+  sys::Mount mount = TRY(clone_host(source, attributes, optional, rights));
   if (mount.valid()) tree->add(kind, target, std::move(mount));
   return {};
+}
+
+// A layer whose files belong to the caller.
+Result<sys::Mount> clone_owned(const Bind& bind, int id_map, const Rights& rights) {
+  if (!rights.is_layer(bind.source)) {
+    return make_error("bind", bind.source, "only layers of the store can be made the caller's");
+  }
+  sys::Mount mount = TRY(sys::clone_mount(AT_FDCWD, bind.source, false));
+  TRY(sys::set_id_map(mount.fd(), id_map));
+  TRY(sys::set_mount_attributes(mount.fd(), "", kReadOnly, false));
+  return mount;
 }
 
 bool stays_writable(const Spec& spec, const std::string& path) {
@@ -76,10 +89,10 @@ bool stays_writable(const Spec& spec, const std::string& path) {
 // Mounts that an overlay on `target` would cover go back on top of it. One that a layer has removed
 // the mount point of is gone, as the rest of what that layer removed.
 Status keep_mounts_below(const Spec& spec, const std::string& mountinfo, const std::string& target,
-                         Tree* tree) {
+                         const Rights& rights, Tree* tree) {
   for (const std::string& point : TRY(sys::mounts_below(mountinfo, target))) {
     uint64_t attributes = stays_writable(spec, point) ? sys::kSafe : kReadOnly;
-    TRY(add_clone(Tree::Kind::kUncovered, point, point, attributes, true, tree));
+    TRY(add_clone(Tree::Kind::kUncovered, point, point, attributes, true, rights, tree));
   }
   return {};
 }
@@ -120,9 +133,17 @@ const Tree::Point& Tree::point_above(const std::string& path) const {
   return *best;
 }
 
+// An error must not tell a caller what is in a directory that is closed to it.
+Result<UniqueFd> Tree::on_host(int root, const Item& item) const {
+  Rights::Borrowed as_caller;
+  bool named_by_caller = item.kind != Kind::kPrivate && item.kind != Kind::kHidden;
+  if (named_by_caller) as_caller = TRY(rights_.borrow());
+  return sys::open_in_root(root, item.path, O_PATH);
+}
+
 Result<UniqueFd> Tree::mount_point(const Item& item) const {
   const Point& above = point_above(item.path);
-  if (above.is_host_root) return sys::open_in_root(above.fd.get(), item.path, O_PATH);
+  if (above.is_host_root) return on_host(above.fd.get(), item);
   std::string name = below(item.path, above.path);
   Result<UniqueFd> found = sys::open_beneath(above.fd.get(), name, O_PATH);
   if (found || found.error().code != ENOENT || !above.make_in.valid()) return found;
@@ -152,34 +173,37 @@ Status Tree::attach_all() {
 
 // --- sources ---
 
-Status add_writable(const Spec& spec, Tree* tree) {
+Status add_writable(const Spec& spec, const Rights& rights, Tree* tree) {
   for (const std::string& dir : spec.writable) {
-    if (dir != "/") TRY(add_clone(Tree::Kind::kWritable, dir, dir, sys::kSafe, true, tree));
+    if (dir != "/") TRY(add_clone(Tree::Kind::kWritable, dir, dir, sys::kSafe, true, rights, tree));
   }
   return {};
 }
 
-Status add_visible(const Spec& spec, Tree* tree) {
+Status add_visible(const Spec& spec, const Rights& rights, Tree* tree) {
   for (const std::string& dir : spec.visible) {
-    TRY(add_clone(Tree::Kind::kVisible, dir, dir, kReadOnly, true, tree));
+    TRY(add_clone(Tree::Kind::kVisible, dir, dir, kReadOnly, true, rights, tree));
   }
   return {};
 }
 
-Status add_binds(const Spec& spec, Tree* tree) {
+Status add_binds(const Spec& spec, const Rights& rights, Tree* tree) {
   for (const Bind& bind : spec.binds) {
     uint64_t attributes = bind.writable ? sys::kSafe : kReadOnly;
-    TRY(add_clone(Tree::Kind::kBind, bind.source, bind.target, attributes, bind.optional, tree));
+    bool owned = bind.owned && rights.caller() != nullptr;
+    sys::Mount mount = TRY(owned ? clone_owned(bind, spec.id_map, rights)
+                                 : clone_host(bind.source, attributes, bind.optional, rights));
+    if (mount.valid()) tree->add(Tree::Kind::kBind, bind.target, std::move(mount));
   }
   return {};
 }
 
-Status add_mounts_below_overlays(const Spec& spec, Tree* tree) {
+Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Tree* tree) {
   std::string mountinfo;
   for (const Overlay& overlay : spec.overlays) {
     if (!overlay.over_host) continue;
     if (mountinfo.empty()) mountinfo = TRY(sys::read_file("/proc/self/mountinfo"));
-    TRY(keep_mounts_below(spec, mountinfo, overlay.target, tree));
+    TRY(keep_mounts_below(spec, mountinfo, overlay.target, rights, tree));
   }
   return {};
 }

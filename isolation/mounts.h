@@ -4,6 +4,7 @@
 //   - below anything that a layer, a bind or an earlier run could have filled, no symbolic link is
 //     followed at all: a layer that ships the parent of a mount point as a link stops the launch;
 //   - below our own tmpfs it is made when missing.
+// What a caller named is looked up with that caller's rights.
 // So nothing is ever created on the host, and a mount can only land where its path says.
 //
 // Everything that shall be opened as the host sees it has to be added before attach_all().
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "isolation/overlay.h"
+#include "isolation/rights.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/mount.h"
 #include "isolation/sys/result.h"
@@ -24,6 +26,8 @@ class Tree {
  public:
   // Of two mounts at one path the later kind is on top.
   enum class Kind { kWritable, kPrivate, kOverlay, kUncovered, kBind, kHidden, kVisible };
+
+  explicit Tree(const Rights& rights) : rights_(rights) {}
 
   // `make_in`: a directory through which mount points below this one are made; none: never made.
   void add(Kind kind, std::string path, sys::Mount mount, UniqueFd make_in = {});
@@ -52,23 +56,25 @@ class Tree {
 
   Status attach(Item* item);
   Result<UniqueFd> mount_point(const Item& item) const;
+  Result<UniqueFd> on_host(int root, const Item& item) const;
   const Point& point_above(const std::string& path) const;
 
+  const Rights& rights_;
   std::vector<Item> items_;
   std::vector<Point> points_;
 };
 
-// --- what goes into it; each opens its sources now ---
+// --- what goes into it; each opens its sources now, with the caller's rights ---
 
 // kHost: clones of the directories that stay writable. A missing one is left out.
-Status add_writable(const Spec& spec, Tree* tree);
+Status add_writable(const Spec& spec, const Rights& rights, Tree* tree);
 // kHost: directories below a private or hidden one, read-only.
-Status add_visible(const Spec& spec, Tree* tree);
-Status add_binds(const Spec& spec, Tree* tree);
+Status add_visible(const Spec& spec, const Rights& rights, Tree* tree);
+Status add_binds(const Spec& spec, const Rights& rights, Tree* tree);
 // `report` gets the upper that the caller asked for.
 Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, UniqueFd* report);
 // The mounts that lie below the target of an overlay over the host, to go back on top of it.
-Status add_mounts_below_overlays(const Spec& spec, Tree* tree);
+Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Tree* tree);
 Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree);
 // /tmp, a tmpfs of its own, and the seldom used /var/tmp, which shares the vault's size with the
 // uppers. What the host doesn't have the sandbox doesn't have.

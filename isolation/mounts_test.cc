@@ -361,7 +361,7 @@ SANDBOX_TEST(AnEmptyRootHoldsOnlyWhatIsBound) {
   }
   spec.binds.push_back({.source = world.dir + "/note", .target = "/etc/note"});
   spec.binds.push_back({.source = staging, .target = "/staging", .writable = true});
-  if (world.root) spec.uid = 54321;
+  if (world.root) spec.user = User{54321, 54321, {}};
   spec.new_session = true;
   Outcome outcome = run(spec);
   ASSERT_TRUE(outcome.started) << outcome.error.message();

@@ -25,6 +25,7 @@ struct Plan {
   std::string upper, work;          // empty: none
   uint64_t attributes = sys::kSafe;
   bool rootless = false;
+  const Rights* rights = nullptr;
 };
 
 Status link_at(int dir, const std::string& name, const std::string& target) {
@@ -36,6 +37,12 @@ bool is_plain(const std::string& path) {
   return path.size() <= kMostText && path.find_first_of("\\:,") == std::string::npos;
 }
 
+// Gives what we have made to the user whose sandbox it is.
+Status give(int dir, const std::string& name, const User& user) {
+  if (::fchownat(dir, name.c_str(), user.uid, user.gid, AT_SYMLINK_NOFOLLOW) == 0) return {};
+  return sys_error("chown", name);
+}
+
 // Sets `path`, or a link to it in the overlay's home when the option would misread it.
 Status set_path(sys::FsContext* context, const char* key, const Plan& plan, const std::string& path,
                 const std::string& link) {
@@ -45,11 +52,15 @@ Status set_path(sys::FsContext* context, const char* key, const Plan& plan, cons
 }
 
 // A directory that looks like `model`: overlayfs shows the uppermost one's owner and mode.
-Status make_like(int dir, const char* name, const std::string& model) {
+Status make_like(int dir, const char* name, const std::string& model, const Rights& rights) {
   struct stat info;
-  if (::stat(model.c_str(), &info) != 0) return sys_error("overlay", model);
+  {
+    Rights::Borrowed as_caller = TRY(rights.borrow_for(model));
+    if (::stat(model.c_str(), &info) != 0) return sys_error("overlay", model);
+  }
   if (!S_ISDIR(info.st_mode)) return Error{"overlay", ENOTDIR, model, "", "", 125};
   if (::mkdirat(dir, name, info.st_mode & 01777) != 0) return sys_error("mkdir", name);
+  if (rights.caller() != nullptr) return give(dir, name, *rights.caller());
   bool foreign = info.st_uid != ::geteuid() || info.st_gid != ::getegid();
   // Without root an owner may have no number here; then the directory stays ours.
   if (foreign) (void)!::fchownat(dir, name, info.st_uid, info.st_gid, AT_SYMLINK_NOFOLLOW);
@@ -58,7 +69,7 @@ Status make_like(int dir, const char* name, const std::string& model) {
 }
 
 // mkdir -p that follows no link: an upper that is used again holds what a worker left in it.
-Status make_mount_points(int dir, const std::vector<std::string>& names) {
+Status make_mount_points(int dir, const std::vector<std::string>& names, const User* owner) {
   for (const std::string& name : names) {
     UniqueFd at = TRY(sys::open_at(dir, ".", O_PATH | O_DIRECTORY));
     std::string rest = sys::absolute_path(name, "/").substr(1);
@@ -69,6 +80,7 @@ Status make_mount_points(int dir, const std::vector<std::string>& names) {
       if (::mkdirat(at.get(), part.c_str(), 0755) != 0 && errno != EEXIST) {
         return sys_error("mkdir", name);
       }
+      if (owner != nullptr) TRY(give(at.get(), part, *owner));
       at = TRY(sys::open_at(at.get(), part, O_PATH | O_DIRECTORY | O_NOFOLLOW));
     }
   }
@@ -80,15 +92,17 @@ Status add_top(const Overlay& overlay, Plan* plan) {
   const std::string& model = overlay.lowers.empty() ? overlay.target : overlay.lowers.front();
   bool own = overlay.upper.empty();
   if (own && !overlay.writable && overlay.mkdirs.empty()) return {};
-  if (own) TRY(make_like(plan->home.get(), "u", model));
+  const User* owner = own ? plan->rights->caller() : nullptr;
+  if (own) TRY(make_like(plan->home.get(), "u", model, *plan->rights));
   UniqueFd top = TRY(own ? sys::open_at(plan->home.get(), "u", O_RDONLY | O_DIRECTORY)
                          : sys::open_at(AT_FDCWD, overlay.upper, O_RDONLY | O_DIRECTORY));
-  TRY(make_mount_points(top.get(), overlay.mkdirs));
+  TRY(make_mount_points(top.get(), overlay.mkdirs, owner));
   if (own && !overlay.writable) {
     plan->lowers.push_back(plan->home_path + "/u");
     return {};
   }
   if (own && ::mkdirat(plan->home.get(), "w", 0700) != 0) return sys_error("mkdir", "work");
+  if (owner != nullptr) TRY(give(plan->home.get(), "w", *owner));
   plan->upper = own ? plan->home_path + "/u" : overlay.upper;
   plan->work = own ? plan->home_path + "/w" : overlay.work;
   return {};
@@ -111,14 +125,51 @@ Status add_lowers(const Overlay& overlay, Plan* plan) {
   return {};
 }
 
+Result<sys::Mount> clone_of(const std::string& lower, const Rights& rights) {
+  Rights::Borrowed as_caller = TRY(rights.borrow_for(lower));
+  return sys::clone_mount(AT_FDCWD, lower, false);
+}
+
+// A clone of a lower in the vault: there it has the ids that it shall have, and is reached whatever
+// rights the mount is made with.
+Result<std::string> attached(const Plan& plan, const std::string& lower, int id_map, int number) {
+  std::string name = "l" + std::to_string(number);
+  sys::Mount mount = TRY(clone_of(lower, *plan.rights));
+  if (id_map >= 0) TRY(sys::set_id_map(mount.fd(), id_map));
+  if (::mkdirat(plan.home.get(), name.c_str(), 0755) != 0) return sys_error("mkdir", name);
+  TRY(mount.attach(plan.home.get(), name));
+  return plan.home_path + "/" + name;
+}
+
+bool is_ours(const Plan& plan, const std::string& path) {
+  return sys::is_beneath(path, plan.home_path);
+}
+
+// Only what needs it: each costs a mount.
+Status attach_lowers(const Overlay& overlay, const OverlayContext& context, Plan* plan) {
+  if (plan->rights->caller() == nullptr) return {};
+  int number = 0;
+  for (std::string& lower : plan->lowers) {
+    if (is_ours(*plan, lower)) continue;
+    if (overlay.owned && !plan->rights->is_layer(lower)) {
+      return make_error("overlay", lower, "only layers of the store can be made the caller's");
+    }
+    if (!overlay.owned && !context.use_mount2 && is_plain(lower)) continue;
+    lower = TRY(attached(*plan, lower, overlay.owned ? context.id_map : -1, number++));
+  }
+  return {};
+}
+
 Result<Plan> make_plan(const Overlay& overlay, const OverlayContext& context) {
   Plan plan;
   std::string name = "o" + std::to_string(context.count);
-  plan.home = TRY(context.vault.directory(name, 0700));
+  plan.home = TRY(context.vault.directory(name, 0711));  // the vault itself is closed
   plan.home_path = std::string(Vault::kPath) + "/" + name;
   plan.rootless = context.rootless;
+  plan.rights = &context.rights;
   TRY(add_top(overlay, &plan));
   TRY(add_lowers(overlay, &plan));
+  TRY(attach_lowers(overlay, context, &plan));
   if (plan.upper.empty()) plan.attributes |= MOUNT_ATTR_RDONLY;
   return plan;
 }
@@ -138,6 +189,8 @@ Result<sys::Mount> mount_by_context(const Plan& plan) {
   TRY(set_trust(&context, plan.rootless));
   int number = 0;
   for (const std::string& lower : plan.lowers) {
+    Rights::Borrowed as_caller;
+    if (!is_ours(plan, lower)) as_caller = TRY(plan.rights->borrow_for(lower));
     TRY(set_path(&context, "lowerdir+", plan, lower, std::to_string(number++)));
   }
   if (!plan.upper.empty()) {
@@ -145,10 +198,17 @@ Result<sys::Mount> mount_by_context(const Plan& plan) {
     TRY(set_path(&context, "workdir", plan, plan.work, "W"));
     TRY(context.set_flag("volatile"));
   }
+  Rights::Borrowed as_caller = TRY(plan.rights->borrow());  // its maker's rights are the mount's
   return context.mount(plan.attributes);
 }
 
 // --- before: mount(2) from within a directory of links ---
+
+// What lies in the overlay's own directory is named from there: a caller may not look into the
+// vault.
+std::string from_home(const Plan& plan, const std::string& path) {
+  return is_ours(plan, path) ? path.substr(plan.home_path.size() + 1) : path;
+}
 
 Result<std::string> mount2_options(const Plan& plan) {
   std::string options = "index=off,";
@@ -157,14 +217,19 @@ Result<std::string> mount2_options(const Plan& plan) {
   for (const std::string& lower : plan.lowers) {
     std::string link = std::to_string(number);
     ::unlinkat(plan.home.get(), link.c_str(), 0);
-    TRY(link_at(plan.home.get(), link, lower));
+    TRY(link_at(plan.home.get(), link, from_home(plan, lower)));
     options += (number++ == 0 ? ",lowerdir=" : ":") + link;
   }
   if (plan.upper.empty()) return options;
   for (const char* link : {"U", "W"}) ::unlinkat(plan.home.get(), link, 0);
-  TRY(link_at(plan.home.get(), "U", plan.upper));
-  TRY(link_at(plan.home.get(), "W", plan.work));
+  TRY(link_at(plan.home.get(), "U", from_home(plan, plan.upper)));
+  TRY(link_at(plan.home.get(), "W", from_home(plan, plan.work)));
   return options + ",upperdir=U,workdir=W,volatile";
+}
+
+Status mount_as_caller(const Plan& plan, unsigned long flags, const std::string& options) {
+  Rights::Borrowed as_caller = TRY(plan.rights->borrow());
+  return sys::mount_by_options("overlay", "m", flags, options);
 }
 
 Result<sys::Mount> mount_by_options(const Plan& plan) {
@@ -172,7 +237,7 @@ Result<sys::Mount> mount_by_options(const Plan& plan) {
   if (::mkdirat(plan.home.get(), "m", 0700) != 0) return sys_error("mkdir", "m");
   if (::fchdir(plan.home.get()) != 0) return sys_error("fchdir", plan.home_path);
   unsigned long flags = MS_NOSUID | MS_NODEV | (plan.upper.empty() ? MS_RDONLY : 0);
-  Status mounted = sys::mount_by_options("overlay", "m", flags, options);
+  Status mounted = mount_as_caller(plan, flags, options);
   if (::chdir("/") != 0) return sys_error("chdir", "/");
   if (!mounted) return mounted.error();
   // A copy: what is attached becomes read-only with the rest of the host.

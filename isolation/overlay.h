@@ -9,10 +9,16 @@
 // either would misread (long, or with `:`, `,`, `\`) are given by link in both ways. Never
 // redirects, metacopy or an index, whatever the kernel's defaults: a layer's own attributes must
 // mean nothing.
+//
+// For another user's sandbox the mount is made with that user's rights over files (see sandbox.h),
+// and its upper is that user's. What a path can't reach with those rights, or must have other ids,
+// is attached in the vault first: `owned` lowers as idmapped clones (Linux 5.19), and with mount(2)
+// every lower.
 #pragma once
 
 #include <string>
 
+#include "isolation/rights.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/mount.h"
 #include "isolation/sys/result.h"
@@ -43,6 +49,8 @@ struct OverlayMount {
 
 struct OverlayContext {
   const Vault& vault;
+  const Rights& rights;
+  int id_map;
   bool rootless;
   bool use_mount2;
   int count = 0;

@@ -7,8 +7,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <ctime>
 
 #include "isolation/caps.h"
+#include "isolation/line.h"
 #include "isolation/report.h"
 #include "isolation/sys/process.h"
 
@@ -35,6 +38,35 @@ bool pass_signal_on(int socket, pid_t worker) {
   return size > 0 || (size < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
+// False at the caller's end, or when it says what no caller of ours would.
+bool heed_line(int line, pid_t worker) {
+  Result<std::optional<LineMessage>> message = receive_line(line, nullptr);
+  if (!message || !message->has_value()) return false;
+  if ((*message)->kind == LineMessage::kSignal) ::kill(worker, (*message)->value);
+  return true;
+}
+
+void append_end(int record, int status) {
+  if (record < 0) return;
+  char text[64];
+  int size = std::snprintf(text, sizeof text, "{\"status\":%d,\"ended\":%lld}\n", status,
+                           static_cast<long long>(::time(nullptr)));
+  (void)!::write(record, text, static_cast<size_t>(size));
+}
+
+[[noreturn]] void end_supervised(const Supervised& with, int status) {
+  append_end(with.record, status);
+  (void)send_line(with.line, LineMessage::kEnded, status).ok();
+  if (with.socket >= 0) report_ended(with.socket, status);
+  ::_exit(0);
+}
+
+bool reap_signalled(int children, pid_t worker, int* status) {
+  char drained[128 * 4];
+  (void)!::read(children, drained, sizeof drained);
+  return reap(worker, status);
+}
+
 }  // namespace
 
 Status guard_pid1() {
@@ -42,13 +74,11 @@ Status guard_pid1() {
   return sys::die_with_parent();
 }
 
-Status shed_privileges(bool worker_is_another_user, int socket, int children,
-                       const std::vector<int>& leases) {
-  std::vector<int> keep = leases;
-  keep.insert(keep.end(), {socket, children});
+Status shed_privileges(bool worker_is_another_user, bool supervised, const std::vector<int>& keep) {
   TRY(sys::close_all_but(keep.data(), keep.size()));
   TRY(drop_to_reaper(worker_is_another_user));
-  return guard_pid1();  // a change of credentials may have undone it (prctl(2))
+  // A change of credentials may have undone it (prctl(2)).
+  return supervised ? sys::hide_from_peers() : guard_pid1();
 }
 
 void serve(int socket, int children, pid_t worker) {
@@ -56,15 +86,28 @@ void serve(int socket, int children, pid_t worker) {
   while (true) {
     if (::poll(polled, 2, -1) < 0) continue;
     if (polled[0].revents != 0) {
-      char drained[128 * 4];
-      (void)!::read(children, drained, sizeof drained);
       int status;
-      if (reap(worker, &status)) {
+      if (reap_signalled(children, worker, &status)) {
         report_ended(socket, status);
         ::_exit(0);
       }
     }
     if (polled[1].revents != 0 && !pass_signal_on(socket, worker)) ::_exit(0);
+  }
+}
+
+void serve_line(const Supervised& with, pid_t worker) {
+  struct pollfd polled[] = {{with.children, POLLIN, 0}, {with.line, POLLIN, 0}};
+  while (true) {
+    if (::poll(polled, 2, -1) < 0) continue;
+    int status;
+    if (polled[0].revents != 0 && reap_signalled(with.children, worker, &status)) {
+      end_supervised(with, status);
+    }
+    if (polled[1].revents != 0 && !heed_line(with.line, worker)) {
+      ::kill(worker, SIGKILL);
+      end_supervised(with, SIGKILL);
+    }
   }
 }
 

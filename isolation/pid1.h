@@ -17,10 +17,20 @@ namespace rtlaunch::isolation {
 // Before the worker exists: so it can never see us unguarded.
 Status guard_pid1();
 
-// After the exec: gives up what was needed to set up, then serves. `socket` is its end of the
-// report pair, `children` a signalfd for SIGCHLD.
-Status shed_privileges(bool worker_is_another_user, int socket, int children,
-                       const std::vector<int>& leases);
+// After the exec: gives up what was needed to set up, and all descriptors but `keep`. A supervised
+// one no longer depends on its parent.
+Status shed_privileges(bool worker_is_another_user, bool supervised, const std::vector<int>& keep);
+
+// Serves the launcher: `socket` is our end of the report pair, `children` a signalfd for SIGCHLD.
 [[noreturn]] void serve(int socket, int children, pid_t worker);
+
+// Serves the line, and nobody else.
+struct Supervised {
+  int children;     // signalfd
+  int line;         // line.h
+  int record = -1;  // gets {"status","ended"} appended
+  int socket = -1;  // gets report_ended()
+};
+[[noreturn]] void serve_line(const Supervised& with, pid_t worker);
 
 }  // namespace rtlaunch::isolation

@@ -8,11 +8,18 @@
 //   kEmpty  a tmpfs root with only what `binds` and `overlays` bring in, then pivot_root. For
 //           builds, whose code may see nothing of the caller's.
 //
-// The caller owns everything in Spec for the time of the call. start() returns when the command has
-// been exec'ed, or with the Error of the step that failed ("step: object: errno"); then no process
-// and no mount is left. Killing the calling process, however, ends the sandbox: pid 1 dies with it.
-// Single-threaded callers only: start() forks. If the caller has closed 0, 1 or 2, start() opens
-// /dev/null there, for good.
+// Caller's rights: who starts a sandbox for another user says so with `caller`. Then every host
+// path in the Spec is opened with that user's ids, groups and no capability over files, and
+// overlays are made with them too: overlayfs reads its layers with the rights of whoever made the
+// mount, so a layer that has a directory of the same name opens no directory of the host that was
+// closed to the caller. Layers below `store` are opened as ourselves; whoever fills in the Spec has
+// checked that each is one that the caller may use.
+//
+// The caller of start() owns everything in Spec for the time of the call. start() returns when the
+// command has been exec'ed, or with the Error of the step that failed ("step: object: errno"); then
+// no process and no mount is left. Killing the calling process, however, ends the sandbox: pid 1
+// dies with it. Single-threaded callers only: start() forks. If the caller has closed 0, 1 or 2,
+// start() opens /dev/null there, for good.
 //
 //   Spec spec;
 //   spec.argv = {"python", "main.py"};
@@ -47,6 +54,8 @@ struct Overlay {
   bool writable = false;            // an upper on the sandbox's own tmpfs
   std::string upper, work;          // or an upper given by the caller (builds: staging)
   bool report = false;              // what was written here is the caller's: upper_dir()
+  bool owned = false;               // with `caller`: what root owns in the lowers, which must all
+                                    // be layers of the store, is the caller's here
   std::vector<std::string> mkdirs;  // relative directories to make in the upper: mount points
 };
 
@@ -55,6 +64,7 @@ struct Bind {
   std::string target;  // absolute, inside; made when missing (kEmpty, or below a tmpfs)
   bool writable = false;
   bool optional = false;  // no error if source isn't there
+  bool owned = false;     // as for an Overlay
 };
 
 enum class Root { kHost, kEmpty };
@@ -81,9 +91,14 @@ struct Spec {
                                      // or under a hidden one that are bound back, read-only
   uint64_t upper_bytes = 0;          // size of the uppers' tmpfs; 0: half of the memory
   uint64_t tmp_bytes = 0;            // size of /tmp; 0: half of the memory
-  std::optional<uid_t> uid;          // run as this user (builds, root only); gid is the same number
+  std::optional<User> user;          // run as this one (root only)
+  std::optional<User> caller;        // see Caller's rights above; root only
+  std::string store;                 // with `caller`: paths below are layers, opened as ourselves
+  int id_map = -1;                   // with `owned`: a user namespace, see make_id_map()
   bool keep_caps = false;            // root callers keep the small set (see caps.h); else none
   std::vector<int> leases;           // descriptors that pid 1 keeps open for its life
+  int line = -1;                     // supervised (launch.h): pid 1's end of the line
+  int record = -1;                   // supervised: a file to which pid 1 appends how it ended
   int stdin_fd = 0, stdout_fd = 1, stderr_fd = 2;
   std::string hostname;      // uts; empty: unchanged
   bool new_session = false;  // setsid: builds, which must not reach the terminal

@@ -1,7 +1,15 @@
 // A Spec as bytes, for a sandbox that another process starts: written by a caller without any
 // right, read in the child that becomes its sandbox. Length-prefixed, little-endian, with a magic
-// and a version; decode() checks every length before it believes it, and has a fuzz target. Only
-// what a caller may choose is in it: descriptors, users and capabilities are not.
+// and a version; decode() checks every length before it believes it, and has a fuzz test. Only
+// what a caller may choose is in it: descriptors, users, capabilities and uppers are not, and
+// encode() leaves them out.
+//
+//   "RTSPEC" version:u16, then, with list = u32 count and text = u32 length and bytes without NUL:
+//   argv env: list of text · cwd hostname: text · root: u32, 0 host, 1 empty · new_session: u8
+//   writable hidden visible: list of text · upper_bytes tmp_bytes: u64
+//   overlays: list of {target: text, lowers: list of text, over_host writable report owned: u8,
+//             mkdirs: list of text}
+//   binds: list of {source target: text, writable optional owned: u8}
 #pragma once
 
 #include <string>
@@ -15,6 +23,7 @@ namespace rtlaunch::isolation {
 inline constexpr size_t kMostSpecBytes = 8 << 20;  // argv and env alone may be 2 MiB (execve(2))
 
 std::string encode(const Spec& spec);
+// Error code EBADMSG; paths are only text here, start() checks what they mean.
 Result<Spec> decode(std::string_view bytes);
 
 }  // namespace rtlaunch::isolation

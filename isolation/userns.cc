@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <string>
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/process.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -15,6 +17,11 @@ namespace {
 Status write_proc(int self, const char* name, const std::string& text) {
   UniqueFd fd = TRY(sys::open_at(self, name, O_WRONLY));
   return sys::write_all(fd.get(), text, std::string("/proc/self/") + name);
+}
+
+Status write_maps(int process, uid_t uid, gid_t gid) {
+  TRY(write_proc(process, "uid_map", "0 " + std::to_string(uid) + " 1\n"));
+  return write_proc(process, "gid_map", "0 " + std::to_string(gid) + " 1\n");
 }
 
 std::string identity(unsigned id) { return std::to_string(id) + " " + std::to_string(id) + " 1\n"; }
@@ -57,6 +64,22 @@ Status map_own_ids(uid_t uid, gid_t gid) {
   TRY(write_proc(self.get(), "setgroups", "deny"));
   TRY(write_proc(self.get(), "uid_map", identity(uid)));
   return write_proc(self.get(), "gid_map", identity(gid));
+}
+
+Result<UniqueFd> make_id_map(uid_t uid, gid_t gid) {
+  sys::Cloned holder = TRY(sys::clone_process({.namespaces = CLONE_NEWUSER}));
+  if (holder.pid == 0) {
+    (void)sys::die_with_parent().ok();
+    while (true) ::pause();
+  }
+  std::string path = "/proc/" + std::to_string(holder.pid);
+  Result<UniqueFd> process = sys::open_at(AT_FDCWD, path, O_PATH | O_DIRECTORY);
+  Status mapped = process ? write_maps(process->get(), uid, gid) : Status(process.error());
+  Result<UniqueFd> map = mapped ? sys::open_at(process->get(), "ns/user", O_RDONLY)
+                                : Result<UniqueFd>(std::move(mapped.error()));
+  (void)sys::send_signal(holder.pidfd.get(), SIGKILL).ok();
+  (void)sys::wait_for(holder.pidfd.get()).ok();
+  return map;
 }
 
 Error explain_clone(Error error, bool rootless) {

@@ -22,6 +22,11 @@ uint64_t sandbox_namespaces(bool rootless);
 // For pid 1, first of all: maps `uid` and `gid` (as they were before the clone) to themselves.
 Status map_own_ids(uid_t uid, gid_t gid);
 
+// A user namespace in which files of root belong to this user instead, for mount_setattr(2)
+// MOUNT_ATTR_IDMAP: nobody else's have an owner. Root only; costs a process for a moment, so keep
+// it.
+Result<UniqueFd> make_id_map(uid_t uid, gid_t gid);
+
 // Why making the namespaces failed, in words, with a cure.
 Error explain_clone(Error error, bool rootless);
 // The same for a first mount that is refused although the namespaces were made.

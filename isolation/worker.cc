@@ -119,6 +119,7 @@ Status become(Command* command) {
   TRY(did.took("stdio", take_stdio(command->stdio)));
   ::umask(command->umask);
   TRY(did.took("privileges", drop_privileges(command->privileges)));
+  if (command->dies_with_parent) TRY(sys::die_with_parent());
   TRY(did.took("cwd", enter_cwd(command->spec.cwd)));
   return exec_command(command);
 }

@@ -22,6 +22,7 @@ struct Command {
   int stdio[3];
   mode_t umask;
   Privileges privileges;
+  bool dies_with_parent = false;  // for who is no pid 1, whose end the kernel sees to
   std::vector<char*> argv, env;
   std::vector<std::string> candidates;  // argv[0] along PATH, as execvp(3) would try
   StepClock* clock;                     // the worker's steps are timed with pid 1's

@@ -1,6 +1,7 @@
 #include "isolation/sys/mount.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -111,11 +112,31 @@ Status clear_mount_attributes(int dir, uint64_t attributes) {
   return sys_error("mount_setattr", "");
 }
 
-Status make_all_private() {
+Status set_id_map(int mount, int userns) {
   struct mount_attr attr = {};
-  attr.propagation = MS_PRIVATE;
+  attr.attr_set = MOUNT_ATTR_IDMAP;
+  attr.userns_fd = static_cast<uint64_t>(userns);
+  if (::mount_setattr(mount, "", AT_EMPTY_PATH, &attr, sizeof attr) == 0) return {};
+  return sys_error("mount_setattr", "id map");
+}
+
+namespace {
+
+Status set_propagation(uint64_t propagation) {
+  struct mount_attr attr = {};
+  attr.propagation = propagation;
   if (::mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &attr, sizeof attr) == 0) return {};
   return sys_error("mount_setattr", "/");
+}
+
+}  // namespace
+
+Status make_all_private() { return set_propagation(MS_PRIVATE); }
+Status make_all_slave() { return set_propagation(MS_SLAVE); }
+
+Status unshare_mounts() {
+  if (::unshare(CLONE_NEWNS) == 0) return {};
+  return sys_error("unshare", "mount namespace");
 }
 
 Status mount_by_options(const char* type, const std::string& target, unsigned long flags,

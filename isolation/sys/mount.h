@@ -67,8 +67,14 @@ Result<Mount> clone_mount(int dir, const std::string& path, bool recursive);
 Status set_mount_attributes(int dir, const std::string& path, uint64_t attributes, bool recursive);
 // The opposite, for the mount whose root `dir` is.
 Status clear_mount_attributes(int dir, uint64_t attributes);
+// MOUNT_ATTR_IDMAP (Linux 5.12): the ids of a detached mount that isn't in use are those of the
+// user namespace `userns` from now on. EINVAL: its file system can't.
+Status set_id_map(int mount, int userns);
 // MS_PRIVATE for the mount at `/` and all below: nothing goes in or out any more.
 Status make_all_private();
+Status make_all_slave();  // MS_SLAVE: what the host mounts later arrives, nothing goes back
+// A mount namespace of our own, with a copy of every mount.
+Status unshare_mounts();
 
 // mount(2), for what the new calls can't do on an old kernel.
 Status mount_by_options(const char* type, const std::string& target, unsigned long flags,

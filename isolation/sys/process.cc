@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstdio>
 #include <vector>
 
 namespace rtlaunch::sys {
@@ -31,11 +33,16 @@ Error still_held(const char* what) {
 
 }  // namespace
 
-Result<Cloned> clone_process(uint64_t namespaces) {
+Result<Cloned> clone_process(const CloneOptions& options) {
   int pidfd = -1;
   struct clone_args args = {};
-  args.flags = namespaces | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+  args.flags = options.namespaces | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  args.exit_signal = static_cast<uint64_t>(options.exit_signal);
+  if (options.cgroup >= 0) {
+    args.flags |= CLONE_INTO_CGROUP;
+    args.cgroup = static_cast<uint64_t>(options.cgroup);
+  }
   long pid = ::syscall(SYS_clone3, &args, sizeof args);
   if (pid < 0) return sys_error("clone3", "");
   Cloned cloned;
@@ -49,6 +56,72 @@ Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument) {
   int pid = ::clone(function, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, argument);
   if (pid < 0) return sys_error("clone", "");
   return static_cast<pid_t>(pid);
+}
+
+namespace {
+
+struct Exec {
+  const ProgramStart& program;
+  std::vector<char*> argv, env;
+  pid_t parent;
+  int* code;
+};
+
+std::vector<char*> pointers(const std::vector<std::string>& strings) {
+  std::vector<char*> result;
+  for (const std::string& text : strings) result.push_back(const_cast<char*>(text.c_str()));
+  result.push_back(nullptr);
+  return result;
+}
+
+// They become 0, 1, 2, ...: first out of the way, then into place.
+bool take_descriptors(const std::vector<int>& fds) {
+  int high[8];
+  int count = static_cast<int>(fds.size());
+  if (fds.size() > std::size(high)) return false;
+  for (int i = 0; i < count; ++i) {
+    high[i] = ::fcntl(fds[static_cast<size_t>(i)], F_DUPFD_CLOEXEC, count);
+    if (high[i] < 0) return false;
+  }
+  for (int i = 0; i < count; ++i) {
+    if (::dup2(high[i], i) < 0) return false;
+  }
+  return ::close_range(static_cast<unsigned>(count), UINT_MAX, 0) == 0;
+}
+
+int exec_program(void* argument) {
+  auto* exec = static_cast<Exec*>(argument);
+  sigset_t none;
+  ::sigemptyset(&none);
+  bool ready = ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && ::getppid() == exec->parent &&
+               ::setsid() >= 0 && ::chdir("/") == 0 && set_oom_score(0).ok() &&
+               take_descriptors(exec->program.fds) &&
+               ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0;
+  if (ready) ::execve(exec->argv[0], exec->argv.data(), exec->env.data());
+  *exec->code = errno == 0 ? ESRCH : errno;
+  ::_exit(127);
+}
+
+}  // namespace
+
+Result<Cloned> start_program(const ProgramStart& program) {
+  alignas(64) static char stack[64 * 1024];
+  int pidfd = -1, code = 0;
+  Exec exec{program, pointers(program.argv), pointers(program.env), ::getpid(), &code};
+  errno = 0;
+  int flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | program.exit_signal;
+  int pid = ::clone(exec_program, stack + sizeof stack, flags, &exec, &pidfd);
+  if (pid < 0) return sys_error("clone", program.argv[0]);
+  Cloned cloned{pid, UniqueFd(pidfd)};
+  if (code == 0) return cloned;
+  (void)wait_for(pidfd).ok();
+  errno = code;
+  return sys_error("exec", program.argv[0]);
+}
+
+Status join_namespaces(int pidfd, uint64_t namespaces) {
+  if (::setns(pidfd, static_cast<int>(namespaces)) == 0) return {};
+  return sys_error("setns", "");
 }
 
 Status send_signal(int pidfd, int signal) {
@@ -85,8 +158,22 @@ Status unblock_all_signals() {
   return {};
 }
 
-Status set_ids(uid_t uid, gid_t gid) {
-  if (::syscall(SYS_setgroups, 0, nullptr) != 0) return privilege_error("setgroups");
+Status set_groups(const std::vector<gid_t>& groups) {
+  if (::syscall(SYS_setgroups, groups.size(), groups.data()) != 0) {
+    return privilege_error("setgroups");
+  }
+  std::vector<gid_t> held(groups.size() + 1);
+  int count = ::getgroups(static_cast<int>(held.size()), held.data());
+  if (count != static_cast<int>(groups.size())) return still_held("supplementary groups");
+  held.resize(groups.size());
+  std::vector<gid_t> wanted = groups;
+  std::sort(wanted.begin(), wanted.end());
+  std::sort(held.begin(), held.end());
+  return held == wanted ? Status() : still_held("supplementary groups");
+}
+
+Status set_ids(uid_t uid, gid_t gid, const std::vector<gid_t>& groups) {
+  TRY(set_groups(groups));
   if (::syscall(SYS_setresgid, gid, gid, gid) != 0) return privilege_error("setresgid");
   if (::syscall(SYS_setresuid, uid, uid, uid) != 0) return privilege_error("setresuid");
   uid_t real, effective, saved;
@@ -99,13 +186,40 @@ Status set_ids(uid_t uid, gid_t gid) {
       effective_group != gid || saved_group != gid) {
     return still_held("gid");
   }
-  if (::getgroups(0, nullptr) != 0) return still_held("supplementary groups");
+  return {};
+}
+
+Status set_file_ids(uid_t uid, gid_t gid) {
+  // Both return the id before, whatever happens; -1 changes nothing and so reads it.
+  ::syscall(SYS_setfsgid, gid);
+  ::syscall(SYS_setfsuid, uid);
+  if (static_cast<gid_t>(::syscall(SYS_setfsgid, -1)) != gid) return still_held("fsgid");
+  if (static_cast<uid_t>(::syscall(SYS_setfsuid, -1)) != uid) return still_held("fsuid");
   return {};
 }
 
 Status die_with_parent() {
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return sys_error("prctl", "PDEATHSIG");
   return {};
+}
+
+Status outlive_parent() {
+  if (::prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0) != 0) return sys_error("prctl", "PDEATHSIG");
+  return {};
+}
+
+Status set_oom_score(int score) {
+  UniqueFd fd(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+  char text[16];
+  int size = std::snprintf(text, sizeof text, "%d", score);
+  if (fd.valid() && ::write(fd.get(), text, static_cast<size_t>(size)) == size) return {};
+  return sys_error("oom_score_adj", text);
+}
+
+int thread_count() {
+  struct stat info;
+  // Its links are itself, its parent and one directory per thread (proc(5)).
+  return ::stat("/proc/self/task", &info) == 0 ? static_cast<int>(info.st_nlink) - 2 : 0;
 }
 
 Status hide_from_peers() {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
@@ -20,14 +21,32 @@ struct Cloned {
   pid_t pid = 0;   // 0: this is the child
   UniqueFd pidfd;  // in the parent
 };
-// fork with CLONE_NEW* `namespaces`. No signal handler of ours is left in the child, and its end
-// sends no SIGCHLD: wait for it with wait_for(pidfd).
-Result<Cloned> clone_process(uint64_t namespaces);
+struct CloneOptions {
+  uint64_t namespaces = 0;  // CLONE_NEW*
+  int cgroup = -1;          // a cgroup2 directory it is born in (CLONE_INTO_CGROUP)
+  int exit_signal = 0;      // 0: its end sends no signal, wait for it with wait_for(pidfd)
+};
+// fork; no signal handler of ours is left in the child.
+Result<Cloned> clone_process(const CloneOptions& options);
 
 // Runs function(argument) in a child that shares our memory, while we are stopped until it execs or
 // ends (CLONE_VM|CLONE_VFORK): no page table is copied. What it writes, we see; it must not return
 // but by _exit. It has its own descriptors, credentials and signal mask.
 Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument);
+
+struct ProgramStart {
+  std::vector<std::string> argv;  // argv[0] is a path
+  std::vector<std::string> env;   // all of it
+  std::vector<int> fds;           // become 0, 1, 2, ...; all others are closed; 8 at most
+  int exit_signal = 0;
+};
+// Starts a program in a session of its own, in `/`, that dies with this thread (PDEATHSIG); returns
+// once it has been exec'ed. oom_score_adj is 0, whatever ours is.
+Result<Cloned> start_program(const ProgramStart& program);
+
+// setns(2) into the CLONE_NEW* namespaces of a process; for the pid namespace that means the
+// children to come.
+Status join_namespaces(int pidfd, uint64_t namespaces);
 
 // --- watching and ending them ---
 
@@ -40,9 +59,18 @@ Status unblock_all_signals();
 
 // --- who they are ---
 
-Status set_ids(uid_t uid, gid_t gid);  // setgroups({}), setresgid, setresuid, read back
-Status die_with_parent();              // PR_SET_PDEATHSIG SIGKILL
-Status hide_from_peers();              // PR_SET_DUMPABLE 0: no ptrace, /proc/PID/fd is root's
+// setgroups, setresgid, setresuid, read back.
+Status set_ids(uid_t uid, gid_t gid, const std::vector<gid_t>& groups);
+Status set_groups(const std::vector<gid_t>& groups);
+// setfsgid(2) and setfsuid(2), read back: whose rights files are opened with. A user that isn't
+// root has none of the capabilities over files meanwhile. Clears PDEATHSIG and dumpable.
+Status set_file_ids(uid_t uid, gid_t gid);
+Status die_with_parent();  // PR_SET_PDEATHSIG SIGKILL; gone after any change of credentials
+Status outlive_parent();   // the opposite
+Status hide_from_peers();  // PR_SET_DUMPABLE 0: no ptrace, /proc/PID/fd is root's
+// How likely the OOM killer takes us, for us and children to come: oom_score_adj, proc(5).
+Status set_oom_score(int score);
+int thread_count();  // of this process, by /proc/self/task
 
 // --- capabilities: bit sets by CAP_* number (capabilities(7)) ---
 

@@ -1,0 +1,45 @@
+// What pid 1 of a sandbox holds while it makes it, and the way in. For launch.cc and sandbox.cc.
+#pragma once
+
+#include <optional>
+
+#include "isolation/dev.h"
+#include "isolation/launch.h"
+#include "isolation/mounts.h"
+#include "isolation/overlay.h"
+#include "isolation/report.h"
+#include "isolation/rights.h"
+#include "isolation/sandbox.h"
+
+namespace rtlaunch::isolation {
+
+// It never returns, so what is still open at the end is closed by number, not by owner.
+struct Setup {
+  StepClock clock;
+  bool rootless = false;
+  uid_t uid = 0;  // as they were before the namespaces were made
+  gid_t gid = 0;
+  int socket = -1;  // to the launcher
+  Spec spec = {};
+  mode_t umask = 0;
+  int stdio[3] = {0, 1, 2};
+  UniqueFd children = {};  // signalfd
+  std::optional<Rights> rights = {};
+  std::optional<Tree> tree = {};
+  std::optional<Devices> devices = {};
+  std::optional<Vault> vault = {};
+  UniqueFd upper = {};
+  bool made = false;  // what can fail now is the command's own
+
+  bool supervised() const { return spec.line >= 0; }
+};
+
+// Only what the sandbox was given, and `more`, stays open; what of it is below 3 and out of place
+// moves up.
+Status keep_only_given_descriptors(Setup& setup, int more);
+// Supervised: whoever started us has it on record that we are there.
+Status wait_for_go(Setup& setup);
+
+[[noreturn]] void run_pid1(Setup& setup, const Prepare& prepare);
+
+}  // namespace rtlaunch::isolation

@@ -1,0 +1,97 @@
+#include "isolation/spec_wire.h"
+
+#include <cerrno>
+
+#include "isolation/wire.h"
+
+namespace rtlaunch::isolation {
+namespace {
+
+constexpr std::string_view kMagic("RTSPEC\1\0", 8);
+constexpr size_t kLeastOverlay = 4 + 4 + 4 + 4, kLeastBind = 4 + 4 + 3;
+
+void write(const Overlay& overlay, Writer* out) {
+  out->text(overlay.target).texts(overlay.lowers);
+  out->flag(overlay.over_host).flag(overlay.writable).flag(overlay.report).flag(overlay.owned);
+  out->texts(overlay.mkdirs);
+}
+
+void write(const Bind& bind, Writer* out) {
+  out->text(bind.source).text(bind.target);
+  out->flag(bind.writable).flag(bind.optional).flag(bind.owned);
+}
+
+Overlay read_overlay(Reader* in) {
+  Overlay overlay;
+  overlay.target = in->text();
+  overlay.lowers = in->texts();
+  overlay.over_host = in->flag();
+  overlay.writable = in->flag();
+  overlay.report = in->flag();
+  overlay.owned = in->flag();
+  overlay.mkdirs = in->texts();
+  return overlay;
+}
+
+Bind read_bind(Reader* in) {
+  Bind bind;
+  bind.source = in->text();
+  bind.target = in->text();
+  bind.writable = in->flag();
+  bind.optional = in->flag();
+  bind.owned = in->flag();
+  return bind;
+}
+
+Root read_root(Reader* in) {
+  uint32_t root = in->number();
+  if (root > 1) in->fail();
+  return root == 1 ? Root::kEmpty : Root::kHost;
+}
+
+Error refused(const char* reason) {
+  return Error{"launch document", EBADMSG, "", reason, "use the same version on both sides", 125};
+}
+
+}  // namespace
+
+std::string encode(const Spec& spec) {
+  Writer out;
+  out.texts(spec.argv).texts(spec.env).text(spec.cwd).text(spec.hostname);
+  out.number(spec.root == Root::kEmpty ? 1 : 0).flag(spec.new_session);
+  out.texts(spec.writable).texts(spec.hidden).texts(spec.visible);
+  out.long_number(spec.upper_bytes).long_number(spec.tmp_bytes);
+  out.number(static_cast<uint32_t>(spec.overlays.size()));
+  for (const Overlay& overlay : spec.overlays) write(overlay, &out);
+  out.number(static_cast<uint32_t>(spec.binds.size()));
+  for (const Bind& bind : spec.binds) write(bind, &out);
+  return std::string(kMagic) + out.take();
+}
+
+Result<Spec> decode(std::string_view bytes) {
+  if (bytes.size() > kMostSpecBytes) return refused("it is too long");
+  if (bytes.substr(0, kMagic.size()) != kMagic) return refused("it is none, or of another version");
+  Reader in(bytes.substr(kMagic.size()));
+  Spec spec;
+  spec.argv = in.texts();
+  spec.env = in.texts();
+  spec.cwd = in.text();
+  spec.hostname = in.text();
+  spec.root = read_root(&in);
+  spec.new_session = in.flag();
+  spec.writable = in.texts();
+  spec.hidden = in.texts();
+  spec.visible = in.texts();
+  spec.upper_bytes = in.long_number();
+  spec.tmp_bytes = in.long_number();
+  for (size_t left = in.count(kLeastOverlay); left > 0 && in.ok(); --left) {
+    spec.overlays.push_back(read_overlay(&in));
+  }
+  for (size_t left = in.count(kLeastBind); left > 0 && in.ok(); --left) {
+    spec.binds.push_back(read_bind(&in));
+  }
+  if (!in.done()) return refused("it is damaged");
+  return spec;
+}
+
+}  // namespace rtlaunch::isolation
