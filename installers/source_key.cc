@@ -23,7 +23,7 @@
 namespace rtlaunch::installers {
 namespace {
 
-constexpr char kHeader[] = "rtlaunch-stat-cache 1\n";
+constexpr char kHeader[] = "rtlaunch-stat-cache 2\n";
 constexpr size_t kHeaderSize = sizeof kHeader - 1;
 constexpr size_t kWindow = 64 << 10;
 constexpr size_t kChunk = 128 << 10;
@@ -192,23 +192,78 @@ const char* step_of(const Source& source) {
   return source.use == SourceUse::kWorkingDir ? "working_dir" : "py_modules";
 }
 
-// One reading of a file; false when it changed meanwhile.
-Result<bool> hash_once(int fd, const std::string& path, WalkEntry& entry,
-                       std::vector<char>& buffer) {
-  struct stat before, after;
-  if (::fstat(fd, &before) != 0) return sys_error("stat", path);
+// The SHA-256 of `size` bytes at `from`; sets `size` to how many there were.
+Result<std::string> hash_span(int fd, const std::string& path, uint64_t from, uint64_t& size,
+                              std::vector<char>& buffer) {
   store::Hasher hash;
-  uint64_t size = 0;
-  while (true) {
-    ssize_t count = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(size));
+  uint64_t done = 0;
+  while (done < size) {
+    size_t wanted = std::min<uint64_t>(buffer.size(), size - done);
+    ssize_t count = ::pread(fd, buffer.data(), wanted, static_cast<off_t>(from + done));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return sys_error("read", path);
     if (count == 0) break;
     hash.bytes(buffer.data(), static_cast<size_t>(count));
-    size += static_cast<uint64_t>(count);
-    if (static_cast<size_t>(count) < buffer.size() && size == static_cast<uint64_t>(before.st_size))
-      break;
+    done += static_cast<uint64_t>(count);
   }
+  size = done;
+  return hash.raw();
+}
+
+// An archive is one file and often a large one: two threads take turns at its pieces, and what
+// stands for its content is the SHA-256 of the pieces' SHA-256s.
+class PieceHasher {
+ public:
+  PieceHasher(int fd, const std::string& path, uint64_t size) : fd_(fd), path_(path), size_(size) {
+    pieces_.resize((size + kPiece - 1) / kPiece);
+  }
+
+  // Sets `size` to how many bytes were read.
+  Result<std::string> run(uint64_t& size) {
+    std::thread helper;
+    Status theirs;
+    if (pieces_.size() > 1) helper = std::thread([&] { theirs = work(); });
+    Status mine = work();
+    if (helper.joinable()) helper.join();
+    TRY(std::move(mine));
+    TRY(std::move(theirs));
+    size = read_;
+    store::Hasher hash;
+    for (const std::string& piece : pieces_) hash.bytes(piece.data(), piece.size());
+    return hash.raw();
+  }
+
+ private:
+  static constexpr uint64_t kPiece = 4 << 20;
+
+  Status work() {
+    std::vector<char> buffer(kChunk);
+    for (size_t i = next_++; i < pieces_.size(); i = next_++) {
+      uint64_t from = i * kPiece, size = std::min(kPiece, size_ - from);
+      pieces_[i] = TRY(hash_span(fd_, path_, from, size, buffer));
+      read_ += size;
+    }
+    return {};
+  }
+
+  const int fd_;
+  const std::string& path_;
+  const uint64_t size_;
+  std::vector<std::string> pieces_;
+  std::atomic<size_t> next_ = 0;
+  std::atomic<uint64_t> read_ = 0;
+};
+
+// One reading of a file; false when it changed meanwhile.
+Result<bool> hash_once(const Source& source, int fd, const std::string& path, WalkEntry& entry,
+                       std::vector<char>& buffer) {
+  struct stat before, after;
+  if (::fstat(fd, &before) != 0) return sys_error("stat", path);
+  auto size = static_cast<uint64_t>(before.st_size);
+  if (size == 0) size = 1;  // files of /proc say so, and are refused below
+  bool archive = source.kind == Source::Kind::kArchive;
+  std::string raw = archive ? TRY(PieceHasher(fd, path, size).run(size))
+                            : TRY(hash_span(fd, path, 0, size, buffer));
   if (::fstat(fd, &after) != 0) return sys_error("stat", path);
   WalkEntry then, now;
   then.set_times(before);
@@ -217,7 +272,6 @@ Result<bool> hash_once(int fd, const std::string& path, WalkEntry& entry,
   entry.set_times(after);
   entry.mode = after.st_mode;
   entry.size = size;
-  std::string raw = hash.raw();
   std::memcpy(entry.content, raw.data(), kDigestSize);
   entry.hashed = true;
   return true;
@@ -227,7 +281,7 @@ Status hash_entry(const Source& source, const std::string& path, WalkEntry& entr
                   std::vector<char>& buffer) {
   for (int attempt = 0; attempt < 3; ++attempt) {
     auto fd = sys::open_at(AT_FDCWD, path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
-    auto read = fd ? hash_once(fd->get(), path, entry, buffer) : Result<bool>(fd.error());
+    auto read = fd ? hash_once(source, fd->get(), path, entry, buffer) : Result<bool>(fd.error());
     if (!read) {
       return Error{step_of(source),
                    read.error().code,
@@ -322,7 +376,7 @@ store::Key url_key(const Source& source) {
 store::Key file_key(const Source& source, std::string_view content, uint32_t mode) {
   store::Hasher hash;
   bool module = source.kind == Source::Kind::kFile;
-  hash.field("source-file").number(1).number(static_cast<uint64_t>(source.use));
+  hash.field("source-file").number(2).number(static_cast<uint64_t>(source.use));
   hash.number(static_cast<uint64_t>(source.format)).number(source.strip_top);
   hash.field(module ? source.name : "").number(module ? mode : 0).field(content);
   return store::Key{hash.hex()};
