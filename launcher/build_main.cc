@@ -16,8 +16,6 @@
 #include "launcher/report.h"
 #include "launcher/request.h"
 
-extern char** environ;
-
 namespace {
 
 using namespace rtlaunch;
@@ -43,16 +41,7 @@ class NoProgress : public Progress {
 };
 
 Result<BuildRequest> read_request() {
-  std::string text = TRY(sys::read_all(STDIN_FILENO, "request"));
-  BuildRequest request = TRY(parse_request(text));
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    std::string pair = *entry;
-    size_t equals = pair.find('=');
-    if (equals != std::string::npos && equals > 0) {
-      request.plan.variables[pair.substr(0, equals)] = pair.substr(equals + 1);
-    }
-  }
-  return request;
+  return parse_request(TRY(sys::read_all(STDIN_FILENO, "request")));
 }
 
 Status make(const std::string& name) {

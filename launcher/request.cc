@@ -9,8 +9,47 @@ namespace {
 
 using config::Json;
 
+constexpr int kFormat = 2;
+
 std::string dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+// UTF-8 of the characters U+0000 to U+00FF: any bytes survive.
+std::string from_bytes(const std::string& bytes) {
+  std::string text;
+  for (char byte : bytes) {
+    auto value = static_cast<unsigned char>(byte);
+    if (value < 0x80) {
+      text += byte;
+    } else {
+      text += static_cast<char>(0xc0 | value >> 6);
+      text += static_cast<char>(0x80 | (value & 0x3f));
+    }
+  }
+  return text;
+}
+
+// The reverse; characters that no byte has come from become `?`.
+std::string to_bytes(const std::string& text) {
+  std::string bytes;
+  for (size_t i = 0; i < text.size(); ++i) {
+    auto value = static_cast<unsigned char>(text[i]);
+    if (value < 0x80) {
+      bytes += text[i];
+    } else if ((value & 0xfc) == 0xc0 && i + 1 < text.size()) {
+      bytes += static_cast<char>(value << 6 | (static_cast<unsigned char>(text[++i]) & 0x3f));
+    } else if (value >= 0xc0) {
+      bytes += '?';
+    }
+  }
+  return bytes;
+}
+
+Json variables_json(const installers::Environment& variables) {
+  Json json = Json::object();
+  for (const auto& [name, value] : variables) json[from_bytes(name)] = from_bytes(value);
+  return json;
 }
 
 Json packages_json(const config::Packages& packages) {
@@ -43,27 +82,31 @@ Json runtime_env_json(const config::RuntimeEnv& env) {
 }  // namespace
 
 std::string request_json(const installers::PlanRequest& request, const std::string& store) {
-  return dump({{"format", 1},
-               {"store", store},
-               {"cwd", request.cwd},
-               {"python", request.python},
-               {"tools", request.tools},
+  return dump({{"format", kFormat},
+               {"store", from_bytes(store)},
+               {"cwd", from_bytes(request.cwd)},
+               {"python", from_bytes(request.python)},
+               {"tools", from_bytes(request.tools)},
                {"allow_conflicts", request.allow_conflicts},
+               {"variables", variables_json(request.variables)},
                {"runtime_env", runtime_env_json(request.env)}});
 }
 
 Result<BuildRequest> parse_request(const std::string& text) {
   Json json = TRY(config::parse_json(text, "request"));
   try {
-    if (json.at("format") != 1) {
+    if (json.at("format") != kFormat) {
       return make_error("request", "format", "not of this version",
                         "install rtlaunch and rtlaunch-build together");
     }
     BuildRequest request;
-    request.store = json.at("store");
-    request.plan.cwd = json.at("cwd");
-    request.plan.python = json.at("python");
-    request.plan.tools = json.at("tools");
+    request.store = to_bytes(json.at("store"));
+    request.plan.cwd = to_bytes(json.at("cwd"));
+    request.plan.python = to_bytes(json.at("python"));
+    request.plan.tools = to_bytes(json.at("tools"));
+    for (const auto& [name, value] : json.at("variables").items()) {
+      request.plan.variables[to_bytes(name)] = to_bytes(value);
+    }
     request.plan.allow_conflicts = json.at("allow_conflicts");
     request.plan.env =
         TRY(config::parse_runtime_env(dump(json.at("runtime_env")), "request", request.plan.cwd));

@@ -1,10 +1,15 @@
 // What rtlaunch asks of rtlaunch-build: one JSON document on its standard input (a memfd: secrets
 // of env_vars pass through it and never through argv), and JSON lines on its standard output.
 //
-//   request   {"format": 1, "store", "cwd", "python", "tools", "allow_conflicts", "runtime_env":
-//   {...}} answers   {"event": "progress", "layer", "phase", "object", "done", "total"}
+//   request   {"format": 2, "store", "cwd", "python", "tools", "allow_conflicts",
+//              "variables": {NAME: value...}, "runtime_env": {...}}
+//   answers   {"event": "progress", "layer", "phase", "object", "done", "total"}
 //             {"event": "error", "step", "errno", "object", "reason", "cure", "exit_code"}
 //             {"event": "done"}
+//
+// `variables` are the caller's, all of them: the builder takes none from its own environment, which
+// may be a daemon's. Paths and variables are bytes, which JSON can't hold: each byte is written as
+// the character of that number (Latin-1), so ASCII looks as it is.
 #pragma once
 
 #include <string>
@@ -17,7 +22,7 @@ namespace rtlaunch {
 std::string request_json(const installers::PlanRequest& request, const std::string& store);
 
 struct BuildRequest {
-  installers::PlanRequest plan;  // without `variables`: the builder inherits them
+  installers::PlanRequest plan;
   std::string store;
 };
 Result<BuildRequest> parse_request(const std::string& text);
