@@ -175,12 +175,13 @@ void write_cache(const store::Store& store, const std::string& name, const Walk&
   auto fd = sys::open_at(store.dir(), staged, O_WRONLY | O_CREAT | O_EXCL, 0600);
   if (!fd) return;
   CacheWriter cache(fd->get());
-  for (const WalkEntry& entry : walk.entries) {
+  for (size_t i = 0; i < walk.size(); ++i) {
+    const WalkEntry& entry = walk[i];
     WalkEntry kept;
     std::memcpy(static_cast<void*>(&kept), static_cast<const void*>(&entry), sizeof kept);
     kept.path_at = 0;
     kept.hashed = entry.hashed && is_settled(entry, started_ns);
-    cache.add(kept, walk.path(entry));
+    cache.add(kept, walk.path(i));
   }
   bool written = cache.finish();
   if (!written || !sys::rename_at(store.dir(), staged, store.dir(), "wd/" + name)) {
@@ -297,21 +298,21 @@ Status hash_entry(const Source& source, const std::string& path, WalkEntry& entr
       "wait for whoever writes it, or put it into excludes, .gitignore or .rayignore");
 }
 
-Status hash_some(const Source& source, Walk& walk, const std::vector<size_t>& wanted,
+Status hash_some(const Source& source, Walk& walk, const std::vector<uint32_t>& wanted,
                  std::atomic<size_t>& next) {
   std::vector<char> buffer(kChunk);
   for (size_t i = next++; i < wanted.size(); i = next++) {
-    WalkEntry& entry = walk.entries[wanted[i]];
+    WalkEntry& entry = walk[wanted[i]];
     std::string path = walk.root;
-    if (entry.path_size > 0) path.append("/").append(walk.path(entry));
+    if (entry.path_size > 0) path.append("/").append(walk.path(wanted[i]));
     TRY(hash_entry(source, path, entry, buffer));
   }
   return {};
 }
 
-Status hash_all(const Source& source, Walk& walk, const std::vector<size_t>& wanted) {
+Status hash_all(const Source& source, Walk& walk, const std::vector<uint32_t>& wanted) {
   uint64_t bytes = 0;
-  for (size_t i : wanted) bytes += walk.entries[i].size;
+  for (size_t i : wanted) bytes += walk[i].size;
   std::atomic<size_t> next = 0;
   if (bytes < (1 << 20) && wanted.size() < 64) return hash_some(source, walk, wanted, next);
   Status other;
@@ -323,28 +324,28 @@ Status hash_all(const Source& source, Walk& walk, const std::vector<size_t>& wan
 
 // Which entries have no hash yet, after the cache was asked; `stale` when it should be written
 // anew.
-std::vector<size_t> ask_cache(const store::Store& store, const std::string& name, Walk& walk,
-                              bool& stale) {
+std::vector<uint32_t> ask_cache(const store::Store& store, const std::string& name, Walk& walk,
+                                bool& stale) {
   auto fd = sys::open_at(store.dir(), "wd/" + name, O_RDONLY | O_NOFOLLOW);
   std::optional<CacheReader> cache;
   if (fd) cache.emplace(std::move(*fd));
-  std::vector<size_t> wanted, taken;
-  for (size_t i = 0; i < walk.entries.size(); ++i) {
-    WalkEntry& entry = walk.entries[i];
-    const WalkEntry* known = cache ? cache->find(walk.path(entry)) : nullptr;
+  std::vector<uint32_t> wanted, taken;
+  for (size_t i = 0; i < walk.size(); ++i) {
+    WalkEntry& entry = walk[i];
+    const WalkEntry* known = cache ? cache->find(walk.path(i)) : nullptr;
     if (entry.type != WalkEntry::Type::kFile) continue;
     if (known != nullptr && known->hashed && known->same_file(entry)) {
       std::memcpy(entry.content, known->content, kDigestSize);
       entry.hashed = true;
-      taken.push_back(i);
+      taken.push_back(static_cast<uint32_t>(i));
     } else {
-      wanted.push_back(i);
+      wanted.push_back(static_cast<uint32_t>(i));
     }
   }
   bool whole = cache && cache->finish();
   if (!whole) {
     wanted.insert(wanted.end(), taken.begin(), taken.end());
-    for (size_t i : taken) walk.entries[i].hashed = false;
+    for (size_t i : taken) walk[i].hashed = false;
   }
   stale = !whole || !wanted.empty() || cache->unused() > 0;
   return wanted;
@@ -354,7 +355,7 @@ Status complete(const Source& source, const std::vector<std::string>& excludes,
                 const store::Store& store, Walk& walk, int64_t started_ns) {
   std::string name = cache_name(source, excludes);
   bool stale = false;
-  std::vector<size_t> wanted = ask_cache(store, name, walk, stale);
+  std::vector<uint32_t> wanted = ask_cache(store, name, walk, stale);
   TRY(hash_all(source, walk, wanted));
   if (stale) write_cache(store, name, walk, started_ns);
   return {};
@@ -392,7 +393,7 @@ Result<store::Key> source_key(const Source& source, const std::vector<std::strin
   Walk walk = directory ? TRY(walk_source(source, excludes)) : TRY(walk_file(source));
   TRY(complete(source, excludes, store, walk, started_ns));
   if (directory) return walk_key(source, walk);
-  const WalkEntry& file = walk.entries.front();
+  const WalkEntry& file = walk[0];
   return file_key(source, {reinterpret_cast<const char*>(file.content), kDigestSize},
                   layer_mode(file));
 }

@@ -54,7 +54,7 @@ class SourceTest : public ::testing::Test {
     auto walk = walk_source(*classify("project"), excludes);
     std::vector<std::string> paths;
     if (!walk) return {walk.error().message()};
-    for (const WalkEntry& entry : walk->entries) paths.emplace_back(walk->path(entry));
+    for (size_t i = 0; i < walk->size(); ++i) paths.emplace_back(walk->path(i));
     return paths;
   }
 

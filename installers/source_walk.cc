@@ -51,7 +51,6 @@ class Walker {
     if (::fstat(root.get(), &info) != 0) return sys_error(step(), source_.path);
     TRY(add_entry("", WalkEntry::Type::kDirectory, info));
     (void)TRY(enter(std::move(root), info));
-    walk_.paths.shrink_to_fit();
     return std::move(walk_);
   }
 
@@ -94,20 +93,16 @@ class Walker {
   }
 
   Status add_entry(std::string_view path, WalkEntry::Type type, const struct stat& info) {
-    if (walk_.entries.size() >= kMaxEntries) {
+    if (walk_.size() >= kMaxEntries) {
       return make_error(step(), source_.path, "holds over a million files and directories",
                         "put what isn't needed into excludes, .gitignore or .rayignore");
     }
     WalkEntry entry;
-    entry.path_at = static_cast<uint32_t>(walk_.paths.size());
-    entry.path_size = static_cast<uint32_t>(path.size());
     entry.type = type;
     entry.mode = info.st_mode;
     entry.size = type == WalkEntry::Type::kFile ? static_cast<uint64_t>(info.st_size) : 0;
     entry.set_times(info);
-    if (walk_.paths.size() + path.size() > UINT32_MAX) return sys_error(step(), source_.path);
-    walk_.paths += path;
-    walk_.entries.push_back(entry);
+    walk_.add(path, entry);
     return {};
   }
 
@@ -184,7 +179,7 @@ class Walker {
     ssize_t size = ::readlinkat(dir, name.name.c_str(), target, sizeof target);
     if (size < 0) return {};
     TRY(add_entry(path_, WalkEntry::Type::kLink, info));
-    WalkEntry& entry = walk_.entries.back();
+    WalkEntry& entry = walk_[walk_.size() - 1];
     store::Hasher hash;
     std::string raw = hash.bytes(target, static_cast<size_t>(size)).raw();
     std::memcpy(entry.content, raw.data(), sizeof entry.content);
@@ -196,13 +191,10 @@ class Walker {
   Status visit_directory(int dir, const Name& name, const struct stat& info) {
     auto opened = sys::open_at(dir, name.name, O_RDONLY | O_DIRECTORY);
     if (!opened) return failed(opened.error(), path_);
-    size_t entries = walk_.entries.size(), paths = walk_.paths.size();
+    size_t entries = walk_.size();
     TRY(add_entry(path_, WalkEntry::Type::kDirectory, info));
     size_t names = TRY(enter(std::move(*opened), info));
-    if (walk_.entries.size() == entries + 1 && names > 0) {
-      walk_.entries.resize(entries);
-      walk_.paths.resize(paths);
-    }
+    if (walk_.size() == entries + 1 && names > 0) walk_.resize(entries);
     return {};
   }
 
@@ -214,6 +206,36 @@ class Walker {
 };
 
 }  // namespace
+
+std::string_view Walk::path(size_t i) const {
+  const WalkEntry& entry = (*this)[i];
+  return std::string_view(blocks_[i / kBlock].paths).substr(entry.path_at, entry.path_size);
+}
+
+void Walk::add(std::string_view path, WalkEntry entry) {
+  if (size_ % kBlock == 0) {
+    if (size_ > 0) blocks_.back().paths.shrink_to_fit();
+    blocks_.emplace_back();
+    if (size_ > 0) blocks_.back().entries.reserve(kBlock);
+  }
+  Block& block = blocks_.back();
+  entry.path_at = static_cast<uint32_t>(block.paths.size());
+  entry.path_size = static_cast<uint32_t>(path.size());
+  block.paths += path;
+  block.entries.push_back(entry);
+  ++size_;
+}
+
+void Walk::resize(size_t size) {
+  blocks_.resize((size + kBlock - 1) / kBlock);
+  if (size % kBlock != 0) {
+    Block& block = blocks_.back();
+    if (block.entries.size() > size % kBlock)
+      block.paths.resize(block.entries[size % kBlock].path_at);
+    block.entries.resize(size % kBlock);
+  }
+  size_ = size;
+}
 
 void WalkEntry::set_times(const struct stat& info) {
   device = info.st_dev;
@@ -240,7 +262,7 @@ Result<Walk> walk_file(const Source& source) {
   entry.mode = info.st_mode;
   entry.size = static_cast<uint64_t>(info.st_size);
   entry.set_times(info);
-  walk.entries.push_back(entry);
+  walk.add("", entry);
   return walk;
 }
 
@@ -250,17 +272,59 @@ uint32_t layer_mode(const WalkEntry& entry) {
   return (entry.mode & 0777) | 0444 | (entry.mode & 0100 ? 0111 : 0);
 }
 
-store::Key walk_key(const Source& source, const Walk& walk) {
-  store::Hasher hash;
-  bool module = source.use == SourceUse::kPyModule;
-  hash.field("source-directory").number(1);
-  hash.field(module ? source.name : "");
-  hash.number(module);
-  for (const WalkEntry& entry : walk.entries) {
-    hash.number(static_cast<uint64_t>(entry.type)).number(layer_mode(entry));
-    hash.field(walk.path(entry)).bytes(entry.content, sizeof entry.content);
+namespace {
+
+// One key for what is walked and for what was copied from it.
+class TreeKey {
+ public:
+  explicit TreeKey(const Source& source) {
+    bool module = source.use == SourceUse::kPyModule;
+    hash_.field("source-directory").number(1).field(module ? source.name : "").number(module);
   }
-  return store::Key{hash.hex()};
+  void add(WalkEntry::Type type, uint32_t mode, std::string_view path, const void* sha256) {
+    hash_.number(static_cast<uint64_t>(type)).number(mode).field(path).bytes(sha256, 32);
+  }
+  store::Key key() { return store::Key{hash_.hex()}; }
+
+ private:
+  store::Hasher hash_;
+};
+
+void add_copied(TreeKey& key, const store::Entry& entry, std::string_view path) {
+  using Type = store::Entry::Type;
+  if (entry.type == Type::kDirectory) {
+    key.add(WalkEntry::Type::kDirectory, entry.mode, path, WalkEntry().content);
+  } else if (entry.type == Type::kLink) {
+    store::Hasher target;
+    std::string raw = target.bytes(entry.content.data(), entry.content.size()).raw();
+    key.add(WalkEntry::Type::kLink, entry.mode, path, raw.data());
+  } else {
+    key.add(WalkEntry::Type::kFile, entry.mode, path, entry.content.data());
+  }
+}
+
+}  // namespace
+
+store::Key walk_key(const Source& source, const Walk& walk) {
+  TreeKey key(source);
+  for (size_t i = 0; i < walk.size(); ++i) {
+    key.add(walk[i].type, layer_mode(walk[i]), walk.path(i), walk[i].content);
+  }
+  return key.key();
+}
+
+store::Key copied_key(const Source& source, const store::Manifest& manifest) {
+  TreeKey key(source);
+  const std::string top = source.use == SourceUse::kPyModule ? source.name : "";
+  for (const store::Entry& entry : manifest.entries()) {
+    // A module stands in a root of ours.
+    if (!top.empty() && !sys::is_beneath(entry.path, top)) continue;
+    if (source.kind == Source::Kind::kFile) return file_key(source, entry.content, entry.mode);
+    std::string_view path = entry.path;
+    if (!top.empty()) path.remove_prefix(std::min(path.size(), top.size() + 1));
+    add_copied(key, entry, path);
+  }
+  return key.key();
 }
 
 }  // namespace rtlaunch::installers

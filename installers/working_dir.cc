@@ -50,11 +50,10 @@ class Making {
     store::Staging staging = TRY(store_.stage());
     store::Manifest manifest;
     store::Key key = TRY(fill(staging, manifest));
-    TRY(manifest.finish());
     return publish(std::move(staging), manifest, key);
   }
 
-  // Returns the key of what was taken.
+  // Finishes the manifest and returns the key of what was taken.
   Result<store::Key> fill(const store::Staging& staging, store::Manifest& manifest) {
     switch (source_.kind) {
       case Source::Kind::kDirectory:
@@ -89,8 +88,8 @@ class Making {
     bool directory = source_.kind == Source::Kind::kDirectory;
     Walk walk = directory ? TRY(walk_source(source_, excludes_)) : TRY(walk_file(source_));
     uint64_t bytes = 0;
-    for (const WalkEntry& entry : walk.entries) bytes += entry.size;
-    TRY(store_.reserve(staging, bytes, walk.entries.size()));
+    for (size_t i = 0; i < walk.size(); ++i) bytes += walk[i].size;
+    TRY(store_.reserve(staging, bytes, walk.size()));
     TreeOptions options = tree_options();
     options.any_links = true;
     options.max_files = UINT64_MAX;  // walking has its own limit
@@ -104,10 +103,8 @@ class Making {
       return copied.error();
     }
     TRY(tree.finish());
-    if (directory) return walk_key(source_, walk);
-    const WalkEntry& file = walk.entries.front();
-    return file_key(source_, {reinterpret_cast<const char*>(file.content), sizeof file.content},
-                    layer_mode(file));
+    TRY(manifest.finish());
+    return copied_key(source_, manifest);
   }
 
   // The key is asked for between two looks at the file's stat: it is of what was unpacked.
@@ -159,7 +156,8 @@ class Making {
     } else {
       TRY(unpack_zip(fd, staging, tree));
     }
-    return tree.finish();
+    TRY(tree.finish());
+    return manifest.finish();
   }
 
   Status unpack_tar(int fd, const store::Staging& staging, TreeWriter& tree) {

@@ -15,6 +15,8 @@ namespace {
 
 constexpr size_t kChunk = 128 << 10;
 constexpr int kAttempts = 3;
+constexpr size_t kStep = 16;  // neighbours that one thread takes at a time: they share a folder
+static_assert(Walk::kBlock % kStep == 0);
 
 Error gone(const std::string& path) {
   return Error{"copy",
@@ -29,14 +31,20 @@ class Copier {
  public:
   Copier(Walk& walk, const std::string& prefix, TreeWriter& tree, Deadline deadline,
          const std::function<void(uint64_t)>& progress)
-      : walk_(walk), prefix_(prefix), tree_(tree), deadline_(deadline), progress_(progress) {}
+      : walk_(walk),
+        prefix_(prefix),
+        tree_(tree),
+        deadline_(deadline),
+        progress_(progress),
+        done_(walk.size() / Walk::kBlock + 1) {}
 
   Status run() {
     size_t files = 0;
-    for (WalkEntry& entry : walk_.entries) {
-      if (entry.type == WalkEntry::Type::kFile) ++files;
-      if (entry.type == WalkEntry::Type::kDirectory) TRY(make_dir(entry));
-      if (entry.type == WalkEntry::Type::kLink) TRY(copy_link(entry));
+    for (size_t i = 0; i < walk_.size(); ++i) {
+      WalkEntry::Type type = walk_[i].type;
+      if (type == WalkEntry::Type::kFile) ++files;
+      if (type == WalkEntry::Type::kDirectory) TRY(make_dir(i));
+      if (type == WalkEntry::Type::kLink) TRY(copy_link(i));
     }
     if (files < 16) return work(true);
     Status theirs;
@@ -47,53 +55,55 @@ class Copier {
   }
 
  private:
-  std::string source(const WalkEntry& entry) const {
-    return entry.path_size == 0 ? walk_.root : walk_.root + "/" + std::string(walk_.path(entry));
+  std::string source(size_t i) const {
+    std::string_view path = walk_.path(i);
+    return path.empty() ? walk_.root : walk_.root + "/" + std::string(path);
   }
-  std::string target(const WalkEntry& entry) const {
-    std::string path = prefix_ + std::string(walk_.path(entry));
+  std::string target(size_t i) const {
+    std::string path = prefix_ + std::string(walk_.path(i));
     if (!path.empty() && path.back() == '/') path.pop_back();
     return path;
   }
-  static int64_t seconds(const WalkEntry& entry) { return entry.mtime_ns / 1'000'000'000; }
+  int64_t seconds(size_t i) const { return walk_[i].mtime_ns / 1'000'000'000; }
 
-  Status make_dir(const WalkEntry& entry) {
-    return tree_.make_dir(target(entry), layer_mode(entry), seconds(entry));
-  }
+  Status make_dir(size_t i) { return tree_.make_dir(target(i), layer_mode(walk_[i]), seconds(i)); }
 
-  Status copy_link(const WalkEntry& entry) {
+  Status copy_link(size_t i) {
     char text[4096];
-    ssize_t size = ::readlink(source(entry).c_str(), text, sizeof text);
-    if (size <= 0) return gone(source(entry));
+    ssize_t size = ::readlink(source(i).c_str(), text, sizeof text);
+    if (size <= 0) return gone(source(i));
     store::Hasher hash;
     std::string raw = hash.bytes(text, static_cast<size_t>(size)).raw();
-    if (std::memcmp(raw.data(), entry.content, sizeof entry.content) != 0)
-      return gone(source(entry));
-    return tree_.add_link(target(entry), {text, static_cast<size_t>(size)}, seconds(entry));
+    if (std::memcmp(raw.data(), walk_[i].content, raw.size()) != 0) return gone(source(i));
+    return tree_.add_link(target(i), {text, static_cast<size_t>(size)}, seconds(i));
   }
 
-  // Every thread takes a few neighbours at a time: they share a folder.
   Status work(bool reports) {
     std::vector<char> buffer(kChunk);
-    const size_t step = 16;
-    for (size_t from = next_.fetch_add(step); from < walk_.entries.size();
-         from = next_.fetch_add(step)) {
-      for (size_t i = from; i < std::min(from + step, walk_.entries.size()); ++i) {
+    for (size_t from = next_.fetch_add(kStep); from < walk_.size(); from = next_.fetch_add(kStep)) {
+      size_t end = std::min(from + kStep, walk_.size());
+      for (size_t i = from; i < end; ++i) {
         if (stop_) return {};
-        WalkEntry& entry = walk_.entries[i];
-        Status copied = entry.type == WalkEntry::Type::kFile ? copy(entry, buffer) : Status();
+        Status copied = walk_[i].type == WalkEntry::Type::kFile ? copy(i, buffer) : Status();
         if (!copied) {
           stop_ = true;
           return copied;
         }
         if (reports && progress_) progress_(tree_.bytes());
       }
+      release(from / Walk::kBlock, end - from);
     }
     return {};
   }
 
-  Status copy(WalkEntry& entry, std::vector<char>& buffer) {
-    std::string path = source(entry);
+  // `count` more of the block's entries are done.
+  void release(size_t block, size_t count) {
+    size_t size = std::min(Walk::kBlock, walk_.size() - block * Walk::kBlock);
+    if ((done_[block] += count) == size) walk_.release(block);
+  }
+
+  Status copy(size_t i, std::vector<char>& buffer) {
+    std::string path = source(i);
     if (std::chrono::steady_clock::now() > deadline_) {
       return make_error("copy", path, "it took longer than the environment may",
                         "raise config.setup_timeout_seconds, or exclude what isn't needed");
@@ -103,13 +113,13 @@ class Copier {
     struct stat before, after;
     if (::fstat(fd->get(), &before) != 0) return sys_error("copy", path);
     if (!S_ISREG(before.st_mode)) return gone(path);
-    entry.mode = before.st_mode;
-    OpenFile file = TRY(tree_.create(target(entry), layer_mode(entry)));
+    walk_[i].mode = before.st_mode;
+    OpenFile file = TRY(tree_.create(target(i), layer_mode(walk_[i])));
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       TRY(copy_bytes(fd->get(), path, file, buffer));
       if (::fstat(fd->get(), &after) != 0) return sys_error("copy", path);
       if (is_same(before, after) && file.size() == static_cast<uint64_t>(after.st_size)) {
-        return finish(entry, after, std::move(file));
+        return tree_.close(std::move(file), after.st_mtim.tv_sec);
       }
       before = after;
       TRY(file.restart());
@@ -142,22 +152,13 @@ class Copier {
     }
   }
 
-  Status finish(WalkEntry& entry, const struct stat& info, OpenFile file) {
-    entry.size = file.size();
-    entry.set_times(info);
-    std::string content;
-    TRY(tree_.close(std::move(file), seconds(entry), &content));
-    std::memcpy(entry.content, content.data(), sizeof entry.content);
-    entry.hashed = true;
-    return {};
-  }
-
   Walk& walk_;
   const std::string& prefix_;
   TreeWriter& tree_;
   const Deadline deadline_;
   const std::function<void(uint64_t)>& progress_;
   std::atomic<size_t> next_ = 0;
+  std::vector<std::atomic<size_t>> done_;  // entries of each block
   std::atomic<bool> stop_ = false;
 };
 

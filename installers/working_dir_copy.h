@@ -9,8 +9,8 @@
 
 namespace rtlaunch::installers {
 
-// `prefix` is "" or ends with a slash. Sets content, mode and size of the walk's files to what was
-// copied. Error ESTALE: the source changed so much that it has to be walked again.
+// `prefix` is "" or ends with a slash. The walk is used up: its memory is given back on the way.
+// Error ESTALE: the source changed so much that it has to be walked again.
 Status copy_walk(Walk& walk, const std::string& prefix, TreeWriter& tree, Deadline deadline,
                  const std::function<void(uint64_t done)>& progress);
 

@@ -165,6 +165,30 @@ TEST_F(WorkingDirTest, TimeRunsOut) {
   EXPECT_NE(made.error().cure.find("setup_timeout_seconds"), std::string::npos);
 }
 
+// The key of what was copied is worked out from the layer: it must be the one that is looked for.
+TEST_F(WorkingDirTest, WhatIsCopiedIsFoundByTheKeyOfItsSource) {
+  for (int i = 0; i < 4200; ++i)
+    write("many/d" + std::to_string(i / 100) + "/f" + std::to_string(i), "x");
+  write("many/d1-z/inside", "sorts between d1 and d10");
+  write("many/ignored/only", "");
+  write("many/.gitignore", "ignored/only\n");
+  fs::create_symlink("nowhere", folder_ / "many/leads-nowhere");
+  fs::create_directory(folder_ / "many/empty");
+  fs::permissions(folder_ / "many/d2/f200", fs::perms::owner_all);
+  write("one.py", "X = 1\n");
+  using Case = std::pair<const char*, SourceUse>;
+  for (auto [path, use] : {Case("many", SourceUse::kWorkingDir), Case("many", SourceUse::kPyModule),
+                           Case("one.py", SourceUse::kPyModule)}) {
+    auto record = make(path, use);
+    ASSERT_TRUE(record) << record.error().message();
+    auto key = source_key(*classify_source(path, folder_.path(), use), {}, *store_);
+    ASSERT_TRUE(key);
+    auto found = store_->lookup(*key);
+    ASSERT_TRUE(found && *found) << path;
+    EXPECT_EQ((*found)->layers, record->layers);
+  }
+}
+
 TEST_F(WorkingDirTest, ModulesStandInsideTheirLayer) {
   write("pkg/__init__.py", "");
   write("pkg/venv/x", "");
