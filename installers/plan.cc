@@ -1,18 +1,35 @@
 #include "installers/plan.h"
 
+#include <algorithm>
+
 #include "config/runtime_env.h"
 
 namespace rtlaunch::installers {
 namespace {
 
+class StoreRecords : public Records {
+ public:
+  explicit StoreRecords(const store::Store& store) : store_(store) {}
+  const std::string& store() const override { return store_.path(); }
+  Result<std::vector<std::optional<store::Record>>> lookup(
+      const std::vector<store::Key>& keys) override {
+    std::vector<std::optional<store::Record>> records;
+    for (const store::Key& key : keys) records.push_back(TRY(store_.lookup(key)));
+    return records;
+  }
+
+ private:
+  const store::Store& store_;
+};
+
 Result<Field> plan_source(const std::string& name, const std::string& text, SourceUse use,
-                          const PlanRequest& request, const store::Store& store) {
+                          const PlanRequest& request, const store::Store& own) {
   Field field;
   field.name = name;
   field.source = TRY(classify_source(text, request.cwd, use));
-  if (field.in_place()) return field;
-  field.key = TRY(source_key(*field.source, request.env.excludes, store));
-  field.record = TRY(store.lookup(*field.key));
+  if (!field.in_place()) {
+    field.key = TRY(source_key(*field.source, request.env.excludes, own));
+  }
   return field;
 }
 
@@ -23,17 +40,55 @@ bool uses_working_dir(const config::Packages& packages) {
   return false;
 }
 
-Result<Field> plan_packages(const PlanRequest& request, Plan& plan, const store::Store& store) {
+// Without a key when the working_dir it reads has to be made first.
+Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool reads_working_dir,
+                            Records& records) {
   const config::Packages& packages = *request.env.packages;
   Field field;
   field.name = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";
   const Field* working_dir = plan.find("working_dir");
-  bool must_wait = working_dir != nullptr && working_dir->missing() && uses_working_dir(packages);
-  if (must_wait) return field;
-  PackagesContext context = TRY(packages_context(request, plan, store));
+  if (reads_working_dir && working_dir != nullptr && working_dir->missing()) return field;
+  PackagesContext context = TRY(packages_context(request, plan, records.store()));
   field.key = TRY(packages_key(packages, *plan.python, context));
-  field.record = TRY(store.lookup(*field.key));
   return field;
+}
+
+Status plan_sources(const PlanRequest& request, const store::Store& own, Plan& plan) {
+  if (request.env.working_dir) {
+    plan.fields.push_back(TRY(plan_source("working_dir", *request.env.working_dir,
+                                          SourceUse::kWorkingDir, request, own)));
+  }
+  for (size_t i = 0; i < request.env.py_modules.size(); ++i) {
+    plan.fields.push_back(
+        TRY(plan_source("py_modules[" + std::to_string(i) + "]", request.env.py_modules[i],
+                        SourceUse::kPyModule, request, own)));
+  }
+  return {};
+}
+
+bool all_named(const Plan& plan) {
+  return std::all_of(plan.fields.begin(), plan.fields.end(),
+                     [](const Field& field) { return field.in_place() || field.key; });
+}
+
+// All in one question: it may be a daemon that is asked.
+Status look_up(Records& records, Plan& plan) {
+  std::vector<store::Key> keys;
+  std::vector<std::optional<store::Record>*> places;
+  plan.known.reset();
+  for (Field& field : plan.fields) {
+    if (!field.key || field.record) continue;
+    keys.push_back(*field.key);
+    places.push_back(&field.record);
+  }
+  if (!plan.fields.empty() && all_named(plan)) {
+    keys.push_back(plan.id());
+    places.push_back(&plan.known);
+  }
+  if (keys.empty()) return {};
+  auto found = TRY(records.lookup(keys));
+  for (size_t i = 0; i < places.size(); ++i) *places[i] = std::move(found.at(i));
+  return {};
 }
 
 }  // namespace
@@ -80,7 +135,7 @@ Environment expanded_variables(const PlanRequest& request) {
 }
 
 Result<PackagesContext> packages_context(const PlanRequest& request, const Plan& plan,
-                                         const store::Store& store) {
+                                         const std::string& store) {
   PackagesContext context;
   context.environment = request.variables;
   Environment expanded = expanded_variables(request);
@@ -97,27 +152,32 @@ Result<PackagesContext> packages_context(const PlanRequest& request, const Plan&
     context.working_dir = {working_dir->source->path, "in place: " + working_dir->source->path};
   } else if (working_dir != nullptr && working_dir->record) {
     const store::Digest& digest = working_dir->record->layers.front();
-    context.working_dir = {store.layer_path(digest), digest.hex};
+    context.working_dir = {store + "/" + store::Store::layer_name(digest), digest.hex};
   }
   return context;
 }
 
-Result<Plan> make_plan(const PlanRequest& request, const store::Store& store) {
+Result<PackagesContext> packages_context(const PlanRequest& request, const Plan& plan,
+                                         const store::Store& store) {
+  return packages_context(request, plan, store.path());
+}
+
+Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Records& records) {
   Plan plan;
-  if (request.env.working_dir) {
-    plan.fields.push_back(TRY(plan_source("working_dir", *request.env.working_dir,
-                                          SourceUse::kWorkingDir, request, store)));
-  }
-  for (size_t i = 0; i < request.env.py_modules.size(); ++i) {
-    plan.fields.push_back(
-        TRY(plan_source("py_modules[" + std::to_string(i) + "]", request.env.py_modules[i],
-                        SourceUse::kPyModule, request, store)));
-  }
+  TRY(plan_sources(request, own, plan));
   if (request.env.packages && !request.env.packages->lines.empty()) {
-    plan.python = TRY(find_interpreter(request.python, request.variables, request.cwd, store));
-    plan.fields.push_back(TRY(plan_packages(request, plan, store)));
+    plan.python = TRY(find_interpreter(request.python, request.variables, request.cwd, own));
+    bool reads_working_dir = uses_working_dir(*request.env.packages);
+    if (reads_working_dir) TRY(look_up(records, plan));
+    plan.fields.push_back(TRY(plan_packages(request, plan, reads_working_dir, records)));
   }
+  TRY(look_up(records, plan));
   return plan;
+}
+
+Result<Plan> make_plan(const PlanRequest& request, const store::Store& store) {
+  StoreRecords records(store);
+  return make_plan(request, store, records);
 }
 
 }  // namespace rtlaunch::installers

@@ -5,6 +5,9 @@
 //   Plan plan = TRY(make_plan(request, store));
 //   if (!plan.complete()) ...        // make_field for each missing one, then plan again
 //   auto leases = TRY(store.acquire_all(plan.layers()));
+//
+// The records may be somebody else's, a daemon's: then they are asked for all at once, and what
+// planning remembers (interpreters, stat caches) stays in the planner's own store.
 #pragma once
 
 #include <optional>
@@ -40,8 +43,9 @@ struct Field {
 };
 
 struct Plan {
-  std::optional<Interpreter> python;  // when there are packages
-  std::vector<Field> fields;          // in the order they can be made
+  std::optional<Interpreter> python;   // when there are packages
+  std::vector<Field> fields;           // in the order they can be made
+  std::optional<store::Record> known;  // what is remembered of id(), once every field has a key
   bool complete() const;
   const Field* find(const std::string& name) const;
   std::vector<store::Digest> layers() const;  // of all records
@@ -49,6 +53,19 @@ struct Plan {
   store::Key id() const;
 };
 
+// Where records are, and the layers that they name: a store's own, or a daemon's.
+class Records {
+ public:
+  virtual ~Records() = default;
+  // Absolute path of the layers' store. A daemon's is known after the first lookup.
+  virtual const std::string& store() const = 0;
+  // One answer a key, nothing where there is no record.
+  virtual Result<std::vector<std::optional<store::Record>>> lookup(
+      const std::vector<store::Key>& keys) = 0;
+};
+
+// `own` is for what planning itself remembers.
+Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Records& records);
 Result<Plan> make_plan(const PlanRequest& request, const store::Store& store);
 
 // Makes plan.fields[index] unless somebody else just did; takes its lock. Build half.
@@ -58,7 +75,9 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
 // The field's variables on top of the caller's, expanded one after the other as Ray's worker does.
 Environment expanded_variables(const PlanRequest& request);
 
-// What the packages are built with.
+// What the packages are built with. `store` is the path of the store that holds the layers.
+Result<PackagesContext> packages_context(const PlanRequest& request, const Plan& plan,
+                                         const std::string& store);
 Result<PackagesContext> packages_context(const PlanRequest& request, const Plan& plan,
                                          const store::Store& store);
 

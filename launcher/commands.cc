@@ -1,7 +1,6 @@
 #include "launcher/commands.h"
 
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -13,6 +12,7 @@
 #include "installers/store/store.h"
 #include "launcher/options.h"
 #include "launcher/report.h"
+#include "launcher/table.h"
 
 namespace rtlaunch {
 namespace {
@@ -23,7 +23,7 @@ using store::Store;
 
 struct CommandOptions {
   std::string store;
-  bool json = false, dry_run = false, all = false;
+  bool json = false, dry_run = false, all = false, holds = false;
   std::vector<std::string> words;
 };
 
@@ -37,12 +37,15 @@ Result<CommandOptions> parse(const std::vector<std::string>& args) {
       options.dry_run = true;
     } else if (word == "--all") {
       options.all = true;
+    } else if (word == "--holds") {
+      options.holds = true;
     } else if (word == "--store" && i + 1 < args.size()) {
       options.store = args[++i];
     } else if (word.rfind("--store=", 0) == 0) {
       options.store = word.substr(8);
     } else if (!word.empty() && word[0] == '-') {
-      std::string near = config::nearest(word, {"--json", "--dry-run", "--all", "--store"});
+      std::string near =
+          config::nearest(word, {"--json", "--dry-run", "--all", "--holds", "--store"});
       return make_error("command line", word, "unknown option",
                         near.empty() ? "see rtlaunch --help" : "did you mean " + near + "?");
     } else {
@@ -52,37 +55,7 @@ Result<CommandOptions> parse(const std::vector<std::string>& args) {
   return options;
 }
 
-std::string short_name(const std::string& hex) { return hex.substr(0, 12); }
-
-std::string age(int64_t seconds) {
-  int64_t old = std::max<int64_t>(0, ::time(nullptr) - seconds);
-  if (old < 120) return std::to_string(old) + " s";
-  if (old < 7200) return std::to_string(old / 60) + " min";
-  if (old < 172800) return std::to_string(old / 3600) + " h";
-  return std::to_string(old / 86400) + " d";
-}
-
-using Row = std::vector<std::string>;
-
-void print_table(const std::vector<Row>& rows) {
-  std::vector<size_t> widths;
-  for (const Row& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  for (const Row& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      line += row[i];
-      if (i + 1 < row.size()) line.append(widths[i] - row[i].size() + 2, ' ');
-    }
-    std::puts(line.c_str());
-  }
-}
-
-void print_json(const Json& json) {
-  std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
-}
+std::string age(int64_t seconds) { return human_duration(::time(nullptr) - seconds); }
 
 Json layer_json(const Store::LayerRow& row) {
   return {{"digest", row.digest.hex},   {"kind", row.info.kind},
@@ -210,11 +183,13 @@ Status why(Store& store, const CommandOptions& options) {
 struct Environments {
   std::vector<Store::RecordRow> rows;
   std::map<std::string, Store::LayerRow> layers;
+  std::vector<Store::Hold> holds;
 };
 
 Result<Environments> read_environments(Store& store) {
   Environments all;
   all.rows = TRY(store.records("env"));
+  all.holds = TRY(store.holds());
   for (auto& layer : TRY(store.list())) all.layers.emplace(layer.digest.hex, layer);
   return all;
 }
@@ -238,7 +213,41 @@ bool in_use(const Environments& all, const Store::RecordRow& row) {
          });
 }
 
+Status list_holds(Store& store, const CommandOptions& options) {
+  auto holds = TRY(store.holds());
+  Json json = Json::array();
+  std::vector<Row> rows = {{"NAME", "ENV", "EXPIRES", "USER"}};
+  for (const Store::Hold& hold : holds) {
+    json.push_back({{"name", hold.name},
+                    {"env", hold.env.hex},
+                    {"uid", hold.uid},
+                    {"expires", hold.expires},
+                    {"ttl", hold.ttl}});
+    rows.push_back({hold.name, short_name(hold.env.hex), human_expiry(hold.expires),
+                    std::to_string(hold.uid)});
+  }
+  options.json ? print_json(json) : print_table(rows);
+  return {};
+}
+
+// Names that hold it, and "pinned" when all of its layers are.
+std::string kept_by(const Environments& all, const Store::RecordRow& row) {
+  std::string text;
+  for (const Store::Hold& hold : all.holds) {
+    if (hold.env == row.asked && hold.uid == row.uid)
+      text += (text.empty() ? "" : ", ") + hold.name;
+  }
+  bool pinned = !row.record.layers.empty();
+  for (const Digest& digest : row.record.layers) {
+    auto found = all.layers.find(digest.hex);
+    pinned = pinned && found != all.layers.end() && found->second.pinned;
+  }
+  if (pinned) text += text.empty() ? "pin" : ", pin";
+  return text;
+}
+
 Status list_environments(Store& store, const CommandOptions& options) {
+  if (options.holds) return list_holds(store, options);
   Environments all = TRY(read_environments(store));
   if (options.json) {
     Json json = Json::array();
@@ -251,17 +260,18 @@ Status list_environments(Store& store, const CommandOptions& options) {
                       {"created", row.created},
                       {"last_used", row.last_used},
                       {"in_use", in_use(all, row)},
+                      {"kept_by", kept_by(all, row)},
                       {"layers", layers},
                       {"what", Json::parse(row.record.data, nullptr, false)}});
     }
     print_json(json);
     return {};
   }
-  std::vector<Row> rows = {{"ENV", "SIZE", "LAYERS", "LAST USED", "IN USE", "WHAT"}};
+  std::vector<Row> rows = {{"ENV", "SIZE", "LAYERS", "LAST USED", "IN USE", "KEPT BY", "WHAT"}};
   for (const auto& row : all.rows) {
     rows.push_back({short_name(row.key.hex), human_bytes(size_of(all, row)),
                     std::to_string(row.record.layers.size()), age(row.last_used) + " ago",
-                    in_use(all, row) ? "yes" : "", row.record.name});
+                    in_use(all, row) ? "yes" : "", kept_by(all, row), row.record.name});
   }
   print_table(rows);
   return {};
@@ -273,7 +283,7 @@ Result<Store::RecordRow> find_environment(const Environments& all, const std::st
     if (prefix.size() >= 4 && row.key.hex.rfind(prefix, 0) == 0) found.push_back(row);
   }
   if (found.size() == 1) return found.front();
-  return make_error("env rm", prefix,
+  return make_error("environment", prefix,
                     found.empty() ? "no such environment" : "more than one begins like this",
                     "rtlaunch env ls shows them; at least four digits of one are needed");
 }
@@ -341,6 +351,29 @@ Status remove_environments(Store& store, const CommandOptions& options) {
   return {};
 }
 
+// By its id, or by a name that holds it.
+Result<Store::RecordRow> named_environment(const Environments& all, const std::string& name) {
+  for (const Store::Hold& hold : all.holds) {
+    for (const auto& row : all.rows) {
+      if (hold.name == name && hold.env == row.asked && hold.uid == row.uid) return row;
+    }
+  }
+  return find_environment(all, name);
+}
+
+Status set_pin(Store& store, const CommandOptions& options, bool pinned) {
+  if (options.words.size() != 2) {
+    return make_error("env pin", "", "needs one environment", "rtlaunch env ls shows them");
+  }
+  Environments all = TRY(read_environments(store));
+  Store::RecordRow row = TRY(named_environment(all, options.words[1]));
+  for (const Digest& digest : row.record.layers) TRY(store.pin(digest, pinned));
+  return {};
+}
+
+Status pin(Store& store, const CommandOptions& options) { return set_pin(store, options, true); }
+Status unpin(Store& store, const CommandOptions& options) { return set_pin(store, options, false); }
+
 using Verb = Status (*)(Store&, const CommandOptions&);
 
 int dispatch(const std::string& noun, const std::map<std::string, Verb>& verbs,
@@ -381,7 +414,10 @@ int store_command(const std::vector<std::string>& args) {
 }
 
 int env_command(const std::vector<std::string>& args) {
-  return dispatch("env", {{"ls", list_environments}, {"rm", remove_environments}}, args);
+  return dispatch(
+      "env",
+      {{"ls", list_environments}, {"rm", remove_environments}, {"pin", pin}, {"unpin", unpin}},
+      args);
 }
 
 }  // namespace rtlaunch

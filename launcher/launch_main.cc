@@ -1,23 +1,28 @@
-// rtlaunch: the command people run. `run` is done here; `store` and `env` are rtlaunch-build's,
-// which this one becomes. Linked statically, so that it starts in well under a millisecond and
-// loads nothing from anywhere.
+// rtlaunch: the command people run. What needs SQLite is rtlaunch-build's, which this one then
+// becomes. Linked statically, so that it starts in well under a millisecond and loads nothing from
+// anywhere.
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 
+#include "config/json.h"
 #include "launcher/builder.h"
+#include "launcher/holds.h"
+#include "launcher/look.h"
 #include "launcher/options.h"
 #include "launcher/report.h"
 #include "launcher/run.h"
+#include "launcher/usage.h"
 
 namespace {
 
 using namespace rtlaunch;
+using Args = std::vector<std::string>;
 
-int fail(const Error& error, const Report& report) {
-  const_cast<Report&>(report).error(error);
+int fail(const Error& error, bool json = false) {
+  Report(Report::voice_for(json)).error(error);
   return error.exit_code;
 }
 
@@ -28,26 +33,63 @@ void open_closed_stdio() {
   }
 }
 
-bool asks_for_help(const std::vector<std::string>& args) {
-  return !args.empty() && (args[0] == "--help" || args[0] == "-h");
+bool is_help(const std::string& word) { return word == "--help" || word == "-h" || word == "help"; }
+
+// Before `--`, and before the command of `run` and `exec`, which may take --help itself.
+bool asks_for_help(const std::string& verb, const Args& args) {
+  if (verb == "run" || verb == "exec") return !args.empty() && is_help(args[0]);
+  auto end = std::find(args.begin(), args.end(), "--");
+  return std::any_of(args.begin(), end,
+                     [](const std::string& word) { return word == "--help" || word == "-h"; });
 }
 
-int run_command(const std::vector<std::string>& args) {
-  auto options = parse_run_options(args);
-  bool json = options ? options->json : std::find(args.begin(), args.end(), "--json") != args.end();
+int show(const char* text) { return std::fputs(text, stdout) < 0; }
+
+bool has_word(const Args& args, const std::string& word) {
+  return std::find(args.begin(), args.end(), word) != args.end();
+}
+
+using Parse = Result<RunOptions> (*)(const Args&);
+using Do = Result<int> (*)(const RunOptions&, Report&);
+
+int with_options(Parse parse, Do act, const Args& args) {
+  auto options = parse(args);
+  bool json = options ? options->json : has_word(args, "--json");
+  if (!options) return fail(options.error(), json);
   Report report(Report::voice_for(json));
-  if (!options) return fail(options.error(), report);
-  auto status = run(*options, report);
-  return status ? *status : fail(status.error(), report);
+  auto status = act(*options, report);
+  if (status) return *status;
+  report.error(status.error());
+  return status.error().exit_code;
 }
 
-int become_builder(char** argv) {
-  Report report(Report::voice_for(false));
+int become_builder(const Args& args) {
   auto folder = tools_folder();
-  if (!folder) return fail(folder.error(), report);
+  if (!folder) return fail(folder.error());
   std::string program = *folder + "/rtlaunch-build";
-  ::execv(program.c_str(), argv);
-  return fail(sys_error("exec", program), report);
+  std::vector<char*> argv = {const_cast<char*>("rtlaunch")};
+  for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
+  argv.push_back(nullptr);
+  ::execv(program.c_str(), argv.data());
+  return fail(sys_error("exec", program));
+}
+
+// `env` and `store`: what a daemon, or the files of a store alone, can answer is done here.
+int store_or_env(const std::string& verb, Args args) {
+  std::string noun = args.empty() ? "" : args[0];
+  if (!args.empty()) args.erase(args.begin());
+  if (verb == "env" && noun == "create") return with_options(parse_create_options, create, args);
+  auto done = verb == "env" ? env_verb(noun, args) : store_verb(noun, args);
+  if (!done) return fail(done.error(), has_word(args, "--json"));
+  if (*done) return **done;
+  args.insert(args.begin(), {verb, noun});
+  return become_builder(args);
+}
+
+int unknown(const std::string& verb) {
+  std::string near = config::nearest(verb, known_verbs());
+  return fail(make_error("command line", verb, "unknown command",
+                         near.empty() ? "see rtlaunch --help" : "did you mean " + near + "?"));
 }
 
 }  // namespace
@@ -55,12 +97,14 @@ int become_builder(char** argv) {
 int main(int argc, char** argv) {
   open_closed_stdio();
   std::string verb = argc > 1 ? argv[1] : "--help";
-  std::vector<std::string> args(argv + std::min(argc, 2), argv + argc);
-  if (asks_for_help(args)) verb = "--help";
-  if (verb == "run") return run_command(args);
-  if (verb == "store" || verb == "env") return become_builder(argv);
-  if (verb == "--help" || verb == "-h" || verb == "help") return std::fputs(kUsage, stdout) < 0;
+  Args args(argv + std::min(argc, 2), argv + argc);
+  if (is_help(verb)) return show(args.empty() ? kUsage : usage_of(args[0]));
+  if (asks_for_help(verb, args)) return show(usage_of(verb));
+  if (verb == "run") return with_options(parse_run_options, run, args);
+  if (verb == "exec") return with_options(parse_exec_options, exec, args);
+  if (verb == "store" || verb == "env") return store_or_env(verb, args);
   if (verb == "--version") return std::puts("rtlaunch 0.1.0") < 0;
-  Report report(Report::voice_for(false));
-  return fail(make_error("command line", verb, "unknown command", "see rtlaunch --help"), report);
+  auto status = look(verb, args);
+  if (!status) return fail(status.error(), has_word(args, "--json"));
+  return *status ? **status : unknown(verb);
 }

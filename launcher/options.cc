@@ -2,36 +2,14 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
-#include <functional>
-#include <map>
+#include <cstring>
 
 #include "config/json.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch {
-
-const char kUsage[] = R"(Usage: rtlaunch run [OPTION]... [--] COMMAND [ARG]...
-       rtlaunch store ls|stats|gc|verify|rebuild|why DIGEST [--json] [--store DIR]
-       rtlaunch env ls|rm ID... [--json] [--store DIR]
-
-Runs COMMAND in a runtime environment: packages and files as read-only layers, in namespaces.
-
-  --runtime-env FILE|JSON   fields as Ray has them: working_dir, py_modules, pip, uv, env_vars, config
-  --working-dir DIR|ARCHIVE|URL   where COMMAND starts; what it writes there is dropped at the end
-  --keep DIR                save what COMMAND wrote in its working directory
-  --pip REQUIREMENT         a package, as in requirements.txt (repeat for more)
-  --env KEY=VALUE           a variable; `--env KEY` passes yours on (repeat for more)
-  --python PATH             the interpreter that packages are added to
-  --store DIR               where layers are kept
-  --upper-size SIZE         most that COMMAND may write, e.g. 2G
-  --allow-conflicts         install even if a package of the base is broken by it
-  --json                    progress and errors as JSON lines on stderr
-  --timings                 what each step of the start took
-
-Exit status: COMMAND's; 128+n if signal n ended it; 125 if rtlaunch failed, 126 if COMMAND can't
-be executed, 127 if it wasn't found.
-)";
 
 namespace {
 
@@ -52,102 +30,154 @@ Result<std::pair<std::string, std::string>> parse_env(const std::string& text) {
   return std::pair(key, std::string(value));
 }
 
-using Setter = std::function<Status(RunOptions&, const std::string&)>;
+using Setter = Status (*)(RunOptions&, const std::string&);
 
-template <typename T>
-Setter into(T RunOptions::*member) {
-  return [member](RunOptions& options, const std::string& value) -> Status {
-    options.*member = value;
-    return {};
-  };
+enum Verb : unsigned { kRun = 1, kExec = 2, kCreate = 4, kAll = 7 };
+
+struct Option {
+  const char* name;
+  unsigned verbs;
+  bool RunOptions::*flag;
+  Setter set;  // with a value, when there is no flag
+};
+
+template <auto member>
+Status into(RunOptions& options, const std::string& value) {
+  options.*member = value;
+  return {};
 }
 
-const std::map<std::string, Setter>& value_options() {
-  static const std::map<std::string, Setter> options = {
-      {"--runtime-env", into(&RunOptions::runtime_env)},
-      {"--working-dir", into(&RunOptions::working_dir)},
-      {"--store", into(&RunOptions::store)},
-      {"--python", into(&RunOptions::python)},
-      {"--keep", into(&RunOptions::keep)},
-      {"--pip",
-       [](RunOptions& o, const std::string& v) -> Status { return o.pip.push_back(v), Status(); }},
-      {"--env",
-       [](RunOptions& o, const std::string& v) -> Status {
-         o.env.push_back(TRY(parse_env(v)));
-         return {};
-       }},
-      {"--upper-size",
-       [](RunOptions& o, const std::string& v) -> Status {
-         o.upper_bytes = TRY(parse_size(v));
-         return {};
-       }},
-  };
-  return options;
+Status add_package(RunOptions& options, const std::string& value) {
+  return options.pip.push_back(value), Status();
 }
 
-const std::map<std::string, bool RunOptions::*>& flags() {
-  static const std::map<std::string, bool RunOptions::*> options = {
-      {"--json", &RunOptions::json},
-      {"--timings", &RunOptions::timings},
-      {"--allow-conflicts", &RunOptions::allow_conflicts},
-  };
-  return options;
+Status add_variable(RunOptions& options, const std::string& value) {
+  options.env.push_back(TRY(parse_env(value)));
+  return {};
 }
 
-Error unknown_option(const std::string& name) {
+Status set_upper_size(RunOptions& options, const std::string& value) {
+  options.upper_bytes = TRY(parse_size(value));
+  return {};
+}
+
+Status set_ttl(RunOptions& options, const std::string& value) {
+  options.ttl = TRY(parse_duration(value));
+  return {};
+}
+
+constexpr Option kOptions[] = {
+    {"--runtime-env", kRun | kCreate, nullptr, into<&RunOptions::runtime_env>},
+    {"--working-dir", kRun | kCreate, nullptr, into<&RunOptions::working_dir>},
+    {"--pip", kRun | kCreate, nullptr, add_package},
+    {"--python", kRun | kCreate, nullptr, into<&RunOptions::python>},
+    {"--allow-conflicts", kRun | kCreate, &RunOptions::allow_conflicts, nullptr},
+    {"--env", kAll, nullptr, add_variable},
+    {"--keep", kRun | kExec, nullptr, into<&RunOptions::keep>},
+    {"--upper-size", kRun | kExec, nullptr, set_upper_size},
+    {"--timings", kRun | kExec, &RunOptions::timings, nullptr},
+    {"--name", kCreate, nullptr, into<&RunOptions::name>},
+    {"--ttl", kCreate, nullptr, set_ttl},
+    {"--store", kAll, nullptr, into<&RunOptions::store>},
+    {"--socket", kAll, nullptr, into<&RunOptions::socket>},
+    {"--embedded", kAll, &RunOptions::embedded, nullptr},
+    {"--json", kAll, &RunOptions::json, nullptr},
+};
+
+const Option* find_option(const std::string& name, Verb verb) {
+  for (const Option& option : kOptions) {
+    if ((option.verbs & verb) != 0 && name == option.name) return &option;
+  }
+  return nullptr;
+}
+
+Error unknown_option(const std::string& name, Verb verb) {
   std::vector<std::string> known;
-  for (const auto& [option, setter] : value_options()) known.push_back(option);
-  for (const auto& [option, member] : flags()) known.push_back(option);
+  for (const Option& option : kOptions) {
+    if ((option.verbs & verb) != 0) known.emplace_back(option.name);
+  }
   std::string near = config::nearest(name, known);
   return usage_error(name, "unknown option",
                      near.empty() ? "see rtlaunch --help" : "did you mean " + near + "?");
 }
 
-}  // namespace
+// Options up to `--` or the first word that is none; where that is.
+Result<size_t> take_options(const std::vector<std::string>& args, Verb verb, RunOptions& options,
+                            size_t at = 0) {
+  for (; at < args.size(); ++at) {
+    const std::string& word = args[at];
+    if (word == "--") return at + 1;
+    if (word.empty() || word[0] != '-') return at;
+    size_t equals = word.find('=');
+    std::string name = word.substr(0, equals);
+    const Option* option = find_option(name, verb);
+    if (option == nullptr) return unknown_option(name, verb);
+    if (option->flag != nullptr) {
+      if (equals != std::string::npos) return usage_error(name, "takes no value", "leave it out");
+      options.*option->flag = true;
+      continue;
+    }
+    if (equals == std::string::npos && at + 1 == args.size()) {
+      return usage_error(name, "needs a value", "see rtlaunch --help");
+    }
+    TRY(option->set(options, equals == std::string::npos ? args[++at] : word.substr(equals + 1)));
+  }
+  return at;
+}
 
-Result<uint64_t> parse_size(const std::string& text) {
+Status check_host(const RunOptions& options) {
+  if (!options.embedded || options.socket.empty()) return {};
+  return usage_error("--embedded", "and --socket exclude each other", "leave one of them out");
+}
+
+std::vector<std::string> rest(const std::vector<std::string>& args, size_t at) {
+  return {args.begin() + static_cast<long>(at), args.end()};
+}
+
+// A number with one of these behind it.
+struct Scale {
+  const char* name;
+  uint64_t factor;
+};
+
+template <size_t count>
+std::optional<uint64_t> number_with_unit(const std::string& text, const Scale (&units)[count]) {
   char* end = nullptr;
   errno = 0;
   unsigned long long number = ::strtoull(text.c_str(), &end, 10);
-  std::string unit = end;
-  static const std::map<std::string, int> shifts = {
-      {"", 0}, {"K", 10}, {"M", 20}, {"G", 30}, {"T", 40}};
-  if (!unit.empty() && (unit.back() == 'b' || unit.back() == 'B')) unit.pop_back();
-  for (char& letter : unit) letter = static_cast<char>(::toupper(letter));
-  auto shift = shifts.find(unit);
-  if (text.empty() || text[0] == '-' || errno != 0 || end == text.c_str() ||
-      shift == shifts.end() || number > (UINT64_MAX >> shift->second)) {
-    return usage_error("'" + text + "'", "not a size",
-                       "write bytes, or a number with K, M, G or T");
+  if (text.empty() || text[0] == '-' || errno != 0 || end == text.c_str()) return std::nullopt;
+  for (const Scale& unit : units) {
+    if (::strcasecmp(end, unit.name) != 0) continue;
+    if (number > UINT64_MAX / unit.factor) return std::nullopt;
+    return number * unit.factor;
   }
-  return static_cast<uint64_t>(number) << shift->second;
+  return std::nullopt;
+}
+
+}  // namespace
+
+Result<uint64_t> parse_size(const std::string& text) {
+  static constexpr Scale kUnits[] = {
+      {"", 1},           {"B", 1},           {"K", 1ull << 10}, {"KB", 1ull << 10},
+      {"M", 1ull << 20}, {"MB", 1ull << 20}, {"G", 1ull << 30}, {"GB", 1ull << 30},
+      {"T", 1ull << 40}, {"TB", 1ull << 40}};
+  if (auto size = number_with_unit(text, kUnits)) return *size;
+  return usage_error("'" + text + "'", "not a size", "write bytes, or a number with K, M, G or T");
+}
+
+Result<int64_t> parse_duration(const std::string& text) {
+  static constexpr Scale kUnits[] = {{"", 1},     {"s", 1},    {"m", 60},
+                                     {"min", 60}, {"h", 3600}, {"d", 86400}};
+  auto seconds = number_with_unit(text, kUnits);
+  if (seconds && *seconds <= INT32_MAX) return static_cast<int64_t>(*seconds);
+  return usage_error("'" + text + "'", "not a duration",
+                     "write seconds, or a number with m, h or d");
 }
 
 Result<RunOptions> parse_run_options(const std::vector<std::string>& args) {
   RunOptions options;
-  size_t at = 0;
-  for (; at < args.size(); ++at) {
-    const std::string& word = args[at];
-    if (word == "--") {
-      ++at;
-      break;
-    }
-    if (word.empty() || word[0] != '-') break;
-    size_t equals = word.find('=');
-    std::string name = word.substr(0, equals);
-    if (auto flag = flags().find(word); flag != flags().end()) {
-      options.*flag->second = true;
-      continue;
-    }
-    auto setter = value_options().find(name);
-    if (setter == value_options().end()) return unknown_option(name);
-    if (equals == std::string::npos && at + 1 == args.size()) {
-      return usage_error(name, "needs a value", "see rtlaunch --help");
-    }
-    TRY(setter->second(options,
-                       equals == std::string::npos ? args[++at] : word.substr(equals + 1)));
-  }
-  options.command.assign(args.begin() + static_cast<long>(at), args.end());
+  options.command = rest(args, TRY(take_options(args, kRun, options)));
+  TRY(check_host(options));
   if (options.command.empty()) {
     return usage_error("run", "no command",
                        "write what to run at the end: rtlaunch run -- COMMAND");
@@ -155,6 +185,38 @@ Result<RunOptions> parse_run_options(const std::vector<std::string>& args) {
   if (!options.keep.empty() && !options.working_dir && options.runtime_env.empty()) {
     return usage_error("--keep", "there is no working directory to keep files of",
                        "add --working-dir");
+  }
+  return options;
+}
+
+Result<RunOptions> parse_exec_options(const std::vector<std::string>& args) {
+  RunOptions options;
+  size_t at = TRY(take_options(args, kExec, options));
+  if (at == args.size() || args[at].empty()) {
+    return usage_error("exec", "no environment",
+                       "name one: rtlaunch exec ENV -- COMMAND; rtlaunch env ls shows them");
+  }
+  options.environment = args[at];
+  at = TRY(take_options(args, kExec, options, at + 1));
+  options.command = rest(args, at);
+  TRY(check_host(options));
+  if (options.command.empty()) {
+    return usage_error("exec", "no command",
+                       "write what to run at the end: rtlaunch exec ENV -- COMMAND");
+  }
+  return options;
+}
+
+Result<RunOptions> parse_create_options(const std::vector<std::string>& args) {
+  RunOptions options;
+  size_t at = TRY(take_options(args, kCreate, options));
+  TRY(check_host(options));
+  if (at < args.size()) {
+    return usage_error("env create", "takes no command: '" + args[at] + "'",
+                       "run it with rtlaunch exec ENV -- COMMAND");
+  }
+  if (options.ttl > 0 && options.name.empty()) {
+    return usage_error("--ttl", "is of a name that holds the environment", "add --name NAME");
   }
   return options;
 }

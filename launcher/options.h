@@ -2,6 +2,7 @@
 // Options come as `--name value` or `--name=value`; everything after `--` is the command.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
@@ -23,19 +24,27 @@ struct RunOptions {
   bool allow_conflicts = false;  // --allow-conflicts
   bool json = false;             // --json: events instead of lines, on stderr
   bool timings = false;          // --timings: microseconds per step, on stderr
+  std::string socket;            // --socket: the daemon's; "" for the default one if it is there
+  bool embedded = false;         // --embedded: no daemon
+  std::string name;              // env create --name: of the hold
+  int64_t ttl = 0;               // env create --ttl, seconds; 0: until it is released
+  std::string environment;       // exec: an id or a hold's name
   std::vector<std::string> command;
 };
 
-// `args` without the program's name and without "run".
+// `args` without the program's name and without the verb.
 Result<RunOptions> parse_run_options(const std::vector<std::string>& args);
+Result<RunOptions> parse_exec_options(const std::vector<std::string>& args);
+Result<RunOptions> parse_create_options(const std::vector<std::string>& args);
 
 // "512M", "2G", "1073741824" as bytes (K, M, G, T are powers of 1024).
 Result<uint64_t> parse_size(const std::string& text);
 
+// "90" (seconds), "15m", "1h", "7d".
+Result<int64_t> parse_duration(const std::string& text);
+
 // --store, else RTLAUNCH_STORE, else /var/lib/rtlaunch for root and
 // ${XDG_DATA_HOME:-~/.local/share}/rtlaunch for everybody else.
 Result<std::string> store_path(const std::string& option);
-
-extern const char kUsage[];
 
 }  // namespace rtlaunch

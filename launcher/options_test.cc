@@ -50,5 +50,36 @@ TEST(Options, Sizes) {
   }
 }
 
+TEST(Options, Durations) {
+  EXPECT_EQ(*parse_duration("90"), 90);
+  EXPECT_EQ(*parse_duration("15m"), 900);
+  EXPECT_EQ(*parse_duration("1h"), 3600);
+  EXPECT_EQ(*parse_duration("7D"), 7 * 86400);
+  for (const char* bad : {"", "-1", "h", "1w", "99999999999", "99999999d"}) {
+    EXPECT_FALSE(parse_duration(bad).ok()) << bad;
+  }
+}
+
+TEST(Options, ExecTakesOptionsBeforeAndAfterTheEnvironmentAndNoneOfTheCommand) {
+  auto options = parse_exec_options({"--timings", "job", "--env", "A=b", "python3", "--json"});
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->environment, "job");
+  EXPECT_EQ(options->command, (std::vector<std::string>{"python3", "--json"}));
+  EXPECT_TRUE(options->timings);
+  EXPECT_FALSE(options->json);
+  EXPECT_FALSE(parse_exec_options({"job"}).ok());
+  EXPECT_FALSE(parse_exec_options({}).ok());
+  EXPECT_FALSE(parse_exec_options({"--pip", "a", "job", "x"}).ok());
+}
+
+TEST(Options, CreateTakesNoCommandAndATimeOnlyWithAName) {
+  auto options = parse_create_options({"--pip", "a", "--name", "n", "--ttl", "1h"});
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->ttl, 3600);
+  EXPECT_FALSE(parse_create_options({"--pip", "a", "true"}).ok());
+  EXPECT_FALSE(parse_create_options({"--pip", "a", "--ttl", "1h"}).ok());
+  EXPECT_FALSE(parse_create_options({"--socket", "/s", "--embedded"}).ok());
+}
+
 }  // namespace
 }  // namespace rtlaunch

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "isolation/sys/files.h"
+#include "launcher/table.h"
 
 namespace rtlaunch {
 namespace {
@@ -37,14 +38,6 @@ size_t terminal_width() {
   struct winsize size = {};
   if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col < 20) return 80;
   return size.ws_col;
-}
-
-// Names of packages and files come from outside: on a terminal they must be text and nothing else.
-std::string printable(std::string text) {
-  for (char& letter : text) {
-    if (static_cast<unsigned char>(letter) < 0x20 || letter == 0x7f) letter = ' ';
-  }
-  return text;
 }
 
 std::string describe(const Event& event) {

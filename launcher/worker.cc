@@ -22,10 +22,14 @@ bool is_directory(const std::string& path) {
   return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+std::string layer_path(const store::Digest& digest, const std::string& store) {
+  return store + "/" + store::Store::layer_name(digest);
+}
+
 std::vector<std::string> layer_paths(const std::vector<store::Digest>& layers,
-                                     const store::Store& store) {
+                                     const std::string& store) {
   std::vector<std::string> paths;
-  for (const store::Digest& digest : layers) paths.push_back(store.layer_path(digest));
+  for (const store::Digest& digest : layers) paths.push_back(layer_path(digest, store));
   return paths;
 }
 
@@ -50,7 +54,7 @@ void show(const std::string& path, Spec& spec) {
   spec.visible.push_back(path);
 }
 
-void mount_working_dir(const Plan& plan, const store::Store& store, Spec& spec) {
+void mount_working_dir(const Plan& plan, const std::string& store, Spec& spec) {
   const Field* field = plan.find("working_dir");
   if (field == nullptr) return;
   std::string target = working_dir_target(plan);
@@ -63,10 +67,11 @@ void mount_working_dir(const Plan& plan, const store::Store& store, Spec& spec) 
   overlay.lowers = layer_paths(field->record->layers, store);
   overlay.writable = true;
   overlay.report = true;
+  overlay.owned = true;
   spec.overlays.push_back(std::move(overlay));
 }
 
-Status mount_packages(const Plan& plan, const store::Store& store, Spec& spec) {
+Status mount_packages(const Plan& plan, const std::string& store, Spec& spec) {
   const Field* field = plan.find("pip") != nullptr ? plan.find("pip") : plan.find("uv");
   if (field == nullptr) return {};
   for (const installers::PackagesMount& mount : TRY(installers::packages_mounts(*field->record))) {
@@ -80,7 +85,7 @@ Status mount_packages(const Plan& plan, const store::Store& store, Spec& spec) {
   return {};
 }
 
-void mount_modules(const Plan& plan, const store::Store& store, Spec& spec) {
+void mount_modules(const Plan& plan, const std::string& store, Spec& spec) {
   size_t number = 0;
   for (const Field& field : plan.fields) {
     if (field.name.rfind("py_modules[", 0) != 0) continue;
@@ -88,7 +93,9 @@ void mount_modules(const Plan& plan, const store::Store& store, Spec& spec) {
     if (field.in_place()) {
       show(target, spec);
     } else {
-      spec.binds.push_back({store.layer_path(field.record->layers.front()), target, false, false});
+      isolation::Bind bind{layer_path(field.record->layers.front(), store), target};
+      bind.owned = true;
+      spec.binds.push_back(std::move(bind));
     }
   }
 }
@@ -166,7 +173,7 @@ std::string home_of(const Environment& variables) {
 }  // namespace
 
 Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, const Plan& plan,
-                         const store::Store& store) {
+                         const std::string& store, std::vector<std::string> hidden) {
   Spec spec;
   spec.argv = options.command;
   std::string working_dir = working_dir_target(plan);
@@ -176,7 +183,7 @@ Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, 
   spec.upper_bytes = options.upper_bytes;
   std::string home = home_of(request.variables);
   if (!home.empty()) spec.writable.push_back(home);
-  spec.hidden.push_back(store.path());
+  spec.hidden = std::move(hidden);
   mount_working_dir(plan, store, spec);
   show(request.cwd, spec);
   TRY(mount_packages(plan, store, spec));

@@ -17,8 +17,11 @@ namespace rtlaunch {
 inline constexpr char kWorkingDir[] = "/tmp/rtlaunch/working_dir";
 inline constexpr char kPyModules[] = "/tmp/rtlaunch/py_modules";
 
+// `store` is the absolute path of the store that the layers lie in; `hidden` are folders that are
+// nobody's business inside.
 Result<isolation::Spec> worker_spec(const RunOptions& options,
                                     const installers::PlanRequest& request,
-                                    const installers::Plan& plan, const store::Store& store);
+                                    const installers::Plan& plan, const std::string& store,
+                                    std::vector<std::string> hidden);
 
 }  // namespace rtlaunch

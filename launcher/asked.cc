@@ -1,0 +1,110 @@
+#include "launcher/asked.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+
+#include "isolation/sys/files.h"
+#include "launcher/builder.h"
+
+extern char** environ;
+
+namespace rtlaunch {
+namespace {
+
+// --runtime-env is JSON if it begins like an object, else a file's name.
+Result<config::RuntimeEnv> read_runtime_env(const std::string& option, const std::string& cwd) {
+  if (option.empty()) return config::RuntimeEnv();
+  size_t first = option.find_first_not_of(" \t\r\n");
+  if (first != std::string::npos && (option[first] == '{' || option[first] == '[')) {
+    return config::parse_runtime_env(option, "--runtime-env", cwd);
+  }
+  auto text = sys::read_file(option, 16 << 20);
+  if (!text) {
+    text.error().step = "--runtime-env";
+    text.error().cure = "give the name of a JSON file, or the JSON itself";
+    return text.error();
+  }
+  return config::parse_runtime_env(*text, option, cwd);
+}
+
+Status add_requirements(const std::vector<std::string>& lines, const std::string& cwd,
+                        config::RuntimeEnv& env) {
+  if (lines.empty()) return {};
+  if (!env.packages) env.packages.emplace();
+  for (const std::string& line : lines) {
+    size_t file = line.rfind("-r", 0) == 0 ? line.find_first_not_of(" =", 2) : std::string::npos;
+    if (file == std::string::npos) {
+      env.packages->lines.push_back(line);
+      continue;
+    }
+    for (std::string& read :
+         TRY(config::read_requirements(sys::absolute_path(line.substr(file), cwd)))) {
+      env.packages->lines.push_back(std::move(read));
+    }
+  }
+  return {};
+}
+
+void add_variables(const std::vector<std::pair<std::string, std::string>>& added,
+                   config::RuntimeEnv& env) {
+  for (const auto& [name, value] : added) {
+    auto same = [&, &key = name](const auto& entry) { return entry.first == key; };
+    auto& variables = env.env_vars;
+    variables.erase(std::remove_if(variables.begin(), variables.end(), same), variables.end());
+    variables.emplace_back(name, value);
+  }
+}
+
+bool names_python(const std::string& command) {
+  std::string name = command.substr(command.rfind('/') + 1);
+  return name.rfind("python", 0) == 0 &&
+         name.find_first_not_of("0123456789.", 6) == std::string::npos;
+}
+
+}  // namespace
+
+installers::Environment caller_variables() {
+  installers::Environment variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    std::string text = *entry;
+    if (size_t equals = text.find('='); equals != std::string::npos && equals > 0) {
+      variables[text.substr(0, equals)] = text.substr(equals + 1);
+    }
+  }
+  return variables;
+}
+
+Result<std::string> caller_cwd() {
+  char buffer[PATH_MAX];
+  if (::getcwd(buffer, sizeof buffer) == nullptr) return sys_error("getcwd", "current directory");
+  return std::string(buffer);
+}
+
+Result<installers::PlanRequest> read_request(const RunOptions& options) {
+  installers::PlanRequest request;
+  request.cwd = TRY(caller_cwd());
+  request.variables = caller_variables();
+  request.env = TRY(read_runtime_env(options.runtime_env, request.cwd));
+  if (options.working_dir) request.env.working_dir = options.working_dir;
+  TRY(add_requirements(options.pip, request.cwd, request.env));
+  add_variables(options.env, request.env);
+  // `run -- python3.9 main.py` means packages for that Python.
+  request.python = options.python;
+  bool named = !options.command.empty() && names_python(options.command[0]);
+  if (request.python.empty() && named) request.python = options.command[0];
+  request.tools = TRY(tools_folder());
+  request.allow_conflicts = options.allow_conflicts;
+  return request;
+}
+
+Result<installers::PlanRequest> exec_request(const RunOptions& options) {
+  installers::PlanRequest request;
+  request.cwd = TRY(caller_cwd());
+  request.variables = caller_variables();
+  add_variables(options.env, request.env);
+  return request;
+}
+
+}  // namespace rtlaunch

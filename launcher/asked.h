@@ -1,0 +1,20 @@
+// What a command line asks for, as planning understands it: the runtime env with what its options
+// add, and the caller's variables and directory.
+#pragma once
+
+#include "installers/plan.h"
+#include "isolation/sys/result.h"
+#include "launcher/options.h"
+
+namespace rtlaunch {
+
+installers::Environment caller_variables();
+Result<std::string> caller_cwd();
+
+// Reads the files that options name; finds nothing out about the machine.
+Result<installers::PlanRequest> read_request(const RunOptions& options);
+
+// Of a command in an environment that is known: no file is read.
+Result<installers::PlanRequest> exec_request(const RunOptions& options);
+
+}  // namespace rtlaunch

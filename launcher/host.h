@@ -1,0 +1,84 @@
+// Who keeps the layers and starts the sandboxes: this process itself ("embedded"), or the machine's
+// rtlaunchd. `run`, `exec` and `env` know no other difference between the two.
+//
+//   std::unique_ptr<Host> host = TRY(choose_host(options, signals));
+//   plan with host->own() and host->records(); host->make() what is missing
+//   auto running = TRY(host->start(launch));   // nothing: a layer has gone, plan again
+//   int status = TRY(wait_for(*running, signals));
+//
+// Belongs to one thread. rtlaunchd may die and come back at any time: every call here is asked
+// again for up to ten seconds, and a command is started at most once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "installers/plan.h"
+#include "isolation/sandbox.h"
+#include "isolation/sys/result.h"
+#include "launcher/report.h"
+#include "launcher/signals.h"
+
+namespace rtlaunch {
+
+// Which host is wanted: --socket, --embedded, --store; RTLAUNCH_SOCKET and RTLAUNCH_STORE.
+struct HostOptions {
+  std::string socket;  // a daemon that has to answer; "" for the default one if it does
+  std::string store;   // a store of one's own: no daemon is asked, unless one was named
+  bool embedded = false;
+};
+
+// A command that runs. Its end ends all in its sandbox; so does the end of this object.
+class Running {
+ public:
+  virtual ~Running() = default;
+  virtual Status send(int signal) = 0;  // to the command, not to its children
+  virtual int done_fd() const = 0;      // readable when wait() won't block
+  virtual Result<int> wait() = 0;       // the command's wait status
+  virtual int upper_dir() const = 0;    // see Sandbox::upper_dir()
+  virtual const std::vector<isolation::Sandbox::Step>& steps() const = 0;
+};
+
+// One start.
+struct Launch {
+  isolation::Spec spec;
+  std::vector<store::Key> keys;       // of the records whose layers `spec` names
+  std::vector<store::Digest> layers;  // those layers
+  store::Key environment;             // its id; "" for none
+  std::string name;                   // for people
+};
+
+class Host : public installers::Records {
+ public:
+  virtual Result<const store::Store*> own() = 0;  // where planning remembers; opened when asked for
+  virtual std::vector<std::string> hidden() const = 0;  // what no command may see
+  // Runs until all of `fields` are made or one fails. SIGINT, SIGTERM, SIGHUP: exit code 128+n.
+  virtual Status make(const std::vector<std::string>& fields,
+                      const installers::PlanRequest& request, Report& report) = 0;
+  // Returns when the command has been exec'ed. Nothing: a layer isn't there any more; its records
+  // are forgotten.
+  virtual Result<std::unique_ptr<Running>> start(Launch launch) = 0;
+  // An environment's record, for `env ls` and `exec`.
+  virtual Status remember(const store::Key& id, const store::Record& record) = 0;
+  virtual void touch(const store::Key& id) = 0;
+  // The record of an environment by a prefix of its id or the name of a hold, with its id.
+  struct Found {
+    store::Key id;
+    store::Record record;
+  };
+  virtual Result<Found> environment(const std::string& id) = 0;
+  // Holds an environment under a name, again to renew it. ESTALE: a layer of it has gone.
+  virtual Status hold(const std::string& name, const store::Key& id, int64_t ttl) = 0;
+  // The caller's holds of this environment, with the layers that it has now.
+  virtual Status hold_again(const store::Key& id) = 0;
+  // What nobody waits for (bytecode, syncs), beside the command. ended(): it may go on without us.
+  virtual Status settle(const installers::PlanRequest& request) = 0;
+  virtual void ended() = 0;
+};
+
+Result<std::unique_ptr<Host>> choose_host(const HostOptions& options, Signals& signals);
+
+}  // namespace rtlaunch

@@ -1,0 +1,317 @@
+// The host that is rtlaunchd. A start's outcome comes on two ways: the daemon's answer, and the
+// line to pid 1, which is the truth. What of the two is lost, and when, decides whether the same
+// may be asked again: never once pid 1 has said that it is going.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <nlohmann/json.hpp>
+
+#include "isolation/line.h"
+#include "isolation/spec_wire.h"
+#include "isolation/sys/run_program.h"
+#include "launcher/environment.h"
+#include "launcher/host_parts.h"
+#include "launcher/report.h"
+#include "launcher/request.h"
+
+namespace rtlaunch {
+namespace {
+
+using config::Json;
+using isolation::LineMessage;
+using protocol::Refusal;
+
+constexpr int kSlowMs = 1'000;  // from then on Ctrl-C ends the wait, before it is the command's
+constexpr int kStartMs = 60'000;
+
+store::Record record_from(const Json& json) {
+  store::Record record;
+  record.kind = json.at("kind");
+  record.name = json.at("name");
+  for (const Json& layer : json.at("layers")) record.layers.push_back({layer.get<std::string>()});
+  record.data = json.at("data");
+  return record;
+}
+
+template <typename Named>
+Json hex_list(const std::vector<Named>& named) {
+  Json list = Json::array();
+  for (const Named& one : named) list.push_back(one.hex);
+  return list;
+}
+
+Error unreadable() {
+  return make_error("rtlaunchd", "", "answered something that is no answer",
+                    "install rtlaunch and rtlaunchd of one version");
+}
+
+class DaemonRunning : public Running {
+ public:
+  DaemonRunning(UniqueFd line, UniqueFd upper, std::vector<isolation::Sandbox::Step> steps)
+      : line_(std::move(line)), upper_(std::move(upper)), steps_(std::move(steps)) {}
+
+  // A command that has ended can't be signalled: wait() tells.
+  Status send(int signal) override {
+    (void)isolation::send_line(line_.get(), LineMessage::kSignal, signal).ok();
+    return {};
+  }
+  int done_fd() const override { return line_.get(); }
+  int upper_dir() const override { return upper_.get(); }
+  const std::vector<isolation::Sandbox::Step>& steps() const override { return steps_; }
+
+  // An end of file without a word: pid 1 was killed, and all else with it.
+  Result<int> wait() override {
+    while (true) {
+      UniqueFd fd;
+      auto message = isolation::receive_line(line_.get(), &fd);
+      if (!message || !*message) return static_cast<int>(SIGKILL);
+      if ((*message)->kind == LineMessage::kEnded) return static_cast<int>((*message)->value);
+    }
+  }
+
+ private:
+  UniqueFd line_, upper_;
+  std::vector<isolation::Sandbox::Step> steps_;
+};
+
+// What has been heard of one start.
+struct Attempt {
+  UniqueFd line, upper;
+  bool going = false, started = false, line_ended = false, answered = false;
+  std::vector<isolation::Sandbox::Step> steps;
+  std::optional<Refusal> refusal;
+  int64_t began = now_microseconds();
+  int waited_ms() const { return static_cast<int>((now_microseconds() - began) / 1000); }
+  // "Again" is only half of the answer: the line's end says that nothing has run.
+  bool over() const {
+    if (started || line_ended) return answered;
+    return refusal && !refusal->again;
+  }
+};
+
+std::vector<isolation::Sandbox::Step> steps_from(const Json& answer) {
+  std::vector<isolation::Sandbox::Step> steps;
+  try {
+    for (const Json& step : answer.at("steps")) steps.push_back({step.at(0), step.at(1)});
+  } catch (const Json::exception&) {  // timings are for people
+  }
+  return steps;
+}
+
+void hear_line(Attempt& attempt) {
+  UniqueFd fd;
+  auto message = isolation::receive_line(attempt.line.get(), &fd);
+  if (!message || !*message) {
+    attempt.line_ended = true;
+  } else if ((*message)->kind == LineMessage::kGoing) {
+    attempt.going = true;
+  } else if ((*message)->kind == LineMessage::kStarted) {
+    attempt.going = attempt.started = true;
+    attempt.upper = std::move(fd);
+  }
+}
+
+// The daemon's end, without an answer, leaves the decision to the line.
+void hear_daemon(Client& client, Attempt& attempt) {
+  auto frame = client.take();
+  if (!frame) {
+    attempt.answered = true;
+    if (frame.error().code != ECONNRESET) attempt.refusal = Refusal{frame.error(), false};
+  } else if (*frame && !(*frame)->contains("event")) {
+    attempt.answered = true;
+    attempt.refusal = Client::refusal_of(**frame);
+    if (!attempt.refusal) attempt.steps = steps_from(**frame);
+  }
+}
+
+Status check_patience(const Client& client, const Attempt& attempt) {
+  if (attempt.waited_ms() < kStartMs) return {};
+  return Error{"rtlaunchd",
+               ETIMEDOUT,
+               client.socket(),
+               "the command doesn't start",
+               "see the daemon's log; does a file system hang?",
+               125};
+}
+
+Status hear(Client& client, Attempt& attempt) {
+  bool slow = attempt.waited_ms() >= kSlowMs;
+  bool line_matters = !attempt.line_ended && !attempt.started;
+  struct pollfd polls[3] = {{attempt.answered ? -1 : client.fd(), POLLIN, 0},
+                            {line_matters ? attempt.line.get() : -1, POLLIN, 0},
+                            {slow ? client.signals().fd() : -1, POLLIN, 0}};
+  int ready = ::poll(polls, 3, kSlowMs);
+  if (ready < 0 && errno != EINTR) return sys_error("poll", "rtlaunchd");
+  if (ready <= 0) return check_patience(client, attempt);
+  if (polls[1].revents != 0) hear_line(attempt);
+  if (polls[0].revents != 0) hear_daemon(client, attempt);
+  if (polls[2].revents != 0) TRY(client.check_signals());
+  return {};
+}
+
+class DaemonHost : public Host {
+ public:
+  DaemonHost(Client client, std::string own_store)
+      : client_(std::move(client)), own_store_(std::move(own_store)) {}
+
+  const std::string& store() const override { return client_.store(); }
+
+  Result<const store::Store*> own() override {
+    if (!own_) {
+      std::string path = TRY(store_path(own_store_));
+      own_ = TRY(store::Store::open(path, true));
+    }
+    return &*own_;
+  }
+
+  // The daemon hides what is its own.
+  std::vector<std::string> hidden() const override {
+    if (!own_) return {};
+    return {own_->path()};
+  }
+
+  Result<std::vector<std::optional<store::Record>>> lookup(
+      const std::vector<store::Key>& keys) override;
+  Status make(const std::vector<std::string>& fields, const installers::PlanRequest& request,
+              Report& report) override;
+  Result<std::unique_ptr<Running>> start(Launch launch) override;
+  Status remember(const store::Key& id, const store::Record& record) override;
+  void touch(const store::Key&) override {}  // a start names its environment
+  Result<Found> environment(const std::string& id) override;
+  Status hold(const std::string& name, const store::Key& id, int64_t ttl) override;
+  Status hold_again(const store::Key& id) override;
+  Status settle(const installers::PlanRequest&) override { return {}; }  // it does, by itself
+  void ended() override {}
+
+ private:
+  Result<Attempt> try_start(const Json& request, int document, const isolation::Spec& spec);
+
+  Client client_;
+  std::string own_store_;
+  std::optional<store::Store> own_;
+};
+
+Result<std::vector<std::optional<store::Record>>> DaemonHost::lookup(
+    const std::vector<store::Key>& keys) {
+  Json answer = TRY(client_.ask({{"op", "lookup"}, {"keys", hex_list(keys)}}));
+  std::vector<std::optional<store::Record>> records;
+  try {
+    for (const Json& record : answer.at("records")) {
+      records.emplace_back();
+      if (!record.is_null()) records.back() = record_from(record);
+    }
+  } catch (const Json::exception&) {
+    return unreadable();
+  }
+  if (records.size() != keys.size()) return unreadable();
+  return records;
+}
+
+void show_event(const Json& event, Report& report) {
+  try {
+    if (event.at("event") == "made") return report.layer_done(event.at("field"));
+    if (event.at("event") != "progress") return;
+    report.report({event.at("layer"), event.at("phase"), event.at("object"), event.at("done"),
+                   event.at("total")});
+  } catch (const Json::exception&) {  // progress is for people
+  }
+}
+
+Status DaemonHost::make(const std::vector<std::string>& fields,
+                        const installers::PlanRequest& request, Report& report) {
+  UniqueFd document = TRY(sys::memory_file(request_json(request, client_.store())));
+  Json names = fields;
+  TRY(client_.ask(
+      {{"op", "make"}, {"fields", names}}, {document.get()},
+      [&](const Json& event) { show_event(event, report); }, true));
+  return {};
+}
+
+Result<Attempt> DaemonHost::try_start(const Json& request, int document,
+                                      const isolation::Spec& spec) {
+  auto [ours, theirs] = TRY(isolation::make_line());
+  Attempt attempt;
+  attempt.line = std::move(ours);
+  Status sent = client_.send(
+      request, {document, spec.stdin_fd, spec.stdout_fd, spec.stderr_fd, theirs.get()});
+  theirs.reset();
+  if (!sent) {
+    attempt.refusal = Refusal{sent.error(), true};
+    return attempt;
+  }
+  while (!attempt.over()) TRY(hear(client_, attempt));
+  return attempt;
+}
+
+Error lost(const std::string& socket, bool going) {
+  Error error{"rtlaunchd", ECONNRESET, socket, "the daemon went away during the start",
+              "try again", 125};
+  if (going) error.reason = "the command was lost while it started; it may have begun";
+  return error;
+}
+
+Result<std::unique_ptr<Running>> DaemonHost::start(Launch launch) {
+  UniqueFd document = TRY(sys::memory_file(isolation::encode(launch.spec)));
+  Json request = {{"op", "start"}, {"keys", hex_list(launch.keys)}, {"name", launch.name}};
+  if (!launch.environment.hex.empty()) request["env"] = launch.environment.hex;
+  while (true) {
+    Attempt attempt = TRY(try_start(request, document.get(), launch.spec));
+    if (attempt.started) {
+      client_.hang_up();  // from here on there is the line
+      return std::unique_ptr<Running>(std::make_unique<DaemonRunning>(
+          std::move(attempt.line), std::move(attempt.upper), std::move(attempt.steps)));
+    }
+    Refusal refusal =
+        attempt.refusal.value_or(Refusal{lost(client_.socket(), attempt.going), true});
+    if (refusal.error.code == ESTALE && !attempt.going) return std::unique_ptr<Running>();
+    if (!refusal.again || attempt.going) return refusal.error;
+    TRY(client_.wait_a_little(refusal.error));
+  }
+}
+
+Status DaemonHost::remember(const store::Key& id, const store::Record& record) {
+  auto plan = TRY(plan_of(record));
+  TRY(client_.ask({{"op", "remember"},
+                   {"key", id.hex},
+                   {"name", record.name},
+                   {"layers", hex_list(record.layers)},
+                   {"data", record.data},
+                   {"keys", hex_list(keys_of(plan))}}));
+  return {};
+}
+
+Result<Host::Found> DaemonHost::environment(const std::string& id) {
+  Json answer = TRY(client_.ask({{"op", "env"}, {"id", id}}));
+  try {
+    return Found{{answer.at("key").get<std::string>()}, record_from(answer.at("record"))};
+  } catch (const Json::exception&) {
+    return unreadable();
+  }
+}
+
+Status DaemonHost::hold(const std::string& name, const store::Key& id, int64_t ttl) {
+  TRY(client_.ask({{"op", "hold"}, {"name", name}, {"env", id.hex}, {"ttl", ttl}}));
+  return {};
+}
+
+Status DaemonHost::hold_again(const store::Key& id) {
+  Json answer = TRY(client_.ask({{"op", "holds"}}));
+  for (const Json& hold : answer.value("holds", Json::array())) {
+    bool mine = hold.value("env", "") == id.hex && hold.value("uid", -1) == int(::geteuid());
+    if (!mine) continue;
+    TRY(this->hold(hold.value("name", ""), id, seconds_left(hold.value("expires", int64_t{0}))));
+  }
+  return {};
+}
+
+}  // namespace
+
+std::unique_ptr<Host> make_daemon_host(Client client, const std::string& own_store) {
+  return std::make_unique<DaemonHost>(std::move(client), own_store);
+}
+
+}  // namespace rtlaunch

@@ -1,0 +1,110 @@
+// The host that is this process: its store, its children.
+#include <unistd.h>
+
+#include "launcher/builder.h"
+#include "launcher/host_parts.h"
+
+namespace rtlaunch {
+namespace {
+
+class EmbeddedRunning : public Running {
+ public:
+  EmbeddedRunning(isolation::Sandbox sandbox, std::vector<store::Lease> leases)
+      : leases_(std::move(leases)), sandbox_(std::move(sandbox)) {}
+  Status send(int signal) override { return sandbox_.send(signal); }
+  int done_fd() const override { return sandbox_.done_fd(); }
+  Result<int> wait() override { return sandbox_.wait(); }
+  int upper_dir() const override { return sandbox_.upper_dir(); }
+  const std::vector<isolation::Sandbox::Step>& steps() const override { return sandbox_.steps(); }
+
+ private:
+  std::vector<store::Lease> leases_;
+  isolation::Sandbox sandbox_;
+};
+
+class EmbeddedHost : public Host {
+ public:
+  EmbeddedHost(store::Store store, Signals& signals)
+      : store_(std::move(store)), signals_(signals) {}
+
+  const std::string& store() const override { return store_.path(); }
+  Result<const store::Store*> own() override { return &store_; }
+  std::vector<std::string> hidden() const override { return {store_.path()}; }
+
+  Result<std::vector<std::optional<store::Record>>> lookup(
+      const std::vector<store::Key>& keys) override {
+    std::vector<std::optional<store::Record>> records;
+    for (const store::Key& key : keys) records.push_back(TRY(store_.lookup(key)));
+    return records;
+  }
+
+  Status make(const std::vector<std::string>& fields, const installers::PlanRequest& request,
+              Report& report) override {
+    return build_fields(fields, request, store_.path(), signals_, report);
+  }
+
+  Result<std::unique_ptr<Running>> start(Launch launch) override {
+    auto leases = TRY(store_.acquire_all(launch.layers));
+    if (!leases) {
+      TRY(forget_stale(launch.keys));
+      return std::unique_ptr<Running>();
+    }
+    for (const store::Lease& lease : *leases) launch.spec.leases.push_back(lease.fd.get());
+    isolation::Sandbox sandbox = TRY(isolation::start(launch.spec));
+    return std::unique_ptr<Running>(
+        std::make_unique<EmbeddedRunning>(std::move(sandbox), std::move(*leases)));
+  }
+
+  Status remember(const store::Key& id, const store::Record& record) override {
+    return store_.read_only() ? Status() : store_.record(id, record);
+  }
+
+  void touch(const store::Key& id) override { store_.touch(id); }
+
+  Result<Found> environment(const std::string& id) override { return find_environment(store_, id); }
+
+  Status hold(const std::string& name, const store::Key& id, int64_t ttl) override {
+    TRY(store_.hold(name, id, ttl));
+    return {};
+  }
+
+  Status hold_again(const store::Key& id) override {
+    for (const store::Store::Hold& hold : TRY(store_.holds())) {
+      if (hold.env != id || hold.uid != ::geteuid()) continue;
+      TRY(store_.hold(hold.name, id, seconds_left(hold.expires)));
+    }
+    return {};
+  }
+
+  Status settle(const installers::PlanRequest& request) override {
+    if (!store_.read_only()) background_ = TRY(Background::start(request, store_.path()));
+    return {};
+  }
+
+  void ended() override { background_.release(); }
+
+ private:
+  // A layer that is named by a record but gone: the record is worth nothing.
+  Status forget_stale(const std::vector<store::Key>& keys) {
+    for (const store::Key& key : keys) {
+      auto record = TRY(store_.lookup(key));
+      if (!record || TRY(store_.acquire_all(record->layers))) continue;
+      TRY(store_.forget(key));
+    }
+    return {};
+  }
+
+  store::Store store_;
+  Signals& signals_;
+  Background background_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Host>> make_embedded_host(const std::string& store, Signals& signals) {
+  std::string path = TRY(store_path(store));
+  store::Store opened = TRY(store::Store::open(path, true));
+  return std::unique_ptr<Host>(std::make_unique<EmbeddedHost>(std::move(opened), signals));
+}
+
+}  // namespace rtlaunch
