@@ -3,9 +3,9 @@
 //
 // A frame is a 4-byte little-endian length and that many bytes of JSON, one object, at most
 // kMaxFrame. Descriptors travel by SCM_RIGHTS with a frame's first byte, at most kMaxFds, close-on-
-// exec. A client may have one request under way per connection; the daemon answers in order. What
-// comes while a request is under way ends the connection, and so does an end of file: a client that
-// still waits for an answer keeps both halves open.
+// exec. A client may have one request under way per connection, and send its first one right behind
+// hello; the daemon answers in order. What comes while make or logs is under way ends the
+// connection, and so does an end of file: who still waits for an answer keeps both halves open.
 // Requests have "op"; answers have "ok" (true, or false with "error"), events before an answer have
 // "event" and no "ok"; a client passes over events that it doesn't know. Unknown ops and unknown
 // keys are refused, by name. A key whose value is null counts as not given.
