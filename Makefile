@@ -24,7 +24,7 @@ LAUNCH_LIBS := -lcrypto -lcap
 BUILD_LIBS := -lcurl -larchive -ldeflate -lz -lsqlite3 -lcrypto -lcap
 TEST_LIBS := $(BUILD_LIBS) -lgtest -lgmock
 
-PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunch-build
+PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
@@ -50,10 +50,20 @@ $(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
 
+$(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
+
 $(OUT)/bin/rtlaunch-build: $(call object,launcher/build_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $^ -o $@ $(BUILD_LIBS)
+
+$(OUT)/bin/rtlaunch-spawner: $(call object,launcher/spawner_main.cc) $(OUT)/librtlaunch.a
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
 
 $(OUT)/test/%: $(OUT)/obj/%.o $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
@@ -98,7 +108,7 @@ fmt: setup
 PREFIX ?= /usr/local
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/rtlaunch
-	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install -m 644 $(OUT)/bin/packaging.whl $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -44,6 +45,15 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
   for (const std::string& text : strings) result.push_back(const_cast<char*>(text.c_str()));
   result.push_back(nullptr);
   return result;
+}
+
+// In a session of its own, a terminal that belongs to no other session (a launcher's
+// pseudo-terminal) becomes the command's: Ctrl-C, job control and /dev/tty work. One that has a
+// session stays there.
+void take_terminal() {
+  for (int fd = 0; fd < 3; ++fd) {
+    if (::ioctl(fd, TIOCSCTTY, 0) == 0) return;
+  }
 }
 
 // The caller's descriptors become 0-2. Those in `stdio` are above 2, or already where they belong.
@@ -117,6 +127,7 @@ Status become(Command* command) {
   TRY(did.took("fork", sys::unblock_all_signals()));
   if (command->spec.new_session && ::setsid() < 0) return sys_error("setsid", "");
   TRY(did.took("stdio", take_stdio(command->stdio)));
+  if (command->spec.new_session) take_terminal();
   ::umask(command->umask);
   TRY(did.took("privileges", drop_privileges(command->privileges)));
   if (command->dies_with_parent) TRY(sys::die_with_parent());

@@ -33,6 +33,10 @@ struct SpawnerConfig {
   std::string tools;    // the folder of rtlaunch-build and uv
   std::string store;    // of the layers; hidden inside every sandbox
   std::string runtime;  // the daemon's /run/rtlaunch: hidden as well
+  // The cgroup2 directory that workers get leaves of their own in, named from the hierarchy's root
+  // ("/rtlaunch"); made when missing. Empty: below our own cgroup. No cgroup2: none, no error.
+  std::string cgroup = {};
+  int start_seconds = 30;  // a start that takes longer is killed
 };
 
 struct SpawnRequest {
@@ -45,11 +49,12 @@ struct SpawnRequest {
   uint64_t id = 0;  // comes back in the reply
   Kind kind = Kind::kStart;
   isolation::User caller;               // whose rights open files, and who the worker runs as
-  std::vector<store::Digest> entitled;  // kStart: the layers that `document` may name; leased in
-                                        // the child, and held by pid 1
-  std::vector<std::string> arguments;   // kBuild
+  std::vector<store::Digest> entitled;  // kStart: the layers that `document` may name; those that
+                                        // it does are leased in the child, and held by pid 1
+  std::vector<std::string> arguments;   // kBuild: of rtlaunch-build, without argv[0]
   UniqueFd document;                    // a memfd
-  UniqueFd input, output, error;        // kStart, kEnter: the worker's stdio; kBuild: output
+  UniqueFd input, output, error;        // kStart, kEnter: the worker's stdio, all three;
+                                        // kBuild: output and error, /dev/null where there is none
   UniqueFd line;                        // kStart, kEnter: pid 1's end (isolation/line.h)
   UniqueFd record;  // kStart: the worker's file (workers.h), opened O_APPEND: flocked by the
                     // spawner and held by pid 1; see below
@@ -57,8 +62,9 @@ struct SpawnRequest {
 };
 
 // A kStart's life in its record, one JSON line each, so that a new daemon can adopt it:
-//   the daemon writes {"id", "uid", ...} first; the spawner appends {"pid", "start_time"} when pid
-//   1 exists, before it may go on to the exec; pid 1 appends {"status", "ended"} at the end.
+//   the daemon writes {"id", "uid", ...} first; the spawner appends {"pid", "start_time", "cgroup"}
+//   when pid 1 exists, before it may go on to the exec; pid 1 appends {"status", "ended"} at the
+//   end (start_time: field 22 of /proc/PID/stat; ended: seconds since 1970).
 // The flock on the file is the truth about pid 1's being alive. Until it has been told to go, pid 1
 // dies with the spawner (PDEATHSIG); from then on with its line alone.
 struct SpawnReply {
@@ -69,23 +75,29 @@ struct SpawnReply {
   };
   uint64_t id = 0;
   Kind kind = Kind::kStarted;
-  pid_t pid = -1;                               // of pid 1, or of the builder
+  pid_t pid = -1;                               // of pid 1, or of the builder; kEnter: of the
+                                                // process that serves its line
   UniqueFd pidfd;                               // kStarted
   int status = 0;                               // kEnded
+  std::string cgroup;                           // kStarted: its leaf, "" when it has none
   std::vector<isolation::Sandbox::Step> steps;  // kStarted: microseconds each
   Error error;                                  // kFailed
 };
 
 class Spawner {
  public:
+  // Starts the program. Its stderr is ours.
   static Result<Spawner> run(const SpawnerConfig& config);
   Spawner(Spawner&&) noexcept = default;
-  Spawner& operator=(Spawner&&) noexcept = default;
+  Spawner& operator=(Spawner&&) noexcept;
+  // Closes our end, upon which the spawner ends, and reaps it: within a second, or it is killed.
+  ~Spawner();
 
   int fd() const { return socket_.get(); }
   int pidfd() const { return pidfd_.get(); }
   Status send(const SpawnRequest& request);
   // Nothing when there is none now. An Error when the spawner is gone (EPIPE) or talks nonsense.
+  // Each request gets kStarted or kFailed, in any order, then kEnter and kBuild a kEnded.
   Result<std::optional<SpawnReply>> receive();
 
  private:

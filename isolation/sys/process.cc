@@ -93,9 +93,9 @@ int exec_program(void* argument) {
   auto* exec = static_cast<Exec*>(argument);
   sigset_t none;
   ::sigemptyset(&none);
+  (void)set_oom_score(0).ok();
   bool ready = ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && ::getppid() == exec->parent &&
-               ::setsid() >= 0 && ::chdir("/") == 0 && set_oom_score(0).ok() &&
-               take_descriptors(exec->program.fds) &&
+               ::setsid() >= 0 && ::chdir("/") == 0 && take_descriptors(exec->program.fds) &&
                ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0;
   if (ready) ::execve(exec->argv[0], exec->argv.data(), exec->env.data());
   *exec->code = errno == 0 ? ESRCH : errno;

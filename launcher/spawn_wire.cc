@@ -1,0 +1,221 @@
+#include "launcher/spawn_wire.h"
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cerrno>
+#include <cstring>
+#include <iterator>
+
+#include "isolation/wire.h"
+
+namespace rtlaunch {
+namespace {
+
+using isolation::Reader;
+using isolation::Writer;
+
+constexpr size_t kMostFds = 8;
+
+union Control {
+  char bytes[CMSG_SPACE(sizeof(int) * kMostFds)];
+  struct cmsghdr align;
+};
+
+Error nonsense(const char* what) { return Error{"spawner", EPROTO, what, "", "", 125}; }
+
+// The descriptors of a request, in the order they are sent.
+constexpr UniqueFd SpawnRequest::*kFds[] = {
+    &SpawnRequest::document, &SpawnRequest::input,  &SpawnRequest::output, &SpawnRequest::error,
+    &SpawnRequest::line,     &SpawnRequest::record, &SpawnRequest::target};
+
+std::vector<UniqueFd> received_fds(struct msghdr* header) {
+  std::vector<UniqueFd> fds;
+  struct cmsghdr* rights = CMSG_FIRSTHDR(header);
+  if (rights == nullptr || rights->cmsg_type != SCM_RIGHTS) return fds;
+  size_t count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+  for (size_t i = 0; i < count; ++i) {
+    int fd;
+    std::memcpy(&fd, CMSG_DATA(rights) + i * sizeof fd, sizeof fd);
+    fds.emplace_back(fd);
+  }
+  return fds;
+}
+
+void write_user(const isolation::User& user, Writer* out) {
+  out->number(user.uid).number(user.gid).number(static_cast<uint32_t>(user.groups.size()));
+  for (gid_t group : user.groups) out->number(group);
+}
+
+isolation::User read_user(Reader* in) {
+  isolation::User user{in->number(), in->number(), {}};
+  size_t count = in->count(4);
+  for (size_t i = 0; i < count; ++i) user.groups.push_back(in->number());
+  // -1 means "leave as it is" to setresuid(2).
+  if (user.uid == static_cast<uid_t>(-1) || user.gid == static_cast<gid_t>(-1)) in->fail();
+  return user;
+}
+
+void read_entitled(Reader* in, std::vector<store::Digest>* entitled) {
+  for (std::string& hex : in->texts()) {
+    if (!store::is_hex64(hex)) in->fail();
+    entitled->push_back({std::move(hex)});
+  }
+}
+
+// Which are there, by bit, then they in order.
+bool take_fds(uint32_t present, std::vector<UniqueFd> fds, SpawnRequest* request) {
+  size_t next = 0;
+  for (size_t i = 0; i < std::size(kFds); ++i) {
+    if ((present >> i & 1) == 0) continue;
+    if (next == fds.size()) return false;
+    request->*kFds[i] = std::move(fds[next++]);
+  }
+  return next == fds.size() && present >> std::size(kFds) == 0;
+}
+
+void write_error(const Error& error, Writer* out) {
+  out->text(error.step).number(static_cast<uint32_t>(error.code)).text(error.object);
+  out->text(error.reason).text(error.cure).number(static_cast<uint32_t>(error.exit_code));
+}
+
+Error read_error(Reader* in) {
+  Error error;
+  error.step = in->text();
+  error.code = static_cast<int>(in->number());
+  error.object = in->text();
+  error.reason = in->text();
+  error.cure = in->text();
+  error.exit_code = static_cast<int>(in->number());
+  return error;
+}
+
+}  // namespace
+
+Result<std::pair<UniqueFd, UniqueFd>> make_spawner_pair() {
+  int fds[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) {
+    return sys_error("socketpair", "spawner");
+  }
+  std::pair<UniqueFd, UniqueFd> pair{UniqueFd(fds[0]), UniqueFd(fds[1])};
+  int size = 2 * kMostPacket;
+  for (int fd : fds) {
+    if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) == 0) continue;
+    (void)::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);  // as much as we may
+  }
+  return pair;
+}
+
+Status send_packet(int socket, std::string_view bytes, const std::vector<int>& fds) {
+  struct iovec part = {const_cast<char*>(bytes.data()), bytes.size()};
+  struct msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  Control control = {};
+  if (!fds.empty()) {
+    header.msg_control = control.bytes;
+    header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
+    struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
+    std::memcpy(CMSG_DATA(rights), fds.data(), sizeof(int) * fds.size());
+  }
+  while (::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+    if (errno == ECONNRESET) errno = EPIPE;
+    if (errno != EINTR) return sys_error("spawner", "send");
+  }
+  return {};
+}
+
+Result<std::optional<Packet>> receive_packet(int socket) {
+  ssize_t size = ::recv(socket, nullptr, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+  if (size < 0 && (errno == EAGAIN || errno == EINTR)) return std::optional<Packet>();
+  if (size < 0 && errno != ECONNRESET) return sys_error("spawner", "receive");
+  if (size <= 0) return Error{"spawner", EPIPE, "", "it is gone", "", 125};
+  Packet packet;
+  packet.bytes.resize(static_cast<size_t>(size));
+  struct iovec part = {packet.bytes.data(), packet.bytes.size()};
+  struct msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  Control control = {};
+  header.msg_control = control.bytes;
+  header.msg_controllen = sizeof control.bytes;
+  if (::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != size) {
+    return sys_error("spawner", "receive");
+  }
+  packet.fds = received_fds(&header);
+  if (header.msg_flags & MSG_CTRUNC) return nonsense("descriptors were lost");
+  return std::optional<Packet>(std::move(packet));
+}
+
+std::string encode_request(const SpawnRequest& request, std::vector<int>* fds) {
+  Writer out;
+  out.long_number(request.id).number(static_cast<uint32_t>(request.kind));
+  write_user(request.caller, &out);
+  out.number(static_cast<uint32_t>(request.entitled.size()));
+  for (const store::Digest& digest : request.entitled) out.text(digest.hex);
+  out.texts(request.arguments);
+  uint32_t present = 0;
+  for (size_t i = 0; i < std::size(kFds); ++i) {
+    const UniqueFd& fd = request.*kFds[i];
+    if (!fd.valid()) continue;
+    present |= 1u << i;
+    fds->push_back(fd.get());
+  }
+  out.number(present);
+  return out.take();
+}
+
+Result<SpawnRequest> decode_request(Packet packet) {
+  Reader in(packet.bytes);
+  SpawnRequest request;
+  request.id = in.long_number();
+  uint32_t kind = in.number();
+  if (kind > static_cast<uint32_t>(SpawnRequest::Kind::kBuild)) in.fail();
+  request.kind = static_cast<SpawnRequest::Kind>(kind);
+  request.caller = read_user(&in);
+  read_entitled(&in, &request.entitled);
+  request.arguments = in.texts();
+  uint32_t present = in.number();
+  if (!in.done() || !take_fds(present, std::move(packet.fds), &request)) {
+    return nonsense("a request that makes no sense");
+  }
+  return request;
+}
+
+std::string encode_reply(const SpawnReply& reply) {
+  Writer out;
+  out.long_number(reply.id).number(static_cast<uint32_t>(reply.kind));
+  out.number(static_cast<uint32_t>(reply.pid)).number(static_cast<uint32_t>(reply.status));
+  out.text(reply.cgroup).number(static_cast<uint32_t>(reply.steps.size()));
+  for (const isolation::Sandbox::Step& step : reply.steps) {
+    out.text(step.name).long_number(static_cast<uint64_t>(step.microseconds));
+  }
+  write_error(reply.error, &out);
+  return out.take();
+}
+
+Result<SpawnReply> decode_reply(Packet packet) {
+  Reader in(packet.bytes);
+  SpawnReply reply;
+  reply.id = in.long_number();
+  uint32_t kind = in.number();
+  if (kind > static_cast<uint32_t>(SpawnReply::Kind::kEnded)) in.fail();
+  reply.kind = static_cast<SpawnReply::Kind>(kind);
+  reply.pid = static_cast<pid_t>(in.number());
+  reply.status = static_cast<int>(in.number());
+  reply.cgroup = in.text();
+  size_t steps = in.count(12);
+  for (size_t i = 0; i < steps; ++i) {
+    std::string name = in.text();
+    reply.steps.push_back({std::move(name), static_cast<int64_t>(in.long_number())});
+  }
+  reply.error = read_error(&in);
+  if (!in.done() || packet.fds.size() > 1) return nonsense("a reply that makes no sense");
+  if (!packet.fds.empty()) reply.pidfd = std::move(packet.fds.front());
+  return reply;
+}
+
+}  // namespace rtlaunch

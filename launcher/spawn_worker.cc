@@ -1,0 +1,139 @@
+#include "launcher/spawn_worker.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+
+#include "isolation/check.h"
+#include "isolation/line.h"
+#include "isolation/spec_wire.h"
+#include "isolation/sys/files.h"
+#include "isolation/sys/process.h"
+
+namespace rtlaunch {
+namespace {
+
+using isolation::Bind;
+using isolation::Overlay;
+using isolation::Spec;
+using Layers = std::map<std::string, const store::Digest*>;  // by the path of their tree
+
+Error refused(const std::string& path, const char* reason) {
+  return Error{"sandbox", EACCES, path, reason, "start it again; plan anew if that is no help",
+               125};
+}
+
+struct Guard {
+  const Layers& entitled;
+  std::string store, runtime;
+  std::vector<store::Digest> named = {};
+
+  bool is_ours(const std::string& path) const {
+    return sys::is_beneath(path, store) || sys::is_beneath(path, runtime);
+  }
+  // Whole layers only: a path below one could lead through a link that it ships.
+  Status layer(const std::string& path) {
+    if (!is_ours(path)) return {};
+    auto found = entitled.find(path);
+    if (found == entitled.end()) return refused(path, "it is no layer of an environment of yours");
+    named.push_back(*found->second);
+    return {};
+  }
+  Status none(const std::string& path) const {
+    return is_ours(path) ? refused(path, "store and daemon are closed to workers") : Status();
+  }
+};
+
+Status check_overlay(const Overlay& overlay, Guard* guard) {
+  TRY(guard->none(overlay.target));
+  for (const std::string& lower : overlay.lowers) TRY(guard->layer(lower));
+  return {};
+}
+
+Status check_bind(const Bind& bind, Guard* guard) {
+  TRY(bind.writable ? guard->none(bind.source) : guard->layer(bind.source));
+  return guard->none(bind.target);
+}
+
+Layers by_path(const std::vector<store::Digest>& digests, const store::Store& store) {
+  Layers layers;
+  for (const store::Digest& digest : digests) layers.emplace(store.layer_path(digest), &digest);
+  return layers;
+}
+
+// From its start, wherever its offset is: it is shared with whoever sent it.
+Result<std::string> read_document(int fd) {
+  std::string text;
+  char buffer[65536];
+  while (text.size() <= isolation::kMostSpecBytes) {
+    ssize_t count = ::pread(fd, buffer, sizeof buffer, static_cast<off_t>(text.size()));
+    if (count == 0) return text;
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return sys_error("read", "launch document");
+    text.append(buffer, static_cast<size_t>(count));
+  }
+  return Error{"read", EFBIG, "launch document", "", "", 125};
+}
+
+Error layer_is_gone() {
+  return Error{"lease", ESTALE, "", "a layer was collected meanwhile", "plan again", 125};
+}
+
+Status lease(const std::vector<store::Digest>& layers, const store::Store& store, Spec* spec) {
+  auto leases = TRY(store.acquire_all(layers));
+  if (!leases) return layer_is_gone();
+  for (store::Lease& held : *leases) spec->leases.push_back(held.fd.release());
+  return {};
+}
+
+Result<Spec> decoded(const SpawnRequest& request) {
+  (void)sys::set_oom_score(0).ok();  // not the spawner's own
+  std::string document = TRY(read_document(request.document.get()));
+  Spec spec = TRY(isolation::decode(document));
+  TRY(isolation::check_line(request.line.get()));
+  spec = TRY(isolation::checked(std::move(spec)));
+  spec.user = request.caller;
+  spec.keep_caps = request.caller.uid == 0;
+  spec.stdin_fd = request.input.get();
+  spec.stdout_fd = request.output.get();
+  spec.stderr_fd = request.error.get();
+  spec.line = request.line.get();
+  return spec;
+}
+
+}  // namespace
+
+Result<std::vector<store::Digest>> named_layers(const Spec& spec,
+                                                const std::vector<store::Digest>& entitled,
+                                                const store::Store& store,
+                                                const std::string& runtime) {
+  Layers layers = by_path(entitled, store);
+  Guard guard{layers, store.path(), runtime};
+  for (const Overlay& overlay : spec.overlays) TRY(check_overlay(overlay, &guard));
+  for (const Bind& bind : spec.binds) TRY(check_bind(bind, &guard));
+  for (const auto* paths : {&spec.writable, &spec.visible}) {
+    for (const std::string& path : *paths) TRY(guard.none(path));
+  }
+  return std::move(guard.named);
+}
+
+Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,
+                        const store::Store& store, int id_map) {
+  Spec spec = TRY(decoded(request));
+  spec.caller = request.caller;
+  spec.store = store.path();
+  spec.id_map = id_map;
+  spec.record = request.record.get();
+  std::vector<store::Digest> layers =
+      TRY(named_layers(spec, request.entitled, store, config.runtime));
+  TRY(lease(layers, store, &spec));
+  spec.hidden.push_back(store.path());
+  spec.hidden.push_back(config.runtime);
+  return spec;
+}
+
+Result<Spec> enter_spec(const SpawnRequest& request) { return decoded(request); }
+
+}  // namespace rtlaunch

@@ -1,0 +1,24 @@
+// What the spawner does with one request, up to the clone and, in the child, up to the Spec. The
+// checks that keep callers apart are here: a path in the store must be a layer that the caller is
+// entitled to, nothing else of store or runtime folder is opened, and both are hidden.
+#pragma once
+
+#include "installers/store/store.h"
+#include "isolation/launch.h"
+#include "launcher/spawner.h"
+
+namespace rtlaunch {
+
+// In the child. Reads and decodes the document, which may hang or lie; leases what it names.
+Result<isolation::Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,
+                                   const store::Store& store, int id_map);
+// The same for a command inside a running worker.
+Result<isolation::Spec> enter_spec(const SpawnRequest& request);
+
+// Refuses what a caller may not name. Paths have been cleaned; returns the layers that are named.
+Result<std::vector<store::Digest>> named_layers(const isolation::Spec& spec,
+                                                const std::vector<store::Digest>& entitled,
+                                                const store::Store& store,
+                                                const std::string& runtime);
+
+}  // namespace rtlaunch

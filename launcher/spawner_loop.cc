@@ -1,0 +1,381 @@
+// The spawner's own side: one loop, no thread, nothing that waits for anybody but poll(2). What is
+// a caller's (the document, host paths, layers) is touched only in the children.
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <map>
+
+#include "isolation/launch.h"
+#include "isolation/sys/files.h"
+#include "isolation/sys/fs.h"
+#include "isolation/sys/mount.h"
+#include "isolation/sys/process.h"
+#include "isolation/userns.h"
+#include "launcher/spawn_wire.h"
+#include "launcher/spawn_worker.h"
+#include "launcher/spawner.h"
+
+namespace rtlaunch {
+namespace {
+
+using isolation::Launch;
+using Kind = SpawnReply::Kind;
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kMostIdMaps = 256, kMostReplies = 4096;
+constexpr std::chrono::seconds kGraceAfterKill(2);
+
+// A child of ours that has not told yet whether it started, or that we owe a kEnded for.
+struct Child {
+  uint64_t id = 0;
+  SpawnRequest::Kind kind = SpawnRequest::Kind::kStart;
+  std::optional<Launch> launch;  // none: a builder
+  bool starting = false;         // kStarted or kFailed is still owed
+  std::optional<Error> error;    // it failed: told when it has been reaped
+  Clock::time_point deadline = {};
+};
+
+struct Outgoing {
+  std::string bytes;
+  UniqueFd fd;
+};
+
+Status check_request(const SpawnRequest& request) {
+  bool stdio = request.input.valid() && request.output.valid() && request.error.valid();
+  bool command = request.document.valid() && request.line.valid() && stdio;
+  bool whole = true;
+  if (request.kind == SpawnRequest::Kind::kStart) whole = command && request.record.valid();
+  if (request.kind == SpawnRequest::Kind::kEnter) whole = command && request.target.valid();
+  if (whole) return {};
+  return Error{"spawner", EPROTO, "request", "a descriptor is missing", "", 125};
+}
+
+// Field 22 of /proc/PID/stat (proc(5)); the name before may hold spaces and parentheses.
+Result<std::string> start_time(pid_t pid) {
+  std::string path = "/proc/" + std::to_string(pid) + "/stat";
+  std::string text = TRY(sys::read_file(path, 4096));
+  size_t at = text.rfind(')');
+  for (int field = 2; at != std::string::npos && field < 22; ++field) at = text.find(' ', at + 1);
+  if (at == std::string::npos) return make_error("read", path, "it has no start time");
+  return text.substr(at + 1, text.find(' ', at + 1) - at - 1);
+}
+
+class Loop {
+ public:
+  Loop(const SpawnerConfig& config, int socket) : config_(config), socket_(socket) {}
+  Status open();
+  Status run();
+
+ private:
+  // requests
+  Status take_requests();
+  void serve(SpawnRequest request);
+  Status start(SpawnRequest& request);
+  Status enter(SpawnRequest& request);
+  Status build(SpawnRequest& request);
+  Status record(const SpawnRequest& request, const Launch& launch);
+  Result<int> id_map(const isolation::User& user);
+  Result<const store::Store*> store();
+  Child& add(const SpawnRequest& request, Launch launch);
+
+  // what becomes of them
+  void heard_from(pid_t pid, Child& child);
+  void reap();
+  void ended(pid_t pid, int status);
+  void settle(Child& child, pid_t pid, int status);
+  void end_late_starts();
+  void reply(SpawnReply reply);
+  void fail(uint64_t id, Error error);
+  Status flush();
+  int timeout() const;
+
+  const SpawnerConfig& config_;
+  int socket_;
+  UniqueFd signals_, null_;
+  std::optional<store::Store> store_;
+  std::map<std::pair<uid_t, gid_t>, UniqueFd> id_maps_;
+  std::map<pid_t, Child> children_;
+  std::deque<Outgoing> outgoing_;
+};
+
+// --- requests ---
+
+Result<const store::Store*> Loop::store() {
+  if (!store_) store_ = TRY(store::Store::open(config_.store, /*create=*/false));
+  return &*store_;
+}
+
+Result<int> Loop::id_map(const isolation::User& user) {
+  if (user.uid == 0) return -1;
+  auto found = id_maps_.find({user.uid, user.gid});
+  if (found != id_maps_.end()) return found->second.get();
+  if (id_maps_.size() >= kMostIdMaps) id_maps_.erase(id_maps_.begin());
+  UniqueFd map = TRY(isolation::make_id_map(user.uid, user.gid));
+  return id_maps_.emplace(std::pair(user.uid, user.gid), std::move(map)).first->second.get();
+}
+
+Status Loop::record(const SpawnRequest& request, const Launch& launch) {
+  std::string text = "{\"pid\":" + std::to_string(launch.pid()) +
+                     ",\"start_time\":" + TRY(start_time(launch.pid())) + ",\"cgroup\":\"\"}\n";
+  return sys::write_all(request.record.get(), text, "record");
+}
+
+Child& Loop::add(const SpawnRequest& request, Launch launch) {
+  pid_t pid = launch.pid();
+  Child child{request.id, request.kind, std::move(launch), true, {}, {}};
+  child.deadline = Clock::now() + std::chrono::seconds(config_.start_seconds);
+  return children_.insert_or_assign(pid, std::move(child)).first->second;
+}
+
+Status Loop::start(SpawnRequest& request) {
+  const store::Store* store = TRY(this->store());
+  int map = TRY(id_map(request.caller));
+  if (!TRY(sys::try_lock_file(request.record.get(), sys::Lock::kExclusive, "record"))) {
+    return Error{"record", EBUSY, "", "another worker has it", "", 125};
+  }
+  Launch launch = TRY(Launch::begin([&] { return start_spec(request, config_, *store, map); },
+                                    {.exit_signal = SIGCHLD}));
+  Status recorded = record(request, launch);
+  if (recorded) launch.go();
+  Child& child = add(request, std::move(launch));
+  if (recorded) return {};
+  (void)sys::send_signal(child.launch->pidfd(), SIGKILL).ok();
+  child.error = std::move(recorded.error());
+  return {};
+}
+
+Status Loop::enter(SpawnRequest& request) {
+  Launch launch = TRY(Launch::join([&] { return enter_spec(request); }, request.target.get(),
+                                   {.exit_signal = SIGCHLD}));
+  launch.go();
+  add(request, std::move(launch));
+  return {};
+}
+
+Status Loop::build(SpawnRequest& request) {
+  auto given = [&](const UniqueFd& fd) { return fd.valid() ? fd.get() : null_.get(); };
+  sys::ProgramStart program;
+  program.argv = {config_.tools + "/rtlaunch-build"};
+  program.argv.insert(program.argv.end(), request.arguments.begin(), request.arguments.end());
+  program.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/",
+                 "LC_ALL=C.UTF-8"};
+  program.fds = {given(request.document), given(request.output), given(request.error)};
+  program.exit_signal = SIGCHLD;
+  sys::Cloned started = TRY(sys::start_program(program));
+  children_.insert_or_assign(started.pid, Child{request.id, request.kind, {}, false, {}, {}});
+  SpawnReply told;
+  told.id = request.id;
+  told.pid = started.pid;
+  told.pidfd = std::move(started.pidfd);
+  reply(std::move(told));
+  return {};
+}
+
+void Loop::serve(SpawnRequest request) {
+  Status done = check_request(request);
+  if (done) {
+    switch (request.kind) {
+      case SpawnRequest::Kind::kStart:
+        done = start(request);
+        break;
+      case SpawnRequest::Kind::kEnter:
+        done = enter(request);
+        break;
+      case SpawnRequest::Kind::kBuild:
+        done = build(request);
+        break;
+    }
+  }
+  if (!done) fail(request.id, std::move(done.error()));
+}
+
+// EPIPE: the daemon is gone.
+Status Loop::take_requests() {
+  std::optional<Packet> packet = TRY(receive_packet(socket_));
+  if (!packet) return {};
+  Result<SpawnRequest> request = decode_request(std::move(*packet));
+  if (!request) return request.error();
+  serve(std::move(*request));
+  return {};
+}
+
+// --- what becomes of them ---
+
+void Loop::reply(SpawnReply told) {
+  std::string bytes = encode_reply(told);
+  outgoing_.push_back({std::move(bytes), std::move(told.pidfd)});
+}
+
+void Loop::fail(uint64_t id, Error error) {
+  SpawnReply told;
+  told.id = id;
+  told.kind = Kind::kFailed;
+  told.error = std::move(error);
+  reply(std::move(told));
+}
+
+// It started, or it says why not.
+void Loop::heard_from(pid_t pid, Child& child) {
+  Result<isolation::Started> started = child.launch->finish();
+  if (!started) {
+    child.error = std::move(started.error());
+    child.launch->take_socket();
+    return;
+  }
+  SpawnReply told;
+  told.id = child.id;
+  told.pid = pid;
+  for (const isolation::StepClock::Step& step : started->steps) {
+    told.steps.push_back({step.name, step.nanoseconds / 1000});
+  }
+  told.pidfd = child.launch->take_pidfd();
+  child.starting = false;
+  reply(std::move(told));
+}
+
+void Loop::ended(pid_t pid, int status) {
+  auto found = children_.find(pid);
+  if (found == children_.end()) return;  // a worker: its line has been told
+  Child& child = found->second;
+  if (child.starting && !child.error) heard_from(pid, child);
+  settle(child, pid, status);
+  children_.erase(pid);
+}
+
+void Loop::settle(Child& child, pid_t pid, int status) {
+  if (child.starting) {
+    bool silent = !child.error || child.error->step.empty();
+    return fail(child.id, silent ? Launch::died(status) : std::move(*child.error));
+  }
+  if (child.kind == SpawnRequest::Kind::kStart) return;
+  SpawnReply told;
+  told.id = child.id;
+  told.kind = Kind::kEnded;
+  told.pid = pid;
+  told.status = status;
+  if (child.launch) {
+    int reported = isolation::receive_end(child.launch->fd());
+    if (reported >= 0) told.status = reported;
+  }
+  reply(std::move(told));
+}
+
+void Loop::reap() {
+  char drained[128 * 4];
+  (void)!::read(signals_.get(), drained, sizeof drained);
+  int status;
+  pid_t pid;
+  while ((pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0) ended(pid, status);
+}
+
+void Loop::end_late_starts() {
+  Clock::time_point now = Clock::now();
+  for (auto at = children_.begin(); at != children_.end();) {
+    auto& [pid, child] = *at++;
+    if (!child.starting || child.deadline > now) continue;
+    if (child.error) {  // killed, and even that it doesn't heed: a dead disk or NFS server
+      fail(child.id, std::move(*child.error));
+      children_.erase(pid);
+      continue;
+    }
+    (void)sys::send_signal(child.launch->pidfd(), SIGKILL).ok();
+    child.error = Error{"start",
+                        ETIMEDOUT,
+                        "",
+                        "it took longer than allowed and was ended",
+                        "look whether a file system that it uses hangs",
+                        125};
+    child.deadline = now + kGraceAfterKill;
+  }
+}
+
+Status Loop::flush() {
+  while (!outgoing_.empty()) {
+    const Outgoing& next = outgoing_.front();
+    std::vector<int> fds;
+    if (next.fd.valid()) fds.push_back(next.fd.get());
+    Status sent = send_packet(socket_, next.bytes, fds);
+    if (!sent && sent.error().code == EAGAIN) return {};
+    if (!sent) return sent;
+    outgoing_.pop_front();
+  }
+  return {};
+}
+
+int Loop::timeout() const {
+  Clock::time_point first = Clock::time_point::max();
+  for (const auto& [pid, child] : children_) {
+    if (child.starting) first = std::min(first, child.deadline);
+  }
+  if (first == Clock::time_point::max()) return -1;
+  auto left = std::chrono::duration_cast<std::chrono::milliseconds>(first - Clock::now()).count();
+  return static_cast<int>(std::max<int64_t>(left, 0)) + 1;
+}
+
+// --- the loop ---
+
+Status Loop::open() {
+  null_ = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
+  signals_ = TRY(sys::block_signals_but_child());
+  (void)store().ok();  // when there is none yet, each start tries again
+  return {};
+}
+
+Status Loop::run() {
+  while (true) {
+    std::vector<struct pollfd> polled = {{signals_.get(), POLLIN, 0}, {socket_, 0, 0}};
+    if (outgoing_.size() < kMostReplies) polled[1].events |= POLLIN;
+    if (!outgoing_.empty()) polled[1].events |= POLLOUT;
+    std::vector<pid_t> pids;
+    for (const auto& [pid, child] : children_) {
+      if (!child.starting || child.error) continue;
+      polled.push_back({child.launch->fd(), POLLIN, 0});
+      pids.push_back(pid);
+    }
+    if (::poll(polled.data(), polled.size(), timeout()) < 0 && errno != EINTR) {
+      return sys_error("poll", "");
+    }
+    for (size_t i = 0; i < pids.size(); ++i) {
+      if (polled[i + 2].revents != 0) heard_from(pids[i], children_.at(pids[i]));
+    }
+    if (polled[0].revents != 0) reap();
+    end_late_starts();
+    if (polled[1].revents & (POLLIN | POLLHUP)) TRY(take_requests());
+    TRY(flush());
+  }
+}
+
+// --- what the process itself is ---
+
+Status become_spawner() {
+  if (sys::thread_count() != 1) {
+    return make_error("spawner", "", "it must be single-threaded");
+  }
+  TRY(sys::outlive_parent());  // our socket's end is the daemon's
+  ::umask(022);
+  (void)sys::set_oom_score(-900).ok();  // where we may (CAP_SYS_RESOURCE)
+  TRY(sys::unshare_mounts());
+  return sys::make_all_slave();
+}
+
+}  // namespace
+
+int serve_spawner(const SpawnerConfig& config, int socket) {
+  Status ready = become_spawner();
+  Loop loop(config, socket);
+  if (ready) ready = loop.open();
+  Status ended = ready ? loop.run() : std::move(ready);
+  if (!ended && ended.error().code == EPIPE) return 0;  // starts in flight end with us (PDEATHSIG)
+  std::fprintf(stderr, "rtlaunch-spawner: %s\n", ended.error().message().c_str());
+  return 1;
+}
+
+}  // namespace rtlaunch
