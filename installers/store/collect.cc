@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
+#include <cstdlib>
 
 #include "installers/store/failpoint.h"
 #include "installers/store/house.h"
@@ -70,21 +72,50 @@ Result<House::Held> House::held() const {
   return held;
 }
 
+// A layer that was used in the future was so by a clock that has been set back since: not young.
 bool House::may_go(const Store::LayerRow& row, const Goal& goal, int64_t now) const {
-  bool young = now - std::max(row.last_used, row.created) < store_.limits_.min_age_seconds;
+  int64_t age = now - std::max(row.last_used, row.created);
+  bool young = std::abs(age) < store_.limits_.min_age_seconds;
   return (goal.all || !young) && !pinned(row.digest);
 }
+
+namespace {
+
+// GreedyDual-Size with the clock as its ageing term: what a layer cost to make, per MiB that its
+// going would free, is worth so much longer a life; and no more than kMostCredit, so that nothing
+// stays for ever. README.md has the formula and examples.
+int64_t credit_seconds(const Store::LayerRow& row) {
+  constexpr double kDay = 24 * 3600, kMostCredit = 30 * kDay;
+  double mib = std::max(1.0, static_cast<double>(row.bytes) / (1 << 20));
+  double seconds = static_cast<double>(std::max<int64_t>(row.info.build_ms, 0)) / 1000;
+  return static_cast<int64_t>(std::min(kDay * std::log2(1 + seconds / mib), kMostCredit));
+}
+
+// First to go first.
+void sort_by_worth(std::vector<Store::LayerRow>& rows, int64_t now) {
+  auto worth = [now](const Store::LayerRow& row) {
+    constexpr int64_t kNano = 1'000'000'000;
+    return std::min(row.last_used_ns, (now + 1) * kNano) + credit_seconds(row) * kNano;
+  };
+  std::sort(rows.begin(), rows.end(), [&](const auto& a, const auto& b) {
+    return std::pair(worth(a), a.digest) < std::pair(worth(b), b.digest);
+  });
+}
+
+}  // namespace
 
 Result<Store::Collected> House::free_up(const Goal& goal, bool dry_run) {
   Store::Collected collected;
   collected.dry = dry_run;
   uint64_t files = 0;
   int64_t now = sys::now_seconds();
-  std::vector<Store::LayerRow> oldest_first = TRY(rows());
+  std::vector<Store::LayerRow> rows = TRY(this->rows());
+  sort_by_worth(rows, now);
   Held held = TRY(this->held());
-  for (Store::LayerRow& row : oldest_first) {
-    if (!goal.all && collected.bytes >= goal.bytes && files >= goal.files) break;
-    if (held.layers.contains(row.digest) || !may_go(row, goal, now)) continue;
+  for (Store::LayerRow& row : rows) {
+    bool enough = !goal.all && collected.bytes >= goal.bytes && files >= goal.files;
+    bool old = row.last_used < goal.unused_since;
+    if ((enough && !old) || held.layers.contains(row.digest) || !may_go(row, goal, now)) continue;
     bool gone = dry_run ? !TRY(leased(row.digest)) : TRY(evict(row.digest));
     if (!gone) continue;
     collected.bytes += row.bytes;
@@ -93,40 +124,31 @@ Result<Store::Collected> House::free_up(const Goal& goal, bool dry_run) {
   }
   held.lock.reset();
   if (dry_run) return collected;
-  TRY(drop_orphans());
+  TRY(drop_orphans(goal.unused_since));
   TRY(sweep_leftovers());
   TRY(store_.sweep());
   return collected;
 }
 
-// What uv has downloaded comes back at the price of a download, so it goes before any layer; not
-// while a uv runs, which holds its cache's lock. The file `builds-v0` stays: it keeps uv from
-// running code while it plans (installers/uv.h).
-Status House::drop_caches() {
-  auto cache = sys::open_at(dir(), "uv/cache", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  if (!cache) return {};
-  auto lock = sys::open_at(cache->get(), ".lock", O_RDONLY | O_NOFOLLOW);
-  if (lock && !TRY(sys::try_lock_file(lock->get(), sys::Lock::kExclusive, ".lock"))) return {};
-  for (const std::string& name : TRY(sys::list_dir(cache->get()))) {
-    if (name.starts_with(".") || name.starts_with("builds")) continue;
-    TRY(sys::rename_at(cache->get(), name, dir(), "trash/" + sys::random_name()));
-  }
-  return store_.sweep();
-}
-
-Status House::drop_orphans() {
+// A record that leads to nothing that could be lost (a lock, what an interpreter is) or only names
+// what others keep (an environment) goes when nobody asked for it for long enough.
+Status House::drop_orphans(int64_t unused_since) {
   Index* index = TRY(this->index());
-  for (const Index::RecordLine& line : TRY(index->records(""))) {
+  std::set<Digest> held = TRY(held_layers(dir()));
+  for (const Index::RecordLine& line : TRY(index->outlines())) {
+    const Record& record = line.file.record;
     auto lost = [&](const Digest& digest) { return !sys::exists_at(dir(), layer_dir(digest)); };
-    auto any_lost = [&](const Record& record) {
-      return std::any_of(record.layers.begin(), record.layers.end(), lost);
-    };
-    if (!any_lost(line.file.record)) continue;
+    auto is_held = [&](const Digest& digest) { return held.contains(digest); };
+    bool goes = std::any_of(record.layers.begin(), record.layers.end(), lost);
+    if (!goes && (record.layers.empty() || record.kind == "env")) {
+      auto info = sys::stat_at(dir(), record_name(line.key));
+      goes = info && info->st_mtime < unused_since &&
+             std::none_of(record.layers.begin(), record.layers.end(), is_held);
+    }
+    if (!goes) continue;
     std::string name = "locks/" + line.key.hex;
     UniqueFd lock = TRY(sys::open_at(dir(), name, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
     if (!TRY(sys::try_lock_file(lock.get(), sys::Lock::kExclusive, name))) continue;
-    auto now = read_record(dir(), line.key);  // it may have been made again meanwhile
-    if (now && !any_lost(now->record)) continue;
     TRY(failpoint("collect.orphan"));
     TRY(sys::unlink_at(dir(), record_name(line.key)));
     (void)index->drop_record(line.key).ok();  // a row may be late, a full disk doesn't matter
@@ -200,22 +222,37 @@ Result<Store::Collected> Store::collect(std::optional<uint64_t> target, bool dry
   House::Goal goal;
   if (target) {
     Index* known = TRY(house.index());
-    uint64_t bytes = TRY(known->bytes());
+    uint64_t bytes = TRY(known->sum()).bytes;
     goal.bytes = bytes > *target ? bytes - *target : 0;
     goal.all = *target == 0;
   } else {
     goal = TRY(house.over_limits());
   }
   if (!dry_run && !goal.none()) {
-    TRY(house.drop_caches());
+    TRY(house.drop_downloads());
     if (!target) goal = TRY(house.over_limits());
+  }
+  if (!target) {
+    House::Bounds bounds = TRY(house.bounds());
+    goal.unused_since = believed_now(dir_.get()) - bounds.max_age;
+    if (!dry_run) TRY(house.trim_caches(bounds.max_bytes / 10, goal.unused_since));
   }
   return house.free_up(goal, dry_run);
 }
 
+Result<bool> House::age_is_due() const {
+  constexpr char kMark[] = "locks/aged";
+  if (!older(dir(), kMark, 3600) && sys::exists_at(dir(), kMark)) return false;
+  UniqueFd mark = TRY(sys::open_at(dir(), kMark, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  TRY(sys::touch(mark.get(), kMark));
+  return true;
+}
+
 Status Store::collect_if_over() {
   if (read_only_) return {};
-  if (TRY(House(*this).over_limits()).none()) return {};
+  House house(*this);
+  bool over = !TRY(house.over_limits()).none();
+  if (!over && !TRY(house.age_is_due())) return {};
   TRY(collect(std::nullopt, false));
   return {};
 }

@@ -15,7 +15,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "installers/store/failpoint.h"
@@ -44,12 +43,6 @@ Status check_name(const std::string& name) {
                     "use 1 to 100 letters, digits and . _ : @ + -");
 }
 
-int64_t seconds_of(clockid_t clock) {
-  struct timespec time = {};
-  ::clock_gettime(clock, &time);
-  return time.tv_sec;
-}
-
 std::string file_name(uid_t uid, const std::string& name) {
   return std::to_string(uid) + "-" + name;
 }
@@ -76,10 +69,6 @@ Result<std::vector<Store::Hold>> live_holds(int store) {
 }
 
 }  // namespace
-
-Clock clock_now() {
-  return {sys::boot_id(), seconds_of(CLOCK_BOOTTIME), seconds_of(CLOCK_REALTIME)};
-}
 
 int64_t seconds_left(const HoldFile& file, const Clock& now) {
   if (file.hold.ttl == 0) return kForEver;

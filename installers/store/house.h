@@ -39,19 +39,29 @@ class House {
 
   struct Goal {
     uint64_t bytes = 0, files = 0;  // to free
+    int64_t unused_since = 0;       // what was last used before this goes anyhow
     bool all = false;               // all that can go, however young
-    bool none() const { return bytes == 0 && files == 0 && !all; }
+    bool none() const { return bytes == 0 && files == 0 && unused_since == 0 && !all; }
   };
   struct Bounds {
-    uint64_t max_bytes = 0, min_free = 0, min_files = 0;
+    uint64_t max_bytes = 0, min_free = 0, max_files = 0, min_files = 0;
+    int64_t max_age = 0;
     sys::Space space;
   };
   Result<Bounds> bounds() const;
   Result<Goal> over_limits();
+  // Whether anybody has looked for what is too old within the hour; if not, notes that we do.
+  Result<bool> age_is_due() const;
   Result<Store::Collected> free_up(const Goal& goal, bool dry_run);
-  // Records that name a layer that isn't there, unless their key is being made right now.
-  Status drop_caches();
-  Status drop_orphans();
+
+  // caches.cc. All that uv has downloaded, of every user; not while his uv runs.
+  Status drop_downloads();
+  // What was not used since `unused_since`, then the least recently used down to `most` bytes.
+  Status trim_caches(uint64_t most, int64_t unused_since);
+
+  // Records that name a layer that isn't there, unless their key is being made right now, and those
+  // that nobody asked for since `unused_since`.
+  Status drop_orphans(int64_t unused_since = 0);
   // Lease files without layers, old locks, torn temporary files, holds that have expired.
   Status sweep_leftovers();
 

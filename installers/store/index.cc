@@ -12,6 +12,7 @@ namespace rtlaunch::store {
 namespace {
 
 constexpr int kVersion = 3;
+constexpr size_t kBatch = 1000;
 
 const char kSchema[] = R"(
   CREATE TABLE layer(digest TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -114,7 +115,10 @@ Result<std::unique_ptr<Index>> Index::open(const std::string& store_path, bool i
   std::unique_ptr<Index> index(new Index(database));
   if (code != SQLITE_OK) return index->error("index.sqlite");
   sqlite3_busy_timeout(database, 5000);
-  TRY(index->run("PRAGMA synchronous=OFF; PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;"));
+  TRY(
+      index->run("PRAGMA synchronous=OFF; PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;"
+                 // else a large store's first row of inserts is written page by page, many times
+                 "PRAGMA cache_size=-8000;"));
   TRY(index->run("BEGIN IMMEDIATE"));
   Statement version(database, "PRAGMA user_version");
   int64_t found = version.step() ? version.number(0) : -1;
@@ -140,25 +144,18 @@ Status Index::drop_layer(const Digest& digest) {
   return Statement(database_, "DELETE FROM layer WHERE digest=?").bind(digest.hex).finish();
 }
 
+// What an older row of the key had goes with it (ON DELETE CASCADE).
 Status Index::put_record(const Key& key, const RecordFile& file) {
-  TRY(run("SAVEPOINT put_record"));
-  auto put = [&]() -> Status {
-    TRY(drop_record(key));
-    Statement statement(database_, "INSERT INTO record VALUES(?,?,?,?,?,?,?,?)");
-    statement.bind(key.hex).bind(file.record.kind).bind(file.record.name).bind(file.record.data);
-    statement.bind(file.created).bind(file.sum).bind(static_cast<int64_t>(file.uid));
-    TRY(statement.bind(file.asked.hex).finish());
-    int64_t position = 0;
-    for (const Digest& digest : file.record.layers) {
-      Statement layer(database_, "INSERT INTO record_layer VALUES(?,?,?)");
-      TRY(layer.bind(key.hex).bind(position++).bind(digest.hex).finish());
-    }
-    return {};
-  };
-  Status done = put();
-  Status ended =
-      run(done.ok() ? "RELEASE put_record" : "ROLLBACK TO put_record; RELEASE put_record");
-  return done.ok() ? ended : done;
+  Statement statement(database_, "INSERT OR REPLACE INTO record VALUES(?,?,?,?,?,?,?,?)");
+  statement.bind(key.hex).bind(file.record.kind).bind(file.record.name).bind(file.record.data);
+  statement.bind(file.created).bind(file.sum).bind(static_cast<int64_t>(file.uid));
+  TRY(statement.bind(file.asked.hex).finish());
+  int64_t position = 0;
+  for (const Digest& digest : file.record.layers) {
+    Statement layer(database_, "INSERT INTO record_layer VALUES(?,?,?)");
+    TRY(layer.bind(key.hex).bind(position++).bind(digest.hex).finish());
+  }
+  return {};
 }
 
 Status Index::drop_record(const Key& key) {
@@ -185,9 +182,13 @@ Result<std::vector<Meta>> Index::layers() {
   return metas;
 }
 
-Result<uint64_t> Index::bytes() {
-  Statement statement(database_, "SELECT COALESCE(SUM(bytes), 0) FROM layer");
-  uint64_t sum = statement.step() ? static_cast<uint64_t>(statement.number(0)) : 0;
+Result<Index::Sum> Index::sum() {
+  Statement statement(database_,
+                      "SELECT COALESCE(SUM(bytes), 0), COALESCE(SUM(files), 0) FROM layer");
+  Sum sum;
+  if (statement.step()) {
+    sum = {static_cast<uint64_t>(statement.number(0)), static_cast<uint64_t>(statement.number(1))};
+  }
   TRY(statement.finish());
   return sum;
 }
@@ -219,6 +220,13 @@ Result<std::vector<Index::RecordLine>> Index::records(const std::string& kind) {
   return read_records(statement);
 }
 
+Result<std::vector<Index::RecordLine>> Index::outlines() {
+  Statement statement(database_,
+                      "SELECT r.key, kind, '', '', created, l.digest, uid, asked FROM record r "
+                      "LEFT JOIN record_layer l ON l.key = r.key ORDER BY r.key, l.position");
+  return read_records(statement);
+}
+
 Result<std::vector<Index::RecordLine>> Index::records_of(const Digest& digest) {
   Statement statement(database_,
                       "SELECT r.key, kind, name, data, created, l.digest, uid, asked FROM record r "
@@ -235,10 +243,15 @@ Status Index::reconcile(int store) {
   Changes changes;
   TRY(compare_layers(store, changes));
   TRY(compare_records(store, changes));
+  return write(changes);
+}
+
+Status Index::write(Changes& changes) {
   if (changes.empty()) return {};
   TRY(run("BEGIN IMMEDIATE"));
   Status done = apply(changes);
   Status ended = run(done.ok() ? "COMMIT" : "ROLLBACK");
+  changes = {};
   return done.ok() ? ended : done;
 }
 
@@ -279,6 +292,7 @@ Status Index::compare_records(int store, Changes& changes) {
     if (!file) continue;  // torn: as if it weren't there
     known.erase(key.hex);
     changes.records.push_back({std::move(key), std::move(*file)});
+    if (changes.records.size() >= kBatch) TRY(write(changes));  // their data may be large
   }
   for (const auto& [gone, sum] : known) changes.gone_records.push_back(Key{gone});
   return {};

@@ -30,17 +30,20 @@ class Index {
 
   Status put_layer(const Meta& meta);
   Status drop_layer(const Digest& digest);
-  Status put_record(const Key& key, const RecordFile& file);
   Status drop_record(const Key& key);
   Status clear();
 
   Result<std::vector<Meta>> layers();
-  Result<uint64_t> bytes();  // of all layers
+  struct Sum {
+    uint64_t bytes = 0, files = 0;
+  };
+  Result<Sum> sum();  // of all layers
   struct RecordLine {
     Key key;
     RecordFile file;
   };
   Result<std::vector<RecordLine>> records(const std::string& kind);  // "": all
+  Result<std::vector<RecordLine>> outlines();                        // all, without their data
   Result<std::vector<RecordLine>> records_of(const Digest& digest);
 
   // Adds what is missing and drops what is gone. `store` is the store's directory.
@@ -63,6 +66,8 @@ class Index {
   Status compare_layers(int store, Changes& changes);
   Status compare_records(int store, Changes& changes);
   Status apply(const Changes& changes);
+  Status write(Changes& changes);  // and forgets them
+  Status put_record(const Key& key, const RecordFile& file);
   Result<std::vector<RecordLine>> read_records(Statement& statement);
   sqlite3* database_;
 };

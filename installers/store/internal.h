@@ -75,6 +75,12 @@ struct Clock {
   int64_t wall = 0;        // seconds since 1970
 };
 Clock clock_now();
+// The file "boot": the boot id, and what the clocks said when the store was first opened in it.
+std::string boot_text(const Clock& clock);
+std::optional<Clock> read_boot(int store);
+// Seconds since 1970, but never further than has gone by in this boot: a wall clock that jumps
+// forward makes nothing old.
+int64_t believed_now(int store);
 struct HoldFile {
   Store::Hold hold;  // `expires` is not written
   Clock written;

@@ -12,8 +12,8 @@ namespace rtlaunch::store {
 namespace {
 
 bool same_boot(int store, const std::string& now) {
-  auto last = sys::read_file_at(store, "boot", 4096);
-  return last && *last == now + "\n";
+  auto last = read_boot(store);
+  return last && last->boot == now;
 }
 
 Status drop_what_is_not_durable(int store) {
@@ -42,7 +42,7 @@ Status Store::check_boot() const {
   TRY(drop_what_is_not_durable(dir_.get()));
   TRY(remove_index(dir_.get()));
   TRY(failpoint("recover.boot"));
-  return sys::replace_file_at(dir_.get(), "boot", now + "\n", 0600);
+  return sys::replace_file_at(dir_.get(), "boot", boot_text(clock_now()), 0600);
 }
 
 Result<UniqueFd> Store::lock_name(const std::string& name,

@@ -64,12 +64,11 @@ std::string largest(std::vector<Store::LayerRow> rows) {
 Result<House::Bounds> House::bounds() const {
   Bounds bounds;
   bounds.space = TRY(sys::space_of(dir(), store_.path_));
-  uint64_t total = bounds.space.total;
-  const Limits& limits = store_.limits_;
-  bounds.max_bytes = limits.max_bytes != 0 ? limits.max_bytes : std::max(total / 10 * 4, 10 * kGiB);
-  bounds.min_free = limits.min_free != 0
-                        ? limits.min_free
-                        : std::min(std::max(total / 100 * 3, 5 * kGiB), total / 10);
+  Limits limits = TRY(store_.limits());
+  bounds.max_bytes = limits.max_bytes;
+  bounds.min_free = limits.min_free;
+  bounds.max_files = limits.max_files;
+  bounds.max_age = limits.max_age_seconds;
   bounds.min_files = bounds.space.files_total / 20;
   return bounds;
 }
@@ -78,14 +77,17 @@ Result<House::Bounds> House::bounds() const {
 Result<House::Goal> House::over_limits() {
   Bounds bounds = TRY(this->bounds());
   Index* known = TRY(store_.index());
-  uint64_t bytes = TRY(known->bytes());
+  Index::Sum sum = TRY(known->sum());
   Goal goal;
-  if (bytes > bounds.max_bytes) goal.bytes = bytes - bounds.max_bytes / 10 * 9;
+  if (sum.bytes > bounds.max_bytes) goal.bytes = sum.bytes - bounds.max_bytes / 10 * 9;
+  if (bounds.max_files > 0 && sum.files > bounds.max_files) {
+    goal.files = sum.files - (bounds.max_files - bounds.max_files / 10);
+  }
   if (bounds.space.free < bounds.min_free) {
     goal.bytes = std::max(goal.bytes, bounds.min_free / 10 * 11 - bounds.space.free);
   }
   if (bounds.space.files_total > 0 && bounds.space.files_free < bounds.min_files) {
-    goal.files = bounds.min_files / 10 * 11 - bounds.space.files_free;
+    goal.files = std::max(goal.files, bounds.min_files / 10 * 11 - bounds.space.files_free);
   }
   return goal;
 }

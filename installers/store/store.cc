@@ -66,7 +66,7 @@ Status make_layout(int dir, const std::string& path) {
   TRY(check_is_free(dir, path));
   TRY(sys::set_mode(dir, 0700, path));
   for (const char* folder : kFolders) TRY(sys::make_dirs_at(dir, folder, 0755));
-  TRY(sys::replace_file_at(dir, "boot", sys::boot_id() + "\n", 0600));
+  TRY(sys::replace_file_at(dir, "boot", boot_text(clock_now()), 0600));
   // Last, and only once, whoever else is making this store now: with FORMAT it is one.
   std::string staged = "FORMAT." + sys::random_name();
   UniqueFd file = TRY(sys::open_at(dir, staged, O_WRONLY | O_CREAT | O_EXCL, 0600));

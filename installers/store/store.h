@@ -11,6 +11,7 @@
 //     records/ab/<key>.json   key → what was made of it (files are the truth; SQLite is a view)
 //     leases/<digest>   empty; a shared flock on one is a lease, its mtime the last use
 //     pins/<digest>     empty; a pinned layer is never collected
+//     limits            what the administrator has changed of Limits; read by every collector
 //     holds/<uid>-<name>   a named, expiring lease of an environment (hold.cc)
 //     locks/<key>       single-flight locks
 //     tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its maker
@@ -57,10 +58,18 @@ class Index;
 class IndexHolder;  // keeps SQLite out of programs that only launch: see internal.h
 class House;        // collect.cc
 
+// How much there may be before a collector takes away what is unused. 0 means the default.
 struct Limits {
-  uint64_t max_bytes = 0;  // 0: 40 % of the file system, at least 10 GiB
-  uint64_t min_free = 0;   // 0: max(3 %, 5 GiB), never more than a tenth of the file system
-  int64_t min_age_seconds = 300;
+  uint64_t max_bytes = 0;         // of layers; 40 % of the file system, at least 10 GiB
+  uint64_t min_free = 0;          // max(3 %, 5 GiB), never more than a tenth of the file system
+  int64_t min_age_seconds = 300;  // what was used since is spared; not changed at runtime
+  uint64_t max_files = 0;         // inodes of layers; no limit, but 5 % of the disk's stay free
+  int64_t max_age_seconds = 0;    // unused for longer goes anyhow; 90 days
+};
+// What is to change; 0 for the default, nothing to keep it.
+struct LimitsChange {
+  std::optional<uint64_t> max_bytes = {}, min_free = {}, max_files = {};
+  std::optional<int64_t> max_age_seconds = {};
 };
 
 // A shared flock on a layer. Movable; ends when the last copy of the descriptor is closed.
@@ -118,7 +127,6 @@ class Store {
   const std::string& path() const { return path_; }  // absolute, links resolved
   int dir() const { return dir_.get(); }
   bool read_only() const { return read_only_; }
-  const Limits& limits() const { return limits_; }
 
   // The same store as the user with this uid sees it; 0: as it is opened.
   Result<Store> for_caller(uid_t uid) const;
@@ -174,6 +182,13 @@ class Store {
   Status release(const std::string& name);  // ENOENT: the caller has none of that name
   // The caller's that have not expired, by name; of all users for a Store without a caller.
   Result<std::vector<Hold>> holds() const;
+
+  // --- limits; no SQLite
+  // --------------------------------------------------------------------------- What holds now,
+  // defaults filled in (max_files 0: none). What change_limits() has written counts for every
+  // collector from then on, in whatever process, and before what open() was given.
+  Result<Limits> limits() const;
+  Status change_limits(const LimitsChange& change);
 
   // --- keeping house -----------------------------------------------------------------------------
   struct LayerRow {
