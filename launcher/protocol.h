@@ -31,8 +31,8 @@
 //             a hold's name
 //   hold      {"op", "name", "env": id, "ttl": seconds, 0 for ever}; the same name again renews
 //   release   {"op", "name"}
-//   holds     {"op"} → {"holds": [{"name", "env", "uid", "expires"}...]}
-//   pin       {"op", "env": id, "pinned": bool}
+//   holds     {"op"} → {"holds": [{"name", "env", "uid", "ttl", "expires"}...]}
+//   pin       {"op", "env": id, "pinned": bool}          root; a pin has no owner, others hold
 //   ps        {"op", "all": bool} → {"workers": [{"id", "uid", "name", "env", "pid", "since",
 //             "state", "cpu_us", "memory", "processes", "status", "ended"}...]}; the caller's own,
 //             root sees everybody's; `all`: the ended ones too. Times in microseconds since 1970.
@@ -43,7 +43,7 @@
 //             forwarded to the command
 //   status    {"op"} → {"status": {...}}   the daemon's own numbers; of no other user's workers
 //   limits    {"op", "max_bytes", "min_free", "max_inodes", "max_age"}  root; absent keeps
-//             → the limits as they are
+//             → {"max_bytes", ...} as they are now; 0 for none
 //   collect   {"op"}                                                     root; in the background
 //
 // `worker` may be a prefix of an id, of at least 4 digits.

@@ -15,7 +15,7 @@ namespace {
 using config::Json;
 
 constexpr size_t kMostKeys = 1024, kMostLayers = 8192, kMostFields = 256;
-constexpr size_t kMostName = 512, kMostData = 256 << 10;
+constexpr size_t kMostName = 4096, kMostData = 256 << 10;
 constexpr int64_t kLongest = int64_t{100} * 366 * 86400;  // seconds
 
 struct Rule {

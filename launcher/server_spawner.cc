@@ -1,0 +1,189 @@
+#include "launcher/server_spawner.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "isolation/sys/process.h"
+
+namespace rtlaunch {
+namespace {
+
+constexpr auto kLongEnough = seconds(5);  // a spawner that lived so long is no loop
+constexpr auto kFirstBackOff = milliseconds(20);
+constexpr auto kMostBackOff = seconds(5);
+constexpr rlim_t kUsualDescriptors = 1024;
+constexpr auto kEver = std::chrono::hours(24 * 365);
+
+Error again(const std::string& reason) { return Error{"spawner", EAGAIN, "", reason, "try again"}; }
+
+UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
+
+}  // namespace
+
+awaitable<Result<SpawnReply>> Asked::next(Clock::duration most) {
+  auto until = Clock::now() + most;
+  while (replies_.empty()) {
+    auto left = until - Clock::now();
+    if (left <= Clock::duration::zero()) {
+      co_return Error{"spawner", ETIMEDOUT, "", "gave no answer in time", "try again"};
+    }
+    co_await bell_.wait(left);
+  }
+  Result<SpawnReply> reply = std::move(replies_.front());
+  replies_.pop_front();
+  co_return reply;
+}
+
+void Asked::give(Result<SpawnReply> reply) {
+  replies_.push_back(std::move(reply));
+  bell_.ring();
+}
+
+Spawners::Spawners(asio::io_context& io, SpawnerConfig config, Journal& journal, Metrics& metrics)
+    : io_(io), config_(std::move(config)), journal_(journal), metrics_(metrics) {}
+
+Status Spawners::start() {
+  // Our many descriptors are no business of the workers, which inherit its limits.
+  struct rlimit ours = {};
+  ::getrlimit(RLIMIT_NOFILE, &ours);
+  struct rlimit usual = {std::min<rlim_t>(kUsualDescriptors, ours.rlim_max), ours.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &usual);
+  auto spawner = Spawner::run(config_);
+  ::setrlimit(RLIMIT_NOFILE, &ours);
+  if (!spawner) return spawner.error();
+  spawner_ = std::move(*spawner);
+  started_ = heard_ = Clock::now();
+  ++generation_;
+  replies_ = std::make_shared<Watched>(io_, copy_of(spawner_->fd()));
+  room_ = std::make_shared<Watched>(io_, copy_of(spawner_->fd()));
+  spawn(io_, serve(generation_));
+  return {};
+}
+
+void Spawners::stop() {
+  stopping_ = true;
+  if (!spawner_) return;
+  fail_all("rtlaunchd is being restarted");
+  spawner_.reset();  // it hears the end of its connection, and ends
+}
+
+Result<std::shared_ptr<Asked>> Spawners::ask(SpawnRequest request) {
+  if (!spawner_) return again("it is being restarted");
+  request.id = ++last_id_;
+  auto asked = std::make_shared<Asked>(io_);
+  asked->starts_ = request.kind == SpawnRequest::Kind::kStart;
+  if (queue_.empty()) {
+    Status sent = spawner_->send(request);
+    if (sent.ok()) {
+      asked_[request.id] = asked;
+      return asked;
+    }
+    if (sent.error().code == EPIPE || sent.error().code == ECONNRESET) {
+      return again("it has just died");
+    }
+    if (sent.error().code != EAGAIN) return sent.error();
+  }
+  if (queue_.size() >= kMostQueued) return again("it has too much to do");
+  asked_[request.id] = asked;
+  queue_.push_back(std::move(request));
+  if (queue_.size() == 1) spawn(io_, send_queued(generation_));
+  return asked;
+}
+
+awaitable<void> Spawners::send_queued(uint64_t generation) {
+  auto room = room_;
+  while (generation == generation_ && spawner_ && !queue_.empty()) {
+    co_await room->wait(Watched::kWrite, seconds(1));
+    if (generation != generation_ || !spawner_ || queue_.empty()) co_return;
+    Status sent = spawner_->send(queue_.front());
+    if (!sent.ok() && sent.error().code == EAGAIN) continue;
+    if (!sent.ok()) {
+      auto asked = asked_.find(queue_.front().id);
+      if (asked != asked_.end()) {
+        asked->second->give(sent.error());
+        asked_.erase(asked);
+      }
+    }
+    queue_.pop_front();
+  }
+}
+
+awaitable<void> Spawners::serve(uint64_t generation) {
+  auto replies = replies_;
+  while (generation == generation_ && spawner_) {
+    co_await replies->wait(Watched::kRead, kEver);
+    if (generation != generation_ || !spawner_) co_return;
+    if (!take_replies()) co_return;
+  }
+}
+
+// False when it is gone.
+bool Spawners::take_replies() {
+  while (spawner_) {
+    auto reply = spawner_->receive();
+    if (!reply) {
+      died(reply.error().message());
+      return false;
+    }
+    if (!*reply) return true;
+    take(std::move(**reply));
+  }
+  return false;
+}
+
+void Spawners::take(SpawnReply reply) {
+  heard_ = Clock::now();
+  auto asked = asked_.find(reply.id);
+  if (asked == asked_.end()) return;  // whoever asked has given up
+  std::shared_ptr<Asked> kept = asked->second;
+  if (reply.kind != SpawnReply::Kind::kStarted || kept->starts_) asked_.erase(asked);
+  kept->give(std::move(reply));
+}
+
+void Spawners::fail_all(const std::string& why) {
+  replies_->close();
+  room_->close();
+  queue_.clear();
+  for (auto& [id, asked] : asked_) asked->give(again(why));
+  asked_.clear();
+}
+
+void Spawners::died(const std::string& why) {
+  (void)sys::send_signal(spawner_->pidfd(), SIGKILL).ok();  // it may be alive and talk nonsense
+  spawn(io_, reap(std::make_shared<Spawner>(std::move(*spawner_))));
+  spawner_.reset();
+  fail_all("it died: " + why);
+  metrics_.count("rtlaunch_spawner_restarts_total");
+  journal_.say(Level::kError, "spawner_died", {.more = {{"reason", why}}});
+  bool lived = Clock::now() - started_ > kLongEnough;
+  back_off_ = lived ? Clock::duration::zero()
+                    : std::min<Clock::duration>(
+                          std::max<Clock::duration>(2 * back_off_, kFirstBackOff), kMostBackOff);
+  spawn(io_, start_again());
+}
+
+// It may hang in the kernel for as long as it likes: nobody waits for it but this.
+awaitable<void> Spawners::reap(std::shared_ptr<Spawner> dead) {
+  Watched pidfd(io_, copy_of(dead->pidfd()));
+  while (!co_await pidfd.wait(Watched::kRead, kEver)) {
+  }
+}
+
+void Spawners::check_hangs(Clock::time_point asked) {
+  if (spawner_ && heard_ < asked) died("it hangs");
+}
+
+awaitable<void> Spawners::start_again() {
+  if (back_off_ > Clock::duration::zero()) co_await sleep_for(io_, back_off_);
+  while (!stopping_ && !spawner_) {
+    Status started = start();
+    if (started.ok()) co_return;
+    journal_.say(Level::kError, "spawner_failed", facts_of(started.error()));
+    co_await sleep_for(io_, kMostBackOff);
+  }
+}
+
+}  // namespace rtlaunch

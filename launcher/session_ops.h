@@ -1,0 +1,30 @@
+// What rtlaunchd does for its clients, one function an op of protocol.h. An answer is a frame's
+// JSON. Nothing a caller sends is a path to the daemon: it answers about its own store and workers,
+// within the caller's scope, and hands documents on unread.
+#pragma once
+
+#include <string>
+
+#include "launcher/session.h"
+
+namespace rtlaunch {
+
+awaitable<std::string> carry_out(Session& session, Incoming incoming);
+
+std::string hello_answer(Server& server);
+std::string wrong_version(int64_t version);
+
+// Of session_ops.cc, and parts of it.
+std::string refusal(Session& session, protocol::Op op, const Error& error);
+awaitable<std::string> start_worker(Session& session, Incoming incoming);
+awaitable<std::string> enter_worker(Session& session, Incoming incoming);
+awaitable<std::string> make_layers(Session& session, Incoming incoming);
+awaitable<std::string> show_logs(Session& session, protocol::Request request);
+awaitable<std::string> show_workers(Session& session, protocol::Request request);
+Result<std::string> show_status(Session& session);
+
+// The layers of the records of `keys`, all of them the caller's own. ESTALE: one isn't there.
+Result<std::vector<store::Digest>> layers_of(const store::Store& store,
+                                             const std::vector<std::string>& keys);
+
+}  // namespace rtlaunch

@@ -1,0 +1,179 @@
+// start and enter: what a client sent is checked from outside, never read, and goes to the spawner
+// with what the caller is entitled to.
+#include <fcntl.h>
+
+#include <cerrno>
+#include <nlohmann/json.hpp>
+
+#include "isolation/spec_wire.h"
+#include "launcher/session_ops.h"
+
+namespace rtlaunch {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using protocol::Op;
+using protocol::Request;
+
+constexpr auto kMostStart = seconds(60);  // the spawner itself gives up sooner
+
+// {document, stdin, stdout, stderr, line}
+Status take_descriptors(std::vector<UniqueFd>& fds, SpawnRequest& spawn) {
+  TRY(check_memory_file(fds[0].get(), isolation::kMostSpecBytes, "document"));
+  TRY(check_line(fds[4].get()));
+  spawn.document = std::move(fds[0]);
+  spawn.input = std::move(fds[1]);
+  spawn.output = std::move(fds[2]);
+  spawn.error = std::move(fds[3]);
+  spawn.line = std::move(fds[4]);
+  return {};
+}
+
+Error draining() { return Error{"start", EAGAIN, "", "rtlaunchd is being restarted", "try again"}; }
+
+// The request, and the worker's record with its first line.
+Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worker) {
+  Server& server = session.server();
+  if (server.draining()) return draining();
+  SpawnRequest spawn;
+  spawn.kind = SpawnRequest::Kind::kStart;
+  spawn.caller = session.peer().user;
+  TRY(take_descriptors(incoming.fds, spawn));
+  store::Store store = TRY(server.store_of(spawn.caller.uid));
+  spawn.entitled = TRY(layers_of(store, incoming.request.keys));
+  worker.uid = spawn.caller.uid;
+  worker.name = incoming.request.name;
+  worker.env = incoming.request.env;
+  spawn.record = TRY(server.workers().create(worker));
+  return spawn;
+}
+
+Json steps_json(const std::vector<isolation::Sandbox::Step>& steps) {
+  Json json = Json::array();
+  for (const auto& step : steps) json.push_back({step.name, step.microseconds});
+  return json;
+}
+
+void count_start(Server& server, const SpawnReply& reply, Clock::duration took) {
+  Metrics& metrics = server.metrics();
+  metrics.count("rtlaunch_starts_total", {{"result", "started"}});
+  metrics.observe("rtlaunch_start_seconds", {}, std::chrono::duration<double>(took).count());
+  for (const auto& step : reply.steps) {
+    metrics.observe("rtlaunch_start_phase_seconds", {{"phase", step.name}},
+                    static_cast<double>(step.microseconds) / 1e6);
+  }
+}
+
+std::string started(Session& session, const Worker& worker, SpawnReply reply,
+                    Clock::duration took) {
+  Server& server = session.server();
+  count_start(server, reply, took);
+  server.workers().started(worker.id, reply.pid, std::move(reply.pidfd), reply.cgroup);
+  int64_t us = std::chrono::duration_cast<std::chrono::microseconds>(took).count();
+  server.journal().say(
+      Level::kInfo, "started",
+      {.worker = worker.id,
+       .request = session.request_id(),
+       .uid = worker.uid,
+       .more = {
+           {"pid", int64_t{reply.pid}}, {"name", worker.name}, {"env", worker.env}, {"us", us}}});
+  server.watch(worker.id);
+  Json json = {
+      {"ok", true}, {"worker", worker.id}, {"pid", reply.pid}, {"steps", steps_json(reply.steps)}};
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+// The spawner died or was silent: the worker may run all the same. Its record will tell.
+void lose_sight(Server& server, const std::string& worker) {
+  server.workers().lose_sight(worker);
+  server.look_for_lost_soon();
+}
+
+std::string failed(Session& session, const std::string& worker, const Error& error, bool known) {
+  Server& server = session.server();
+  if (worker.empty()) {
+  } else if (known) {
+    server.workers().forget(worker);
+  } else {
+    lose_sight(server, worker);
+  }
+  server.metrics().count("rtlaunch_starts_total", {{"result", "failed"}});
+  return refusal(session, Op::kStart, error);
+}
+
+}  // namespace
+
+awaitable<std::string> start_worker(Session& session, Incoming incoming) {
+  Server& server = session.server();
+  auto began = Clock::now();
+  Share share(server.starts(), session.peer().user.uid);
+  if (!share.resize(1)) {
+    Error error{"start", EAGAIN, "", "too many starts are under way", "try again"};
+    co_return failed(session, "", error, true);
+  }
+  Worker worker;
+  auto request = prepare(session, incoming, worker);
+  if (!request) co_return failed(session, worker.id, request.error(), true);
+  auto asked = server.spawners().ask(std::move(*request));
+  if (!asked) co_return failed(session, worker.id, asked.error(), true);
+  auto reply = co_await (*asked)->next(kMostStart);
+  if (!reply) {
+    if (reply.error().code == ETIMEDOUT) server.spawners().check_hangs(began);
+    co_return failed(session, worker.id, reply.error(), false);
+  }
+  if (reply->kind != SpawnReply::Kind::kStarted) {
+    co_return failed(session, worker.id, reply->error, true);
+  }
+  co_return started(session, worker, std::move(*reply), Clock::now() - began);
+}
+
+namespace {
+
+Result<SpawnRequest> prepare_enter(Session& session, Incoming& incoming) {
+  Server& server = session.server();
+  if (server.draining()) return draining();
+  Worker* worker = TRY(server.workers().find(incoming.request.worker, session.peer().user.uid));
+  if (!worker->pidfd.valid()) {
+    return Error{"enter", EAGAIN, worker->id, "is only just starting", "try again"};
+  }
+  SpawnRequest spawn;
+  spawn.kind = SpawnRequest::Kind::kEnter;
+  spawn.caller = session.peer().user;
+  TRY(take_descriptors(incoming.fds, spawn));
+  spawn.target.reset(::fcntl(worker->pidfd.get(), F_DUPFD_CLOEXEC, 3));
+  server.journal().say(Level::kInfo, "entered",
+                       {.worker = worker->id,
+                        .request = session.request_id(),
+                        .uid = worker->uid,
+                        .more = {{"by", int64_t{spawn.caller.uid}}}});
+  return spawn;
+}
+
+}  // namespace
+
+awaitable<std::string> enter_worker(Session& session, Incoming incoming) {
+  Server& server = session.server();
+  auto began = Clock::now();
+  Share share(server.starts(), session.peer().user.uid);
+  if (!share.resize(1)) {
+    Error error{"enter", EAGAIN, "", "too many starts are under way", "try again"};
+    co_return refusal(session, Op::kEnter, error);
+  }
+  auto request = prepare_enter(session, incoming);
+  if (!request) co_return refusal(session, Op::kEnter, request.error());
+  auto asked = server.spawners().ask(std::move(*request));
+  if (!asked) co_return refusal(session, Op::kEnter, asked.error());
+  auto reply = co_await (*asked)->next(kMostStart);
+  if (!reply) {
+    if (reply.error().code == ETIMEDOUT) server.spawners().check_hangs(began);
+    co_return refusal(session, Op::kEnter, reply.error());
+  }
+  if (reply->kind != SpawnReply::Kind::kStarted) {
+    co_return refusal(session, Op::kEnter, reply->error);
+  }
+  Json json = {{"ok", true}, {"pid", reply->pid}};
+  json["steps"] = steps_json(reply->steps);
+  co_return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace rtlaunch
