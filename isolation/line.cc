@@ -94,8 +94,8 @@ Result<std::optional<LineMessage>> receive_line(int line, UniqueFd* fd) {
   header.msg_controllen = sizeof control.bytes;
   ssize_t size;
   while ((size = ::recvmsg(line, &header, MSG_CMSG_CLOEXEC)) < 0) {
-    if (errno == ECONNRESET) return std::optional<LineMessage>();
-    if (errno != EINTR) return sys_error("line", "");
+    // ECONNRESET, once: the other side ended with something of ours unread; what it sent is here.
+    if (errno != EINTR && errno != ECONNRESET) return sys_error("line", "");
   }
   UniqueFd received = attached(&header);
   if (size == 0) return std::optional<LineMessage>();

@@ -7,6 +7,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 
@@ -26,6 +27,7 @@ struct Plan {
   uint64_t attributes = sys::kSafe;
   bool rootless = false;
   const Rights* rights = nullptr;
+  bool as_caller = false;  // made with the caller's rights, which are then the mount's
 };
 
 Status link_at(int dir, const std::string& name, const std::string& target) {
@@ -91,13 +93,14 @@ Status make_mount_points(int dir, const std::vector<std::string>& names, const U
 Status add_top(const Overlay& overlay, Plan* plan) {
   const std::string& model = overlay.lowers.empty() ? overlay.target : overlay.lowers.front();
   bool own = overlay.upper.empty();
-  if (own && !overlay.writable && overlay.mkdirs.empty()) return {};
+  bool writable = overlay.writable && !plan->as_caller;
+  if (own && !writable && overlay.mkdirs.empty()) return {};
   const User* owner = own ? plan->rights->caller() : nullptr;
   if (own) TRY(make_like(plan->home.get(), "u", model, *plan->rights));
   UniqueFd top = TRY(own ? sys::open_at(plan->home.get(), "u", O_RDONLY | O_DIRECTORY)
                          : sys::open_at(AT_FDCWD, overlay.upper, O_RDONLY | O_DIRECTORY));
   TRY(make_mount_points(top.get(), overlay.mkdirs, owner));
-  if (own && !overlay.writable) {
+  if (own && !writable) {
     plan->lowers.push_back(plan->home_path + "/u");
     return {};
   }
@@ -145,17 +148,30 @@ bool is_ours(const Plan& plan, const std::string& path) {
   return sys::is_beneath(path, plan.home_path);
 }
 
+// overlayfs reads its layers with the rights of whoever made the mount, and takes a merged
+// directory's mode from the uppermost. So where the host's directories are merged with a layer's,
+// its maker must be the caller, or a layer's open directory would open the host's closed one.
+bool needs_callers_rights(const Overlay& overlay, const Rights& rights) {
+  if (rights.caller() == nullptr) return false;
+  return overlay.over_host ||
+         !std::all_of(overlay.lowers.begin(), overlay.lowers.end(),
+                      [&](const std::string& lower) { return rights.is_layer(lower); });
+}
+
+Status check_owned(const Overlay& overlay, const Plan& plan) {
+  if (!overlay.owned || !plan.as_caller) return {};
+  return make_error("overlay", overlay.target, "only layers of the store can be made the caller's");
+}
+
 // Only what needs it: each costs a mount.
 Status attach_lowers(const Overlay& overlay, const OverlayContext& context, Plan* plan) {
-  if (plan->rights->caller() == nullptr) return {};
+  bool owned = overlay.owned && context.rights.caller() != nullptr;
   int number = 0;
   for (std::string& lower : plan->lowers) {
     if (is_ours(*plan, lower)) continue;
-    if (overlay.owned && !plan->rights->is_layer(lower)) {
-      return make_error("overlay", lower, "only layers of the store can be made the caller's");
-    }
-    if (!overlay.owned && !context.use_mount2 && is_plain(lower)) continue;
-    lower = TRY(attached(*plan, lower, overlay.owned ? context.id_map : -1, number++));
+    bool unreachable = plan->as_caller && (context.use_mount2 || !is_plain(lower));
+    if (!owned && !unreachable) continue;
+    lower = TRY(attached(*plan, lower, owned ? context.id_map : -1, number++));
   }
   return {};
 }
@@ -167,6 +183,8 @@ Result<Plan> make_plan(const Overlay& overlay, const OverlayContext& context) {
   plan.home_path = std::string(Vault::kPath) + "/" + name;
   plan.rootless = context.rootless;
   plan.rights = &context.rights;
+  plan.as_caller = needs_callers_rights(overlay, context.rights);
+  TRY(check_owned(overlay, plan));
   TRY(add_top(overlay, &plan));
   TRY(add_lowers(overlay, &plan));
   TRY(attach_lowers(overlay, context, &plan));
@@ -198,7 +216,8 @@ Result<sys::Mount> mount_by_context(const Plan& plan) {
     TRY(set_path(&context, "workdir", plan, plan.work, "W"));
     TRY(context.set_flag("volatile"));
   }
-  Rights::Borrowed as_caller = TRY(plan.rights->borrow());  // its maker's rights are the mount's
+  Rights::Borrowed as_caller;
+  if (plan.as_caller) as_caller = TRY(plan.rights->borrow());
   return context.mount(plan.attributes);
 }
 
@@ -227,8 +246,9 @@ Result<std::string> mount2_options(const Plan& plan) {
   return options + ",upperdir=U,workdir=W,volatile";
 }
 
-Status mount_as_caller(const Plan& plan, unsigned long flags, const std::string& options) {
-  Rights::Borrowed as_caller = TRY(plan.rights->borrow());
+Status mount_with_rights(const Plan& plan, unsigned long flags, const std::string& options) {
+  Rights::Borrowed as_caller;
+  if (plan.as_caller) as_caller = TRY(plan.rights->borrow());
   return sys::mount_by_options("overlay", "m", flags, options);
 }
 
@@ -237,7 +257,7 @@ Result<sys::Mount> mount_by_options(const Plan& plan) {
   if (::mkdirat(plan.home.get(), "m", 0700) != 0) return sys_error("mkdir", "m");
   if (::fchdir(plan.home.get()) != 0) return sys_error("fchdir", plan.home_path);
   unsigned long flags = MS_NOSUID | MS_NODEV | (plan.upper.empty() ? MS_RDONLY : 0);
-  Status mounted = mount_as_caller(plan, flags, options);
+  Status mounted = mount_with_rights(plan, flags, options);
   if (::chdir("/") != 0) return sys_error("chdir", "/");
   if (!mounted) return mounted.error();
   // A copy: what is attached becomes read-only with the rest of the host.

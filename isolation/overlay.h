@@ -10,10 +10,11 @@
 // redirects, metacopy or an index, whatever the kernel's defaults: a layer's own attributes must
 // mean nothing.
 //
-// For another user's sandbox the mount is made with that user's rights over files (see sandbox.h),
-// and its upper is that user's. What a path can't reach with those rights, or must have other ids,
-// is attached in the vault first: `owned` lowers as idmapped clones (Linux 5.19), and with mount(2)
-// every lower.
+// For another user's sandbox uppers are that user's. An overlay with anything of the host's in it
+// is made with that user's rights over files (see sandbox.h), and read-only: overlayfs can't keep
+// its work folder without CAP_DAC_OVERRIDE. What a path can't reach with those rights, or must have
+// other ids, is attached in the vault first: `owned` layers as idmapped clones (Linux 5.19), and
+// with mount(2) every lower.
 #pragma once
 
 #include <string>

@@ -70,7 +70,8 @@ size_t receive_message(int socket, Message* message, UniqueFd* fd, int flags) {
   ssize_t size;
   do {
     size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | flags);
-  } while (size < 0 && errno == EINTR);
+    // The other side ended with something of ours unread: what it sent before comes next.
+  } while (size < 0 && (errno == EINTR || errno == ECONNRESET));
   if (size < static_cast<ssize_t>(kHead)) return 0;
   struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
   if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS) {

@@ -46,5 +46,453 @@ TEST_F(SpawnerTest, StartsACommandAndTellsItsStatus) {
   EXPECT_TRUE(contains(record, "{\"status\":1792,\"ended\":")) << record;
 }
 
+TEST_F(SpawnerTest, TellsWhyACommandCantRun) {
+  Spec spec = Node::shell("");
+  spec.argv = {"no-such-command"};
+  Client client = node().start(spec);
+  auto told = node().reply(client.id);
+  ASSERT_TRUE(told);
+  EXPECT_EQ(told->kind, SpawnReply::Kind::kFailed);
+  EXPECT_EQ(told->error.exit_code, 127);
+  EXPECT_EQ(client.next()->kind, LineMessage::kGoing);
+  EXPECT_FALSE(client.next()) << "the line ends without kStarted";
+}
+
+TEST_F(SpawnerTest, PassesSignalsFromTheLine) {
+  Client client =
+      node().start(Node::shell("trap 'echo got; exit 9' TERM; echo up; sleep 60 & wait"));
+  EXPECT_EQ(read_line(client.output.get()), "up");
+  ASSERT_TRUE(isolation::send_line(client.line.get(), LineMessage::kSignal, SIGTERM).ok());
+  EXPECT_EQ(read_line(client.output.get()), "got");
+  EXPECT_EQ(client.wait(), W_EXITCODE(9, 0));
+}
+
+TEST_F(SpawnerTest, AWorkerEndsWithItsLine) {
+  Client client = node().start(Node::shell("echo up; sleep 600 & sleep 600"));
+  EXPECT_EQ(read_line(client.output.get()), "up");
+  client.line.reset();
+  EXPECT_EQ(drain(client.output.get()), "") << "the end of file: every process is gone";
+  EXPECT_TRUE(contains(read_text(client.record), "\"status\":9,"));
+}
+
+bool is_locked(const std::string& path) {
+  UniqueFd fd = sys::open_at(AT_FDCWD, path, O_RDWR).value();
+  return ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0;
+}
+
+// Its end closes one descriptor after the other.
+bool is_free_soon(const std::string& path) {
+  for (int i = 0; i < 250 && is_locked(path); ++i) ::usleep(20000);
+  return !is_locked(path);
+}
+
+TEST_F(SpawnerTest, AWorkerOutlivesSpawnerAndDaemon) {
+  Client client =
+      node().start(Node::shell("echo up; read x </dev/null; sleep 1; echo done; exit 3"));
+  ASSERT_EQ(node().reply(client.id)->kind, SpawnReply::Kind::kStarted);
+  EXPECT_EQ(read_line(client.output.get()), "up");
+  ASSERT_TRUE(sys::send_signal(node().spawner().pidfd(), SIGKILL).ok());
+  node().drop_spawner();
+  EXPECT_TRUE(is_locked(client.record)) << "pid 1 has it";
+  EXPECT_EQ(drain(client.output.get()), "done\n");
+  EXPECT_EQ(client.wait(), W_EXITCODE(3, 0));
+  std::string record = read_text(client.record);
+  EXPECT_TRUE(contains(record, "\"start_time\":") && contains(record, "\"status\":768,")) << record;
+  EXPECT_TRUE(client.next() == std::nullopt);
+  EXPECT_TRUE(is_free_soon(client.record));
+}
+
+// Whenever it dies: either the worker was told to go and is on record, or nothing of it is left.
+TEST_F(SpawnerTest, NothingIsLeftOfAStartThatTheSpawnerDiedIn) {
+  int went = 0;
+  for (int delay = 0; delay < 3000; delay += 100) {
+    Client client = node().start(Node::shell("exec sleep 600"));
+    ::usleep(static_cast<useconds_t>(delay));
+    ASSERT_TRUE(sys::send_signal(node().spawner().pidfd(), SIGKILL).ok());
+    node().drop_spawner();
+    if (auto message = client.next()) {
+      ++went;
+      EXPECT_EQ(message->kind, LineMessage::kGoing);
+      EXPECT_TRUE(contains(read_text(client.record), "\"start_time\":"));
+    }
+    client.line.reset();
+    EXPECT_EQ(drain(client.output.get()), "") << delay;
+    EXPECT_TRUE(is_free_soon(client.record)) << delay;
+  }
+  EXPECT_LT(went, 30);
+}
+
+TEST_F(SpawnerTest, TwoWorkersCantHaveOneRecord) {
+  Client client = node().start(Node::shell("echo up; sleep 600"));
+  EXPECT_EQ(read_line(client.output.get()), "up");
+  Client second;
+  SpawnRequest request = node().request(Node::shell("true"), &second);
+  request.record = sys::open_at(AT_FDCWD, client.record, O_RDWR | O_APPEND).value();
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  EXPECT_EQ(node().reply(second.id)->error.code, EBUSY);
+}
+
+// --- rights ---
+
+TEST_F(SpawnerTest, AWorkerIsItsCallerAndNoMore) {
+  auto outcome =
+      node().run(Node::shell("id -u; id -g; id -G; grep -E 'Cap(Prm|Eff|Bnd)|NoNewPrivs'"
+                             " /proc/self/status; cut -d' ' -f6 /proc/self/stat"));
+  EXPECT_EQ(
+      outcome.output,
+      "12345\n12345\n12345 20001 20002\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"
+      "CapBnd:\t0000000000000000\nNoNewPrivs:\t1\n2\n")
+      << "with a session of its own (2)";
+  auto root = node().run(Node::shell("id -u; id -G"), {0, 0, {0, 4}});
+  EXPECT_EQ(root.output, "0\n0 4\n");
+}
+
+Spec with_bind(const std::string& source, const std::string& script) {
+  Spec spec = Node::shell(script);
+  spec.binds.push_back({source, "/tmp/bound", false, false});
+  return spec;
+}
+
+TEST_F(SpawnerTest, HostPathsAreOpenedWithTheCallersRights) {
+  std::string closed = node().path("/home/bobs");
+  std::filesystem::create_directories(closed + "/open");
+  std::ofstream(closed + "/open/file") << "bob's\n";
+  ASSERT_EQ(::chown(closed.c_str(), 54321, 54321), 0);
+  ASSERT_EQ(::chmod(closed.c_str(), 0700), 0);
+  const std::string script = "cat /tmp/bound/file";
+  auto refused = node().run(with_bind(closed + "/open", script));
+  EXPECT_FALSE(refused.started);
+  EXPECT_EQ(refused.error.code, EACCES) << refused.error.message();
+  EXPECT_EQ(node().run(with_bind(closed + "/open", script), {54321, 54321, {}}).output, "bob's\n");
+  // By a group of the caller's.
+  ASSERT_EQ(::chown(closed.c_str(), 54321, 20002), 0);
+  ASSERT_EQ(::chmod(closed.c_str(), 0710), 0);
+  EXPECT_EQ(node().run(with_bind(closed + "/open", script)).output, "bob's\n");
+  EXPECT_FALSE(node().run(with_bind(closed + "/open", script), {12345, 12345, {12345}}).started);
+}
+
+// A layer that has a directory of the same name and is open must not open the host's.
+TEST_F(SpawnerTest, AnOverlayOpensNoDirectoryThatWasClosed) {
+  std::string shared = node().path("/home");
+  std::filesystem::create_directories(shared + "/private");
+  std::ofstream(shared + "/private/key") << "secret\n";
+  ASSERT_EQ(::chmod((shared + "/private").c_str(), 0700), 0);
+  store::Digest layer = node().layer(1, "private/mine", "mine\n");
+  for (bool mount2 : {false, true}) {
+    Spec spec = Node::shell("ls " + shared + "/private; cat " + shared + "/private/key");
+    spec.use_mount2 = mount2;
+    Overlay overlay{.target = shared,
+                    .lowers = {node().layer_path(layer)},
+                    .upper = "",
+                    .work = "",
+                    .mkdirs = {}};
+    overlay.over_host = overlay.writable = true;
+    spec.overlays = {overlay};
+    auto outcome = node().run(spec, kAlice, {layer});
+    EXPECT_TRUE(outcome.started) << outcome.error.message();
+    EXPECT_FALSE(contains(outcome.output, "secret")) << outcome.output;
+    auto root = node().run(spec, {0, 0, {}}, {layer});
+    EXPECT_TRUE(contains(root.output, "key\nmine\nsecret")) << "control: " << root.output;
+  }
+}
+
+TEST_F(SpawnerTest, OnlyEntitledLayersAreMounted) {
+  store::Digest mine = node().layer(1, "file", "mine\n"), other = node().layer(2, "file", "his\n");
+  auto reads = [&](const store::Digest& layer, std::vector<store::Digest> entitled) {
+    return node().run(with_bind(node().layer_path(layer), "cat /tmp/bound/file"), kAlice, entitled);
+  };
+  EXPECT_EQ(reads(mine, {mine}).output, "mine\n");
+  EXPECT_EQ(reads(other, {mine}).error.code, EACCES);
+  EXPECT_EQ(reads(other, {}).error.code, EACCES);
+  EXPECT_EQ(reads(other, {mine, other}).output, "his\n");
+}
+
+TEST_F(SpawnerTest, NothingElseOfStoreAndRuntimeIsOpened) {
+  store::Digest layer = node().layer(1, "sub/file", "x\n");
+  std::string tree = node().layer_path(layer), store = node().path("/store");
+  for (const std::string& path : {store, store + "/records", tree + "/sub", tree + "/..",
+                                  node().path("/run"), node().path("/run/workers")}) {
+    for (const isolation::User& caller : {kAlice, isolation::User{0, 0, {}}}) {
+      EXPECT_FALSE(node().run(with_bind(path, "true"), caller, {layer}).started) << path;
+    }
+  }
+  for (int kind = 0; kind < 4; ++kind) {
+    Spec spec = Node::shell("true");
+    Overlay overlay{.target = tree, .lowers = {}, .upper = "", .work = "", .mkdirs = {}};
+    overlay.over_host = overlay.writable = true;
+    if (kind == 0) spec.writable = {tree};
+    if (kind == 1) spec.visible = {store};
+    if (kind == 2) spec.overlays = {overlay};
+    if (kind == 3) spec.binds = {{tree, "/tmp/x", true, false}};
+    EXPECT_EQ(node().run(spec, {0, 0, {}}, {layer}).error.code, EACCES) << kind;
+  }
+  auto hidden = node().run(
+      Node::shell("ls -A " + store + " " + node().path("/run") + " | grep -v :"), {0, 0, {}});
+  EXPECT_EQ(hidden.output, "\n") << "both are empty, for root as well";
+}
+
+TEST_F(SpawnerTest, ALayerThatIsGoneSaysPlanAgain) {
+  store::Digest gone{store::sha256_hex("gone")};
+  auto outcome = node().run(with_bind(node().layer_path(gone), "true"), kAlice, {gone});
+  EXPECT_EQ(outcome.error.code, ESTALE) << outcome.error.message();
+}
+
+TEST_F(SpawnerTest, AWorkerHoldsTheLayersThatItNames) {
+  store::Digest used = node().layer(1, "file", "x\n"), unused = node().layer(2, "file", "x\n");
+  Client client = node().start(with_bind(node().layer_path(used), "echo up; sleep 600"), kAlice,
+                               {used, unused});
+  EXPECT_EQ(read_line(client.output.get()), "up");
+  std::string leases = node().path("/store/leases/");
+  EXPECT_TRUE(is_locked(leases + used.hex));
+  EXPECT_FALSE(std::filesystem::exists(leases + unused.hex));
+  ASSERT_EQ(node().reply(client.id)->kind, SpawnReply::Kind::kStarted);
+  node().drop_spawner();
+  EXPECT_TRUE(is_locked(leases + used.hex));
+  client.line.reset();
+  drain(client.output.get());
+  EXPECT_TRUE(is_free_soon(leases + used.hex));
+}
+
+TEST_F(SpawnerTest, AnOwnedOverlayBelongsToTheCaller) {
+  store::Digest layer = node().layer(1, "sub/file", "layer\n", 0600);
+  for (bool owned : {true, false}) {
+    Spec spec = Node::shell(
+        "cd /tmp/app && stat -c %u:%g . sub sub/file; cat sub/file; echo more >>sub/file;"
+        " rm -rf sub && mkdir sub && echo new >sub/new; cat sub/new");
+    Overlay overlay{.target = "/tmp/app",
+                    .lowers = {node().layer_path(layer)},
+                    .upper = "",
+                    .work = "",
+                    .mkdirs = {}};
+    overlay.writable = overlay.report = true;
+    overlay.owned = owned;
+    spec.overlays = {overlay};
+    auto outcome = node().run(spec, kAlice, {layer});
+    ASSERT_TRUE(outcome.started) << outcome.error.message();
+    if (owned) {
+      EXPECT_EQ(outcome.output, "12345:12345\n12345:12345\n12345:12345\nlayer\nnew\n");
+    } else {
+      EXPECT_TRUE(contains(outcome.output, "0:0\n0:0\n") && contains(outcome.output, "denied"));
+    }
+  }
+  EXPECT_EQ(read_text(node().layer_path(layer) + "/sub/file"), "layer\n");
+}
+
+TEST_F(SpawnerTest, OnlyLayersCanBeOwned) {
+  std::string host = node().path("/home/roots");
+  std::filesystem::create_directories(host);
+  std::ofstream(host + "/file") << "root's\n";
+  ASSERT_EQ(::chmod((host + "/file").c_str(), 0600), 0);
+  Overlay overlay{.target = "/tmp/app", .lowers = {host}, .upper = "", .work = "", .mkdirs = {}};
+  overlay.owned = true;
+  Spec spec = Node::shell("cat /tmp/app/file");
+  spec.overlays = {overlay};
+  EXPECT_FALSE(node().run(spec).started);
+  spec.overlays[0].target = host;
+  spec.overlays[0].lowers = {node().layer_path(node().layer(1, "x", "x"))};
+  spec.overlays[0].over_host = true;
+  EXPECT_FALSE(node().run(spec, kAlice, {{store::sha256_hex("layer 1")}}).started);
+  spec.overlays.clear();
+  spec.binds = {{host, "/tmp/app", false, false, true}};
+  EXPECT_FALSE(node().run(spec).started);
+}
+
+TEST_F(SpawnerTest, TheClientGetsTheUpper) {
+  store::Digest layer = node().layer(1, "file", "x\n");
+  Spec spec = Node::shell("echo new >/tmp/app/new");
+  Overlay overlay{.target = "/tmp/app",
+                  .lowers = {node().layer_path(layer)},
+                  .upper = "",
+                  .work = "",
+                  .mkdirs = {}};
+  overlay.writable = overlay.report = overlay.owned = true;
+  spec.overlays = {overlay};
+  Client client = node().start(spec, kAlice, {layer});
+  UniqueFd upper;
+  ASSERT_TRUE(client.next());
+  ASSERT_EQ(client.next(&upper)->kind, LineMessage::kStarted);
+  ASSERT_TRUE(upper.valid());
+  client.wait();
+  EXPECT_EQ(sys::read_file_at(upper.get(), "new").value(), "new\n");
+}
+
+// --- others ---
+
+TEST_F(SpawnerTest, EntersAWorker) {
+  Client worker = node().start(Node::shell("echo mark >/tmp/mark; echo up; sleep 600"));
+  EXPECT_EQ(read_line(worker.output.get()), "up");
+  auto started = node().reply(worker.id);
+  Client visitor;
+  SpawnRequest request = node().request(
+      Node::shell("cat /tmp/mark; id -u; grep -c . /proc/1/stat; grep CapEff /proc/self/status;"
+                  "ls " +
+                  node().path("/store") + "; exit 5"),
+      &visitor);
+  request.kind = SpawnRequest::Kind::kEnter;
+  request.target = std::move(started->pidfd);
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  request = SpawnRequest();
+  auto entered = node().reply(visitor.id);
+  ASSERT_EQ(entered->kind, SpawnReply::Kind::kStarted) << entered->error.message();
+  EXPECT_EQ(drain(visitor.output.get()), "mark\n12345\n1\nCapEff:\t0000000000000000\n");
+  EXPECT_EQ(visitor.wait(), W_EXITCODE(5, 0));
+  auto ended = node().reply(visitor.id);
+  EXPECT_EQ(ended->kind, SpawnReply::Kind::kEnded);
+  EXPECT_EQ(ended->status, W_EXITCODE(5, 0));
+}
+
+TEST_F(SpawnerTest, AVisitEndsWithItsLine) {
+  Client worker = node().start(Node::shell("echo up; sleep 600"));
+  EXPECT_EQ(read_line(worker.output.get()), "up");
+  auto started = node().reply(worker.id);
+  Client visitor;
+  SpawnRequest request = node().request(Node::shell("echo in; exec sleep 600"), &visitor);
+  request.kind = SpawnRequest::Kind::kEnter;
+  request.target = std::move(started->pidfd);
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  request = SpawnRequest();
+  EXPECT_EQ(read_line(visitor.output.get()), "in");
+  visitor.line.reset();
+  EXPECT_EQ(drain(visitor.output.get()), "");
+  ASSERT_TRUE(node().reply(visitor.id));
+  EXPECT_EQ(node().reply(visitor.id)->status, SIGKILL);
+}
+
+class BuilderTest : public SpawnerTest {
+ protected:
+  // In place of rtlaunch-build.
+  void SetUp() override {
+    SpawnerTest::SetUp();
+    if (IsSkipped()) return;
+    tools_ = node().path("/tools");
+    ::mkdir(tools_.c_str(), 0755);
+    node().config().tools = tools_;
+  }
+  Client build(const std::string& script, std::vector<std::string> arguments) {
+    std::ofstream(tools_ + "/rtlaunch-build") << "#!/bin/sh\n" << script;
+    ::chmod((tools_ + "/rtlaunch-build").c_str(), 0755);
+    Client client;
+    SpawnRequest request = node().request(Node::shell(""), &client);
+    request.kind = SpawnRequest::Kind::kBuild;
+    request.document = sys::memory_file("request\n").value();
+    request.arguments = std::move(arguments);
+    EXPECT_TRUE(node().spawner().send(request).ok());
+    return client;
+  }
+  std::string tools_;
+};
+
+TEST_F(BuilderTest, RunsWithACleanEnvironment) {
+  ::setenv("SECRET", "of the daemon", 1);
+  Client client = build(
+      "cat; echo \"$@\"; env | grep -v ^_ | cut -d= -f1 | sort | tr '\\n' ' ';"
+      "ls /proc/$$/fd | tr '\\n' ' '; id -u; cut -d' ' -f6 /proc/$$/stat; echo $$;"
+      "exit 4",
+      {"make", "pip"});
+  auto started = node().reply(client.id);
+  ASSERT_EQ(started->kind, SpawnReply::Kind::kStarted) << started->error.message();
+  EXPECT_TRUE(started->pidfd.valid());
+  std::string pid = std::to_string(started->pid);
+  EXPECT_EQ(drain(client.output.get()),
+            "request\nmake pip\nHOME LC_ALL PATH PWD 0 1 10 2 0\n" + pid + "\n" + pid + "\n");
+  auto ended = node().reply(client.id);
+  ASSERT_EQ(ended->kind, SpawnReply::Kind::kEnded);
+  EXPECT_EQ(ended->status, W_EXITCODE(4, 0));
+}
+
+TEST_F(BuilderTest, EndsWithTheSpawner) {
+  Client client = build("echo up; exec sleep 600", {});
+  EXPECT_EQ(read_line(client.output.get()), "up");
+  node().drop_spawner();
+  EXPECT_EQ(drain(client.output.get()), "");
+}
+
+TEST_F(BuilderTest, SaysWhenItIsMissing) {
+  node().config().tools = "/no/such/folder";
+  Client client = build("", {});
+  EXPECT_EQ(node().reply(client.id)->error.code, ENOENT);
+}
+
+// --- many, and bad ones ---
+
+// Its layer's lease is held by somebody else, so it waits: as it would for a dead file system.
+TEST_F(SpawnerTest, AHangingStartHoldsUpNobodyAndIsEnded) {
+  node().config().start_seconds = 1;
+  store::Digest layer = node().layer(1, "file", "x\n");
+  UniqueFd lock =
+      sys::open_at(AT_FDCWD, node().path("/store/leases/") + layer.hex, O_RDWR | O_CREAT, 0600)
+          .value();
+  ASSERT_EQ(::flock(lock.get(), LOCK_EX), 0);
+  Client hanging = node().start(with_bind(node().layer_path(layer), "true"), kAlice, {layer});
+  EXPECT_EQ(node().run(Node::shell("echo fine")).output, "fine\n");
+  EXPECT_FALSE(readable(hanging.line.get(), 0));
+  auto told = node().reply(hanging.id);
+  ASSERT_TRUE(told);
+  EXPECT_EQ(told->error.code, ETIMEDOUT) << told->error.message();
+  EXPECT_FALSE(hanging.next()) << "nothing has run";
+  lock.reset();
+  EXPECT_TRUE(node().run(with_bind(node().layer_path(layer), "true"), kAlice, {layer}).started);
+}
+
+TEST_F(SpawnerTest, NonsenseIsRefusedAndHarmsNobody) {
+  Client client;
+  SpawnRequest request = node().request(Node::shell("true"), &client);
+  request.document = sys::memory_file("nonsense").value();
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  EXPECT_EQ(node().reply(client.id)->error.code, EBADMSG);
+  request = node().request(Node::shell("true"), &client);
+  request.line = sys::memory_file("no line").value();
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  EXPECT_FALSE(node().reply(client.id)->error.step.empty());
+  request = node().request(Node::shell("true"), &client);
+  request.output.reset();
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  EXPECT_EQ(node().reply(client.id)->error.code, EPROTO);
+  EXPECT_EQ(node().run(Node::shell("echo fine")).output, "fine\n");
+}
+
+struct Footprint {
+  size_t descriptors = 0, children = 0;
+  bool operator==(const Footprint&) const = default;
+};
+
+Footprint footprint(Node& node) {
+  std::string info = read_text("/proc/self/fdinfo/" + std::to_string(node.spawner().pidfd()));
+  std::string pid = std::to_string(std::atoi(info.c_str() + info.find("Pid:") + 4));
+  Footprint print;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + pid + "/fd")) {
+    (void)entry;
+    ++print.descriptors;
+  }
+  std::istringstream children(read_text("/proc/" + pid + "/task/" + pid + "/children"));
+  for (std::string child; children >> child;) ++print.children;
+  return print;
+}
+
+TEST_F(SpawnerTest, AThousandStartsLeaveNothing) {
+  auto once = [&] {
+    Client client = node().start(Node::shell("exit 0"));
+    ASSERT_EQ(node().reply(client.id)->kind, SpawnReply::Kind::kStarted);
+    ASSERT_EQ(client.wait(), 0);
+    ::unlink(client.record.c_str());
+  };
+  for (int i = 0; i < 100; ++i) once();
+  ::usleep(100000);
+  Footprint before = footprint(node());
+  for (int i = 0; i < 1000; ++i) once();
+  for (int i = 0; i < 100 && footprint(node()) != before; ++i) ::usleep(20000);
+  EXPECT_EQ(footprint(node()).descriptors, before.descriptors);
+  EXPECT_EQ(footprint(node()).children, before.children) << "no zombie";
+}
+
+TEST_F(SpawnerTest, ABurstIsServed) {
+  std::vector<Client> clients;
+  for (int i = 0; i < 64; ++i) clients.push_back(node().start(Node::shell("exit 0")));
+  for (Client& client : clients) {
+    ASSERT_EQ(node().reply(client.id)->kind, SpawnReply::Kind::kStarted);
+    EXPECT_EQ(client.wait(), 0);
+  }
+}
+
 }  // namespace
 }  // namespace rtlaunch

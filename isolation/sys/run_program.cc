@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/unique_fd.h"
 
@@ -45,13 +46,14 @@ struct Child {
 
 [[noreturn]] void exec_after_fork(const Program& program, const Child& child, char** argv,
                                   char** env) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  bool ready = become_caller_after_fork() == 0;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // after that: a change of ids forgets it
   if (::getppid() != child.parent) ::_exit(127);
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   if (program.nice != 0) ::setpriority(PRIO_PROCESS, 0, program.nice);
-  bool ready = ::dup2(child.in, 0) == 0 && ::dup2(child.out, 1) == 1 && ::dup2(child.err, 2) == 2 &&
+  ready = ready && ::dup2(child.in, 0) == 0 && ::dup2(child.out, 1) == 1 && ::dup2(child.err, 2) == 2 &&
                ::chdir(program.cwd.c_str()) == 0;
   if (ready) ::execve(argv[0], argv, env);
   int code = errno;

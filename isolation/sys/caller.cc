@@ -1,0 +1,107 @@
+#include "isolation/sys/caller.h"
+
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <optional>
+
+#include "isolation/sys/process.h"
+
+namespace rtlaunch::sys {
+namespace {
+
+std::optional<Caller> acting;  // written once, before there are threads
+int death_signal = 0;          // of the main thread, from whoever started us
+pid_t parent = 0;
+thread_local int depth = 0;  // of AsRoots
+
+Error not_a_caller(const std::string& text) {
+  return make_error("caller", text, "is not UID:GID:GROUPS", "it is given by rtlaunchd");
+}
+
+// A number at the front of `text`, taken off.
+bool take_id(std::string_view& text, uint32_t& id) {
+  auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), id);
+  if (code != std::errc() || id == uint32_t(-1)) return false;
+  text.remove_prefix(static_cast<size_t>(end - text.data()));
+  return true;
+}
+
+bool take_colon(std::string_view& text) {
+  if (!text.starts_with(':')) return false;
+  text.remove_prefix(1);
+  return true;
+}
+
+// The kernel has just forgotten it. Who died in between is noticed here.
+void restore_death_signal() {
+  if (death_signal == 0 || ::gettid() != ::getpid()) return;
+  ::prctl(PR_SET_PDEATHSIG, death_signal);
+  if (::getppid() != parent) ::_exit(125);
+}
+
+void switch_to(uid_t uid, gid_t gid) {
+  if (!set_file_ids(uid, gid).ok()) std::abort();
+  restore_death_signal();
+}
+
+}  // namespace
+
+Result<Caller> parse_caller(const std::string& text) {
+  Caller caller;
+  std::string_view rest = text;
+  if (!take_id(rest, caller.uid) || !take_colon(rest) || !take_id(rest, caller.gid) ||
+      !take_colon(rest)) {
+    return not_a_caller(text);
+  }
+  while (!rest.empty()) {
+    gid_t group = 0;
+    if (!take_id(rest, group)) return not_a_caller(text);
+    caller.groups.push_back(group);
+    if (rest.empty()) break;
+    if (!rest.starts_with(',') || rest.size() == 1) return not_a_caller(text);
+    rest.remove_prefix(1);
+  }
+  return caller;
+}
+
+Status act_for(const Caller& caller) {
+  if (::geteuid() != 0) {
+    return Error{"caller", EPERM, std::to_string(caller.uid), "only root can act for others",
+                 "it is started by rtlaunchd", 125};
+  }
+  ::prctl(PR_GET_PDEATHSIG, &death_signal);
+  parent = ::getppid();
+  TRY(set_groups(caller.groups));
+  if (caller.uid == 0) return {};
+  acting = caller;
+  TRY(set_file_ids(caller.uid, caller.gid));
+  restore_death_signal();
+  return {};
+}
+
+const Caller* acting_for() { return acting ? &*acting : nullptr; }
+
+AsRoot::AsRoot() : outermost_(acting && depth++ == 0) {
+  if (outermost_) switch_to(0, 0);
+}
+
+AsRoot::~AsRoot() {
+  if (!acting) return;
+  --depth;
+  int code = errno;
+  if (outermost_) switch_to(acting->uid, acting->gid);
+  errno = code;
+}
+
+int become_caller_after_fork() {
+  if (!acting) return 0;
+  if (!set_ids(acting->uid, acting->gid, acting->groups).ok()) return -1;
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+}  // namespace rtlaunch::sys
