@@ -33,7 +33,7 @@ SIGTERM: takes no new work, ends, and leaves workers running. SIGHUP: opens its 
 
 namespace {
 
-constexpr int kBacklog = 1024;
+constexpr int kBacklog = 4096;  // the kernel takes net.core.somaxconn if that is less
 
 Status take_option(const std::string& name, const std::string& value, DaemonOptions& options) {
   if (name == "--policy") {

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "isolation/sys/files.h"
@@ -21,6 +22,7 @@ constexpr auto kToDrain = seconds(20);  // for builds and starts under way
 constexpr auto kLastWords = milliseconds(200);
 constexpr auto kNoDescriptors = milliseconds(100);
 constexpr size_t kWantedDescriptors = 131072, kOwnDescriptors = 1024;
+constexpr int kAtOnce = 64;  // connections taken before others have their turn
 constexpr int kLooksForLost = 60;
 
 bool is_out_of_room(int code) {
@@ -98,7 +100,7 @@ awaitable<void> Server::accept() {
   auto listener = listener_;
   while (listener->valid()) {
     if (!co_await listener->wait(Watched::kRead, kEver)) continue;
-    while (listener->valid()) {
+    for (int i = 0; i < kAtOnce && listener->valid(); ++i) {
       UniqueFd socket(::accept4(listener->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (socket.valid()) {
         welcome(std::move(socket));
