@@ -54,6 +54,14 @@ void show(const std::string& path, Spec& spec) {
   spec.visible.push_back(path);
 }
 
+// The directory that the command is started from, unless it lies in what is mounted over it.
+void show_cwd(const std::string& cwd, Spec& spec) {
+  for (const Overlay& overlay : spec.overlays) {
+    if (sys::is_beneath(cwd, overlay.target)) return;
+  }
+  show(cwd, spec);
+}
+
 void mount_working_dir(const Plan& plan, const std::string& store, Spec& spec) {
   const Field* field = plan.find("working_dir");
   if (field == nullptr) return;
@@ -185,8 +193,8 @@ Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, 
   if (!home.empty()) spec.writable.push_back(home);
   spec.hidden = std::move(hidden);
   mount_working_dir(plan, store, spec);
-  show(request.cwd, spec);
   TRY(mount_packages(plan, store, spec));
+  show_cwd(request.cwd, spec);
   mount_modules(plan, store, spec);
   keep_interpreter(request, plan, spec);
   // Parents before what lies in them, else the parent's mount would cover it.

@@ -21,6 +21,14 @@ def test_directory(rt):
     assert out == f'{project}\nfrom the working dir\n1,2\n'
 
 
+@pytest.mark.parametrize('inside', ['', 'data'])
+def test_started_from_within(rt, inside):
+    project = rt.make_files('project', FILES)
+    done = rt.run('--working-dir', project, '--', 'sh', '-c', 'pwd; echo new > data/new; cat data/new', cwd=project / inside)
+    assert done.stdout == f'{project}\nnew\n', done.stderr
+    assert not (project / 'data/new').exists()
+
+
 def test_it_is_first_on_pythonpath(rt):
     project = rt.make_files('project', FILES)
     out = rt.ok('--working-dir', project, '--env', 'PYTHONPATH=/elsewhere', '--', 'sh', '-c', 'echo $PYTHONPATH')
