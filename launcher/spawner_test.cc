@@ -494,5 +494,96 @@ TEST_F(SpawnerTest, ABurstIsServed) {
   }
 }
 
+// --- how fast; not a test: run it with --gtest_also_run_disabled_tests --gtest_filter='*Speed*'
+// ---
+
+class DISABLED_Speed : public SpawnerTest {
+ protected:
+  // Two layers over a directory of the host, as packages are; two that the caller owns.
+  Spec spec(const std::string& program) {
+    if (layers_.empty()) {
+      for (int i = 0; i < 4; ++i) layers_.push_back(node().layer(i, "f" + std::to_string(i), "x"));
+      std::filesystem::create_directories(node().path("/home/prefix"));
+      std::filesystem::copy_file(program, node().path("/home/prefix/true"));
+    }
+    auto path = [&](int i) { return node().layer_path(layers_[static_cast<size_t>(i)]); };
+    Spec made;
+    made.argv = {node().path("/home/prefix/true")};
+    made.env = {"PATH=/usr/bin:/bin"};
+    Overlay packages{.target = node().path("/home/prefix"),
+                     .lowers = {path(0), path(1)},
+                     .upper = "",
+                     .work = "",
+                     .mkdirs = {}};
+    packages.over_host = packages.writable = true;
+    Overlay work{
+        .target = "/tmp/work", .lowers = {path(2), path(3)}, .upper = "", .work = "", .mkdirs = {}};
+    work.writable = work.report = work.owned = true;
+    made.overlays = {packages, work};
+    made.cwd = "/tmp/work";
+    made.writable = {node().path("/home")};
+    return made;
+  }
+  std::string program() { return binaries() + "/../guests/true"; }
+  std::vector<store::Digest> layers_;
+};
+
+int64_t now_us() {
+  struct timespec time;
+  ::clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * int64_t{1000000} + time.tv_nsec / 1000;
+}
+
+TEST_F(DISABLED_Speed, OneAfterTheOther) {
+  Spec wanted = spec(program());
+  std::vector<int64_t> times;
+  std::map<std::string, std::vector<int64_t>> steps;
+  std::vector<std::string> order;
+  int count = std::getenv("STARTS") ? std::atoi(std::getenv("STARTS")) : 1000;
+  for (int i = 0; i < count; ++i) {
+    Client client;
+    SpawnRequest request = node().request(wanted, &client, kAlice, layers_);
+    int64_t began = now_us();
+    ASSERT_TRUE(node().spawner().send(request).ok());
+    request = SpawnRequest();
+    while (auto message = client.next()) {
+      if (message->kind == LineMessage::kStarted) break;
+    }
+    times.push_back(now_us() - began);
+    auto told = node().reply(client.id);
+    ASSERT_EQ(told->kind, SpawnReply::Kind::kStarted) << told->error.message();
+    for (const auto& step : told->steps) {
+      if (steps[step.name].empty()) order.push_back(step.name);
+      steps[step.name].push_back(step.microseconds);
+    }
+    client.wait();
+    ::unlink(client.record.c_str());
+    ::usleep(1000);  // its teardown is not ours
+  }
+  auto at = [](std::vector<int64_t>& list, size_t percent) {
+    std::sort(list.begin(), list.end());
+    return list[list.size() * percent / 100];
+  };
+  for (const std::string& name : order) {
+    std::printf("  %-20s p5 %5ld us  p50 %5ld us  p99 %5ld us\n", name.c_str(), at(steps[name], 5),
+                at(steps[name], 50), at(steps[name], 99));
+  }
+  std::printf("request to exec: p5 %ld us, p50 %ld us, p99 %ld us\n", at(times, 5), at(times, 50),
+              at(times, 99));
+}
+
+TEST_F(DISABLED_Speed, Bursts) {
+  Spec wanted = spec(program());
+  for (int round = 0; round < 5; ++round) {
+    int64_t began = now_us();
+    std::vector<Client> clients;
+    for (int i = 0; i < 64; ++i) clients.push_back(node().start(wanted, kAlice, layers_));
+    for (Client& client : clients) ASSERT_EQ(client.wait(), 0);
+    int64_t took = now_us() - began;
+    std::printf("64 at once: %.0f starts a second, to their end\n", 64e6 / double(took));
+    for (Client& client : clients) node().reply(client.id);
+  }
+}
+
 }  // namespace
 }  // namespace rtlaunch
