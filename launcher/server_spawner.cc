@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 
 namespace rtlaunch {
@@ -14,10 +15,21 @@ namespace {
 constexpr auto kLongEnough = seconds(5);  // a spawner that lived so long is no loop
 constexpr auto kFirstBackOff = milliseconds(20);
 constexpr auto kMostBackOff = seconds(5);
-constexpr rlim_t kUsualDescriptors = 1024;
+constexpr rlim_t kUsualDescriptors = 65536;  // it holds one a worker
 constexpr auto kEver = std::chrono::hours(24 * 365);
 
 Error again(const std::string& reason) { return Error{"spawner", EAGAIN, "", reason, "try again"}; }
+
+// Our very many descriptors are no business of the workers, which inherit the spawner's limits.
+void lower_limits(int pidfd) {
+  auto text = sys::read_file("/proc/self/fdinfo/" + std::to_string(pidfd), 4096);
+  size_t at = text ? text->find("Pid:") : std::string::npos;
+  pid_t pid = at == std::string::npos ? 0 : std::atoi(text->c_str() + at + 4);
+  struct rlimit limit = {};
+  if (pid <= 0 || ::prlimit(pid, RLIMIT_NOFILE, nullptr, &limit) != 0) return;
+  limit.rlim_cur = std::min<rlim_t>(kUsualDescriptors, limit.rlim_max);
+  (void)::prlimit(pid, RLIMIT_NOFILE, &limit, nullptr);
+}
 
 UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
 
@@ -46,15 +58,8 @@ Spawners::Spawners(asio::io_context& io, SpawnerConfig config, Journal& journal,
     : io_(io), config_(std::move(config)), journal_(journal), metrics_(metrics) {}
 
 Status Spawners::start() {
-  // Our many descriptors are no business of the workers, which inherit its limits.
-  struct rlimit ours = {};
-  ::getrlimit(RLIMIT_NOFILE, &ours);
-  struct rlimit usual = {std::min<rlim_t>(kUsualDescriptors, ours.rlim_max), ours.rlim_max};
-  ::setrlimit(RLIMIT_NOFILE, &usual);
-  auto spawner = Spawner::run(config_);
-  ::setrlimit(RLIMIT_NOFILE, &ours);
-  if (!spawner) return spawner.error();
-  spawner_ = std::move(*spawner);
+  spawner_ = TRY(Spawner::run(config_));
+  lower_limits(spawner_->pidfd());
   started_ = heard_ = Clock::now();
   ++generation_;
   replies_ = std::make_shared<Watched>(io_, copy_of(spawner_->fd()));

@@ -24,7 +24,7 @@ import urllib.request
 
 import pytest
 
-from conftest import BIN, PLAIN_UID, Launcher, become
+from conftest import BIN, PLAIN_UID, Launcher, become, make_launcher
 
 HELLO = {'op': 'hello', 'version': 1, 'client': 'test'}
 
@@ -185,6 +185,47 @@ class Daemon:
         return self.process.returncode if self.process else None
 
 
+class Start:
+    """What a client sends with `start`, kept to be sent again, many times, from one process."""
+
+    def __init__(self, daemon, *command):
+        folder = daemon.folder / 'capture'
+        folder.mkdir(exist_ok=True)
+        path = str(folder / 'sock')
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            client = subprocess.Popen([daemon.programs / 'rtlaunch', 'run', '--socket', path, '--', *command],
+                                      env={'PATH': os.environ['PATH'], 'HOME': str(folder)}, cwd='/',
+                                      stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            connection = listener.accept()[0]
+        os.unlink(path)
+        connection.sendall(frame({'ok': True, 'version': 1, 'server': 'test', 'store': str(daemon.store),
+                                  'tools': str(daemon.programs), 'pid': 1}))
+        fds = []
+        while len(fds) < 5:
+            _, parts, _, _ = connection.recvmsg(1 << 16, 1024)
+            for level, kind, data in parts:
+                fds += array.array('i', data[:len(data) // 4 * 4])
+        self.document = os.pread(fds[0], 8 << 20, 0)
+        connection.close()
+        client.kill()
+        client.wait()
+        for fd in fds:
+            os.close(fd)
+
+    def send(self, client):
+        """Our end of the line: closed, it ends the worker."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        document, null = os.memfd_create('document'), os.open('/dev/null', os.O_RDWR)
+        os.write(document, self.document)
+        client.send([document, null, null, null, theirs.fileno()], op='start', keys=[], name='test')
+        theirs.close()
+        os.close(document)
+        os.close(null)
+        return ours
+
+
 @contextlib.contextmanager
 def as_user(uid):
     """The effective ids of this thread's process: connect(2) is done with them."""
@@ -201,6 +242,21 @@ def as_user(uid):
         os.seteuid(0)
         os.setegid(0)
         os.setgroups(groups)
+
+
+def through(daemon, folder, uid):
+    """`rtlaunch` of that user, with this daemon and no store of its own that would say otherwise."""
+    launcher = make_launcher(daemon.programs, folder, uid)
+    launcher.env['RTLAUNCH_SOCKET'] = daemon.socket
+    launcher.env.pop('RTLAUNCH_STORE', None)
+    launcher.daemon = daemon
+    return launcher
+
+
+def own_daemon(programs, folder):
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    return Daemon(programs, folder).start()
 
 
 def workers_of(folder):
