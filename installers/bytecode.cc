@@ -1,68 +1,31 @@
-// Bytecode as layers of its own: one for each layer with modules, once per Python magic, shared
-// like the layer itself. Compiling takes longer than all the rest together and saves 1.5 s of every
-// worker's first import (numpy, pandas, scipy), so it happens behind the first launch's back.
+// Compiling everything takes longer than all the rest together and saves 1.5 s of every worker's
+// first import (numpy, pandas, scipy), so it happens behind the first launch's back, except for
+// what a first import needs.
 //
 // The sources' times are frozen, so the timestamps in the files stay right wherever they are
 // mounted; the file names in them are put right by the import system (_fix_co_filename). A module
 // that a worker edits in its private upper is compiled anew, as with pip: no unchecked hashes.
+#include "installers/bytecode.h"
+
 #include <fcntl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "installers/capture.h"
+#include "installers/archive_tree.h"
+#include "installers/compiler.h"
 #include "installers/pip.h"
-#include "isolation/sandbox.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
-#include "isolation/sys/run_program.h"
 
 namespace rtlaunch::installers {
 namespace {
 
 using nlohmann::json;
 
-// Two processes, each every second file. No package code runs: compiling only parses.
-constexpr const char* kScript = R"python(
-import os, py_compile, sys
-# Nobody waits for this, and the worker that was just launched is importing. A nice value alone says
-# nothing here: with autogroups, what is weighed are sessions.
-for step in (lambda: os.nice(19),
-             lambda: open("/proc/self/autogroup", "w").write("19"),
-             lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))):
-    try:
-        step()
-    except OSError:
-        pass
-jobs = []
-count, sites = int(sys.argv[1]), sys.argv[2:]
-for i in range(count):
-    for site in sites:
-        top = "/build/src/%d/%s" % (i, site)
-        for folder, _, names in os.walk(top):
-            for name in names:
-                if name.endswith(".py"):
-                    jobs.append((i, os.path.join(folder, name)))
-def run(part):
-    for i, path in jobs[part::2]:
-        name = os.path.relpath(path, "/build/src/%d" % i)
-        folder, module = os.path.split(name)
-        target = "/build/out/%d/%s/__pycache__/%s.%s.pyc" % (
-            i, folder, module[:-3], sys.implementation.cache_tag)
-        try:
-            py_compile.compile(path, target, name, doraise=True, quiet=2,
-                               invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
-        except (py_compile.PyCompileError, OSError, ValueError, RecursionError):
-            pass  # Python 2 templates and the like: importing them fails just the same
-child = os.fork()
-run(1 if child else 0)
-if not child:
-    os._exit(0)
-sys.exit(os.waitpid(child, 0)[1] != 0)
-)python";
+constexpr uint64_t kLargestSource = 16 << 20;
 
 store::Key pyc_key(const store::Digest& layer, const Interpreter& python) {
   return {store::Hasher()
@@ -73,110 +36,76 @@ store::Key pyc_key(const store::Digest& layer, const Interpreter& python) {
               .hex()};
 }
 
-// Of each layer that was compiled already, its bytecode layer; nothing when it has no modules.
-using Compiled = std::map<std::string, std::optional<store::Digest>>;
+// What will be the bytecode layer of `layer`.
+struct Draft {
+  Draft(const store::Digest& of, store::Staging place)
+      : layer(of), staging(std::move(place)), writer(staging.tree(), manifest, {}) {}
+  store::Digest layer;
+  store::Staging staging;
+  store::Manifest manifest;
+  TreeWriter writer;
+};
 
-Result<bool> is_compiled(const store::Digest& layer, const Interpreter& python, store::Store& store,
-                         Compiled& compiled, std::vector<store::Lease>& leases) {
-  auto record = TRY(store.lookup(pyc_key(layer, python)));
-  if (!record) return false;
-  if (record->layers.empty()) {
-    compiled[layer.hex] = std::nullopt;
-    return true;
+Result<std::vector<std::string>> modules_of(const store::Digest& layer, const Interpreter& python,
+                                            const store::Store& store) {
+  std::string text =
+      TRY(sys::read_file(store.layer_path(layer) + "/../manifest", uint64_t(256) << 20));
+  store::Manifest manifest = TRY(store::Manifest::parse(text));
+  std::vector<std::string> modules;
+  for (const store::Entry& entry : manifest.entries()) {
+    bool code = entry.path.ends_with(".py") && entry.type != store::Entry::Type::kDirectory &&
+                entry.type != store::Entry::Type::kWhiteout;
+    bool found = false;
+    for (const std::string& site : {python.scheme.purelib, python.scheme.platlib})
+      found |= site == "." || sys::is_beneath(entry.path, site);
+    if (code && found) modules.push_back(entry.path);
   }
-  auto lease = TRY(store.acquire(record->layers[0]));
-  if (!lease) return false;
-  leases.push_back(std::move(*lease));
-  compiled[layer.hex] = record->layers[0];
-  return true;
+  return modules;
 }
 
-isolation::Spec compiler_spec(const Interpreter& python, size_t count) {
-  isolation::Spec spec;
-  spec.root = isolation::Root::kEmpty;
-  if (::geteuid() == 0) spec.user = isolation::User{kBuildUid, kBuildUid, {}};
-  spec.new_session = true;
-  spec.env = {"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"};
-  spec.argv = {python.base_executable, "-I", "-S", "-B", "-c", kScript, std::to_string(count)};
-  std::set<std::string> sites = {python.scheme.purelib, python.scheme.platlib};
-  spec.argv.insert(spec.argv.end(), sites.begin(), sites.end());
-  for (const char* path : {"/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache"})
-    spec.binds.push_back({path, path, false, true});
-  std::string folder = python.base_executable.substr(0, python.base_executable.rfind('/'));
-  for (const std::string& path : {python.base_prefix, folder}) {
-    bool seen = std::any_of(spec.binds.begin(), spec.binds.end(), [&](const isolation::Bind& b) {
-      return sys::is_beneath(path, b.target);
-    });
-    if (!seen) spec.binds.push_back({path, path, false, false});
+Status take_answers(Compilers& compilers, const std::vector<std::string>& modules,
+                    const Interpreter& python, Draft& draft) {
+  for (Compiled& done : TRY(compilers.answers(-1))) {
+    if (done.bytecode.empty()) continue;
+    OpenFile file = TRY(draft.writer.create(bytecode_path(modules.at(done.id), python), 0644));
+    TRY(file.write(done.bytecode.data(), done.bytecode.size()));
+    TRY(draft.writer.close(std::move(file), store::kFixedMtime));
   }
-  return spec;
+  return {};
 }
 
-Status run_compiler(const std::vector<store::Digest>& layers,
-                    const std::vector<store::Staging>& out, const Interpreter& python,
-                    const store::Store& store) {
-  isolation::Spec spec = compiler_spec(python, layers.size());
-  for (size_t i = 0; i < layers.size(); ++i) {
-    spec.binds.push_back(
-        {store.layer_path(layers[i]), "/build/src/" + std::to_string(i), false, false});
-    spec.binds.push_back({out[i].path() + "/tree", "/build/out/" + std::to_string(i), true, false});
-    if (spec.user && ::fchown(out[i].tree(), spec.user->uid, spec.user->gid) != 0)
-      return sys_error("chown", "staging");
+Status compile_layer(Compilers& compilers, const Interpreter& python, const store::Store& store,
+                     Draft& draft) {
+  sys::AsRoot root;
+  std::vector<std::string> modules = TRY(modules_of(draft.layer, python, store));
+  UniqueFd tree =
+      TRY(sys::open_at(AT_FDCWD, store.layer_path(draft.layer), O_RDONLY | O_DIRECTORY));
+  for (size_t next = 0; next < modules.size() || compilers.pending() > 0;) {
+    while (next < modules.size() && compilers.wants_more()) {
+      auto fd = sys::open_in_root(tree.get(), modules[next], O_RDONLY);
+      auto source = fd.ok() ? sys::read_all(fd->get(), modules[next], kLargestSource)
+                            : Result<std::string>(std::move(fd.error()));
+      if (source.ok()) compilers.ask({next, modules[next], "", std::move(source.value())});
+      ++next;  // a link to nowhere, say, is no module
+    }
+    if (compilers.pending() > 0) TRY(take_answers(compilers, modules, python, draft));
   }
-  UniqueFd in = TRY(sys::memory_file("")), said = TRY(sys::memory_file(""));
-  spec.stdin_fd = in.get(), spec.stdout_fd = spec.stderr_fd = said.get();
-  isolation::Sandbox sandbox = TRY(isolation::start(spec));
-  int status = TRY(sandbox.wait());
-  if (status == 0) return {};
-  ::lseek(said.get(), 0, SEEK_SET);
-  auto text = sys::read_all(said.get(), "compiler");
-  return make_error("bytecode", python.base_executable,
-                    "compiling failed: " + (text.ok() ? text->substr(0, 300) : ""));
+  return draft.writer.finish();
 }
 
-Status publish_bytecode(const store::Digest& layer, store::Staging staging,
-                        const Interpreter& python, store::Store& store, Compiled& compiled,
-                        std::vector<store::Lease>& leases) {
-  TRY(store::clean_tree(staging.tree(), nullptr));
-  store::Manifest manifest = TRY(store::scan_tree(staging.tree()));
-  store::Record record{"pyc", "bytecode of " + layer.hex.substr(0, 12), {}, "{}"};
-  compiled[layer.hex] = std::nullopt;
-  if (manifest.size() > 1) {
-    store::Lease lease =
-        TRY(store.publish(std::move(staging), manifest, {.kind = "pyc", .name = record.name}));
+Status publish_bytecode(Draft& draft, const Interpreter& python, store::Store& store,
+                        BytecodeLayers& known, std::vector<store::Lease>& leases) {
+  TRY(draft.manifest.finish());
+  store::Record record{"pyc", "bytecode of " + draft.layer.hex.substr(0, 12), {}, "{}"};
+  known[draft.layer.hex] = std::nullopt;
+  if (draft.manifest.size() > 1) {
+    store::Lease lease = TRY(store.publish(std::move(draft.staging), draft.manifest,
+                                           {.kind = "pyc", .name = record.name}));
     record.layers = {lease.digest};
-    compiled[layer.hex] = lease.digest;
+    known[draft.layer.hex] = lease.digest;
     leases.push_back(std::move(lease));
   }
-  return store.record(pyc_key(layer, python), record);
-}
-
-// The bytecode layers go above all modules (whose order they keep), below the glue. Where a layer
-// holds modules and scripts at once (capture), that is right above it.
-store::Record with_bytecode(const store::Record& before, const Compiled& compiled) {
-  json data = json::parse(before.data);
-  store::Record record = before;
-  for (json& mount : data["mounts"]) {
-    json layers = json::array();
-    std::vector<size_t> bytecode;
-    size_t first = 0;
-    std::vector<size_t> old = mount.at("layers").get<std::vector<size_t>>();
-    for (size_t index : old) {
-      auto it = compiled.find(before.layers.at(index).hex);
-      if (it == compiled.end()) continue;
-      if (!it->second) continue;
-      bytecode.push_back(record.layers.size());
-      record.layers.push_back(*it->second);
-    }
-    while (first < old.size() && !compiled.count(before.layers.at(old[first]).hex)) ++first;
-    for (size_t i = 0; i < first; ++i) layers.push_back(old[i]);
-    for (size_t index : bytecode) layers.push_back(index);
-    for (size_t i = first; i < old.size(); ++i) layers.push_back(old[i]);
-    if (!bytecode.empty()) mount["layers"] = layers;
-  }
-  data["bytecode"] = true;
-  record.data = data.dump();
-  return record;
+  return store.record(pyc_key(draft.layer, python), record);
 }
 
 Result<std::vector<store::Digest>> layers_to_compile(const store::Record& record) {
@@ -191,7 +120,77 @@ Result<std::vector<store::Digest>> layers_to_compile(const store::Record& record
   }
 }
 
+// The layers of a mount, top first, without any bytecode.
+std::vector<store::Digest> without_bytecode(const json& mount, const store::Record& record,
+                                            const std::set<std::string>& bytecode) {
+  std::vector<store::Digest> layers;
+  for (size_t index : mount.at("layers").get<std::vector<size_t>>()) {
+    const store::Digest& digest = record.layers.at(index);
+    if (!bytecode.count(digest.hex)) layers.push_back(digest);
+  }
+  return layers;
+}
+
+// Above the first layer that has an entry, a bytecode layer for each that has one.
+std::vector<store::Digest> between(const std::vector<store::Digest>& layers,
+                                   const BytecodeLayers& bytecode) {
+  auto compiled = [&](const store::Digest& d) { return bytecode.count(d.hex) != 0; };
+  auto modules = std::find_if(layers.begin(), layers.end(), compiled);
+  std::vector<store::Digest> result(layers.begin(), modules);
+  for (auto layer = modules; layer != layers.end(); ++layer)
+    if (compiled(*layer) && bytecode.at(layer->hex)) result.push_back(*bytecode.at(layer->hex));
+  result.insert(result.end(), modules, layers.end());
+  return result;
+}
+
 }  // namespace
+
+std::string bytecode_path(const std::string& source, const Interpreter& python) {
+  size_t name = source.rfind('/') + 1;  // npos + 1 is 0
+  return source.substr(0, name) + "__pycache__/" + source.substr(name, source.size() - name - 3) +
+         "." + python.cache_tag + ".pyc";
+}
+
+Result<bool> find_bytecode(const store::Digest& layer, const Interpreter& python,
+                           const store::Store& store, BytecodeLayers& known,
+                           std::vector<store::Lease>& leases) {
+  auto record = TRY(store.lookup(pyc_key(layer, python)));
+  if (!record) return false;
+  if (record->layers.empty()) {
+    known[layer.hex] = std::nullopt;
+    return true;
+  }
+  auto lease = TRY(store.acquire(record->layers[0]));
+  if (!lease) return false;
+  leases.push_back(std::move(*lease));
+  known[layer.hex] = record->layers[0];
+  return true;
+}
+
+store::Record with_bytecode(const store::Record& before, const BytecodeLayers& layers,
+                            bool complete) {
+  json data = json::parse(before.data);
+  store::Record record = before;
+  record.layers.clear();
+  auto index_of = [&](const store::Digest& digest) {
+    auto it = std::find(record.layers.begin(), record.layers.end(), digest);
+    if (it == record.layers.end()) it = record.layers.insert(record.layers.end(), digest);
+    return size_t(it - record.layers.begin());
+  };
+  auto old = data.value("pyc", std::set<std::string>{});
+  for (json& mount : data["mounts"]) {
+    json indices = json::array();
+    for (const store::Digest& digest : between(without_bytecode(mount, before, old), layers))
+      indices.push_back(index_of(digest));
+    mount["layers"] = indices;
+  }
+  data["pyc"] = json::array();
+  for (const auto& [layer, digest] : layers)
+    if (digest) data["pyc"].push_back(digest->hex);
+  data["bytecode"] = complete;
+  record.data = data.dump();
+  return record;
+}
 
 Status make_bytecode(const store::Key& key, const Interpreter& python, const PackagesContext&,
                      store::Store& store, Progress& progress) {
@@ -201,21 +200,22 @@ Status make_bytecode(const store::Key& key, const Interpreter& python, const Pac
   std::vector<store::Digest> layers = TRY(layers_to_compile(*record)), missing;
   auto sources = TRY(store.acquire_all(layers));
   if (!sources) return {};  // collected meanwhile: whoever makes them again compiles them
-  Compiled compiled;
+  BytecodeLayers known;
   for (const store::Digest& layer : layers)
-    if (!TRY(is_compiled(layer, python, store, compiled, leases))) missing.push_back(layer);
+    if (!TRY(find_bytecode(layer, python, store, known, leases))) missing.push_back(layer);
   if (!missing.empty()) {
     progress.report({"pip", "bytecode", record->name});
-    std::vector<store::Staging> out;
-    for (size_t i = 0; i < missing.size(); ++i) out.push_back(TRY(store.stage()));
-    TRY(run_compiler(missing, out, python, store));
-    for (size_t i = 0; i < missing.size(); ++i)
-      TRY(publish_bytecode(missing[i], std::move(out[i]), python, store, compiled, leases));
+    Compilers compilers = TRY(Compilers::start(python, Compilers::Pace::kIdle));
+    for (const store::Digest& layer : missing) {
+      Draft draft(layer, TRY(store.stage()));
+      TRY(compile_layer(compilers, python, store, draft));
+      TRY(publish_bytecode(draft, python, store, known, leases));
+    }
   }
   UniqueFd lock = TRY(store.lock(key));
   auto now = TRY(store.lookup(key));
   bool same = now && now->layers == record->layers && now->data == record->data;
-  return same ? store.record(key, with_bytecode(*record, compiled)) : Status();
+  return same ? store.record(key, with_bytecode(*record, known, true)) : Status();
 }
 
 }  // namespace rtlaunch::installers

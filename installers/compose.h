@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "installers/bytecode.h"
 #include "installers/conflicts.h"
 #include "installers/mask.h"
 #include "installers/pip.h"
@@ -39,6 +40,8 @@ struct Made {
   };
   std::vector<Mount> mounts;
   std::vector<store::Digest> compile;  // layers with modules that want bytecode
+  BytecodeLayers bytecode;             // of them, as far as it is there
+  bool bytecode_complete = false;
   std::vector<NewDistribution> packages;
   std::vector<store::Lease> leases;
   std::string way;  // "compose", "capture"

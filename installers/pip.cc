@@ -33,6 +33,7 @@ Result<store::Record> make_packages(const config::Packages& packages, const Inte
   Made made = TRY(make(job));
   if (packages.check) TRY(check_consistency(made.packages, uv, python, store, field));
   store::Record record = to_record(job, made);
+  if (!made.bytecode.empty()) record = with_bytecode(record, made.bytecode, made.bytecode_complete);
   TRY(store.record(key, record));
   return record;
 }

@@ -43,6 +43,7 @@ struct PackagesContext {
   };
   std::optional<WorkingDir> working_dir;
   std::string tools;                       // the folder with `uv` and `packaging.whl`
+  std::vector<std::string> command;        // what is waiting for the packages; may be empty
   bool allow_conflicts = false;            // let a requirement break a base package
   bool capture_only = false;               // never compose: the tests' oracle
   std::optional<int64_t> timeout_seconds;  // for all of the build

@@ -451,6 +451,32 @@ TEST_F(Pip, BytecodeIsMadeLaterAndUsed) {
             std::string::npos);
 }
 
+TEST_F(Pip, BytecodeThatIsThereIsUsedAtOnce) {
+  ASSERT_OK(make({"banana"}));
+  auto found = python();
+  auto name = key(requirements({"banana"}));
+  ASSERT_OK(make_bytecode(*name, *found, context_, *store_, progress_));
+  auto less = make({"apple"});
+  ASSERT_OK(less);
+  EXPECT_FALSE(lacks_bytecode(*less)) << "banana needed apple, and it was compiled then";
+  auto more = make({"banana", "cherry"});
+  ASSERT_OK(more);
+  EXPECT_TRUE(lacks_bytecode(*more));
+  auto compiled = [](const std::string& module) {
+    return "import os, " + module + " as m; print(os.path.exists(m.__cached__))";
+  };
+  EXPECT_EQ(python_says(*less, compiled("apple")), "True\n");
+  EXPECT_EQ(python_says(*more, compiled("banana")), "True\n");
+  EXPECT_EQ(python_says(*more, compiled("cherry")), "False\n");
+  auto again = key(requirements({"banana", "cherry"}));
+  ASSERT_OK(make_bytecode(*again, *found, context_, *store_, progress_));
+  auto after = store_->lookup(*again);
+  ASSERT_OK(after);
+  EXPECT_FALSE(lacks_bytecode(**after));
+  std::set<store::Digest> layers((*after)->layers.begin(), (*after)->layers.end());
+  EXPECT_EQ(layers.size(), (*after)->layers.size()) << "none twice";
+}
+
 // ---- what a build sees
 // ---------------------------------------------------------------------------
 

@@ -144,6 +144,7 @@ Result<PackagesContext> packages_context(const PlanRequest& request, const Plan&
   }
   context.cwd = request.cwd;
   context.tools = request.tools;
+  context.command = request.command;
   context.allow_conflicts = request.allow_conflicts;
   context.timeout_seconds = request.env.config.setup_timeout_seconds;
   const Field* working_dir = plan.find("working_dir");

@@ -29,6 +29,8 @@ struct PlanRequest {
   std::string cwd;        // the caller's
   std::string python;     // the interpreter that is wanted; "" to find it
   std::string tools;      // the folder with uv
+  // What will be run, as far as that is known: a hint at what it imports first; in no key.
+  std::vector<std::string> command;
   bool allow_conflicts = false;
 };
 

@@ -19,16 +19,28 @@ namespace {
 
 // One wheel on its way into the store.
 struct Item {
-  Item(const LockedWheel& wheel, store::Key name) : locked(wheel), key(std::move(name)) {}
+  Item(const LockedWheel& wheel, store::Key name, size_t n)
+      : locked(wheel), number(n), key(std::move(name)) {}
   const LockedWheel& locked;
+  const size_t number;
   store::Key key;
   UniqueFd lock, file;
   std::optional<Zip> zip;
   std::optional<store::Staging> staging;
+  std::optional<store::Staging> bytecode;
   store::Manifest manifest;
   std::optional<WheelLayer> layer;
+  bool requested = false;
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
 };
+
+// After everything is unpacked; each second of it saves the first import two.
+constexpr std::chrono::milliseconds kBytecodeBudget(1500);
+
+bool is_requested(const Job& job, const std::string& name) {
+  return std::any_of(job.requirements.begin(), job.requirements.end(),
+                     [&](const Requirement& r) { return r.name == name; });
+}
 
 std::string title(const LockedWheel& w) { return w.name + " " + w.version; }
 
@@ -48,13 +60,24 @@ Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& 
 // only its item: the Store belongs to the thread that made it.
 class Unpacker {
  public:
-  explicit Unpacker(const Interpreter& python) : python_(python), thread_([this] { work(); }) {}
+  Unpacker(const Interpreter& python, FirstImport* first)
+      : python_(python), first_(first), thread_([this] { work(); }) {}
   ~Unpacker() { (void)finish(); }
 
   void push(Item* item) {
     std::lock_guard lock(mutex_);
     waiting_.push_back(item);
     changed_.notify_all();
+  }
+  // The next that is unpacked; nullptr after all of `count`, or an error.
+  Item* next_done(size_t count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return taken_ == count || !done_.empty() || failed_; });
+    if (done_.empty() || failed_) return nullptr;
+    Item* item = done_.front();
+    done_.pop_front();
+    ++taken_;
+    return item;
   }
   Status finish() {
     {
@@ -75,26 +98,34 @@ class Unpacker {
       Item* item = waiting_.front();
       waiting_.pop_front();
       lock.unlock();
-      if (result_.ok()) unpack(*item);
+      Status status = failed_ ? Status() : unpack(*item);
+      lock.lock();
+      if (!status.ok()) result_ = std::move(status), failed_ = true;
+      done_.push_back(item);
+      changed_.notify_all();
     }
   }
-  void unpack(Item& item) {
+  Status unpack(Item& item) {
     auto layer = unpack_wheel(*item.zip, item.locked.name, item.locked.version, python_,
                               item.staging->tree(), item.manifest, {});
-    if (layer.ok())
-      item.layer = std::move(layer.value());
-    else
-      result_ = std::move(layer.error());
-    if (result_.ok()) result_ = item.manifest.finish();
+    if (!layer.ok()) return std::move(layer.error());
+    item.layer = std::move(layer.value());
+    TRY(item.manifest.finish());
     item.zip.reset();
     item.file.reset();
+    if (first_ != nullptr)
+      first_->add(item.number, item.staging->tree(), item.layer->site, item.manifest,
+                  item.bytecode->tree(), item.requested);
+    return {};
   }
 
   const Interpreter& python_;
+  FirstImport* const first_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Item*> waiting_;
-  bool ended_ = false;
+  std::deque<Item*> waiting_, done_;
+  size_t taken_ = 0;
+  bool ended_ = false, failed_ = false;
   Status result_;
   std::thread thread_;
 };
@@ -107,6 +138,7 @@ Result<UniqueFd> scratch_file(const store::Store& store) {
 Status start_unpacking(const Job& job, Item& item, Unpacker& unpacker) {
   item.zip = TRY(Zip::open(item.file.get(), item.locked.filename));
   item.staging = TRY(job.store.stage());
+  item.bytecode = TRY(job.store.stage());
   TRY(job.store.reserve(*item.staging, item.zip->bytes(), item.zip->count()));
   job.progress.report({"pip", "unpack", title(item.locked), 0, item.zip->bytes()});
   unpacker.push(&item);
@@ -175,21 +207,40 @@ Result<WheelLayer> publish_item(const Job& job, Item& item, Made& made) {
   return std::move(*item.layer);
 }
 
+// A first part of the wheel's bytecode. Without it everything works as well.
+void publish_first(const Job& job, Item& item, const WheelLayer& layer, FirstImport& first,
+                   Made& made) {
+  store::Manifest* manifest = first.made(item.number);
+  if (manifest == nullptr || !manifest->finish().ok()) return;
+  store::LayerInfo info{.kind = "pyc",
+                        .name = "first bytecode of " + layer.digest.hex.substr(0, 12)};
+  auto lease = job.store.publish(std::move(*item.bytecode), *manifest, info);
+  if (!lease.ok()) return;
+  made.bytecode[layer.digest.hex] = lease->digest;
+  made.leases.push_back(std::move(lease.value()));
+}
+
 // Biggest first: they take longest, and small ones fill the gaps.
-Status make_missing(const Job& job, std::vector<Item*> items) {
+Status make_missing(const Job& job, std::vector<Item*> items, FirstImport* first, Made& made,
+                    std::map<size_t, WheelLayer>& layers) {
   std::sort(items.begin(), items.end(),
             [](Item* a, Item* b) { return a->locked.size > b->locked.size; });
-  Unpacker unpacker(job.python);
-  Status fetched = fetch_items(job, items, unpacker);
-  Status unpacked = unpacker.finish();
-  TRY(std::move(fetched));
-  return unpacked;
+  Unpacker unpacker(job.python, first);
+  TRY(fetch_items(job, items, unpacker));
+  while (Item* item = unpacker.next_done(items.size()))
+    layers.emplace(item->number, TRY(publish_item(job, *item, made)));
+  TRY(unpacker.finish());
+  if (first == nullptr) return {};
+  job.progress.report({job.field, "bytecode", "what is imported first"});
+  first->finish(kBytecodeBudget);
+  for (Item* item : items) publish_first(job, *item, layers.at(item->number), *first, made);
+  return {};
 }
 
 }  // namespace
 
 Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<LockedWheel>& locked,
-                                             Made& made) {
+                                             FirstImport* first, Made& made) {
   std::map<size_t, WheelLayer> layers;    // by index of `locked`
   std::map<std::string, size_t> missing;  // by key: the order of locking
   for (size_t i = 0; i < locked.size(); ++i) {
@@ -210,12 +261,12 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
       layers.emplace(i, std::move(*known));
       continue;
     }
-    Item& item = items.emplace(i, Item(locked[i], {key})).first->second;
+    Item& item = items.emplace(i, Item(locked[i], {key}, i)).first->second;
     item.lock = std::move(lock);
+    item.requested = is_requested(job, locked[i].name);
     pointers.push_back(&item);
   }
-  if (!pointers.empty()) TRY(make_missing(job, pointers));
-  for (auto& [i, item] : items) layers.emplace(i, TRY(publish_item(job, item, made)));
+  if (!pointers.empty()) TRY(make_missing(job, pointers, first, made, layers));
   std::vector<WheelLayer> result;
   for (auto& [i, layer] : layers) result.push_back(std::move(layer));
   return result;

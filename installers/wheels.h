@@ -6,13 +6,15 @@
 #include <vector>
 
 #include "installers/compose.h"
+#include "installers/first_import.h"
 #include "installers/resolve.h"
 #include "installers/wheel.h"
 
 namespace rtlaunch::installers {
 
-// In the order of `locked`. Errors: of the network, the disk, or unusual().
+// In the order of `locked`. Errors: of the network, the disk, or unusual(). `first`, if there is
+// one, hears of each wheel that had to be unpacked; what it compiled is published as well.
 Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<LockedWheel>& locked,
-                                             Made& made);
+                                             FirstImport* first, Made& made);
 
 }  // namespace rtlaunch::installers

@@ -95,6 +95,7 @@ Result<installers::PlanRequest> read_request(const RunOptions& options) {
   bool named = !options.command.empty() && names_python(options.command[0]);
   if (request.python.empty() && named) request.python = options.command[0];
   request.tools = TRY(tools_folder());
+  request.command = options.command;
   request.allow_conflicts = options.allow_conflicts;
   return request;
 }

@@ -52,6 +52,12 @@ Json variables_json(const installers::Environment& variables) {
   return json;
 }
 
+Json command_json(const std::vector<std::string>& command) {
+  Json json = Json::array();
+  for (const std::string& word : command) json.push_back(from_bytes(word));
+  return json;
+}
+
 Json packages_json(const config::Packages& packages) {
   bool pip = packages.tool == config::Packages::Tool::kPip;
   Json json = {{"packages", packages.lines}, {pip ? "pip_check" : "uv_check", packages.check}};
@@ -87,6 +93,7 @@ std::string request_json(const installers::PlanRequest& request, const std::stri
                {"cwd", from_bytes(request.cwd)},
                {"python", from_bytes(request.python)},
                {"tools", from_bytes(request.tools)},
+               {"command", command_json(request.command)},
                {"allow_conflicts", request.allow_conflicts},
                {"variables", variables_json(request.variables)},
                {"runtime_env", runtime_env_json(request.env)}});
@@ -107,6 +114,7 @@ Result<BuildRequest> parse_request(const std::string& text) {
     for (const auto& [name, value] : json.at("variables").items()) {
       request.plan.variables[to_bytes(name)] = to_bytes(value);
     }
+    for (const Json& word : json.at("command")) request.plan.command.push_back(to_bytes(word));
     request.plan.allow_conflicts = json.at("allow_conflicts");
     request.plan.env =
         TRY(config::parse_runtime_env(dump(json.at("runtime_env")), "request", request.plan.cwd));

@@ -1,15 +1,15 @@
 // What rtlaunch asks of rtlaunch-build: one JSON document on its standard input (a memfd: secrets
 // of env_vars pass through it and never through argv), and JSON lines on its standard output.
 //
-//   request   {"format": 2, "store", "cwd", "python", "tools", "allow_conflicts",
+//   request   {"format": 2, "store", "cwd", "python", "tools", "command": [...], "allow_conflicts",
 //              "variables": {NAME: value...}, "runtime_env": {...}}
 //   answers   {"event": "progress", "layer", "phase", "object", "done", "total"}
 //             {"event": "error", "step", "errno", "object", "reason", "cure", "exit_code"}
 //             {"event": "done"}
 //
 // `variables` are the caller's, all of them: the builder takes none from its own environment, which
-// may be a daemon's. Paths and variables are bytes, which JSON can't hold: each byte is written as
-// the character of that number (Latin-1), so ASCII looks as it is.
+// may be a daemon's. Paths, words and variables are bytes, which JSON can't hold: each byte is
+// written as the character of that number (Latin-1), so ASCII looks as it is.
 #pragma once
 
 #include <string>

@@ -13,11 +13,13 @@ TEST(Request, AnyBytesOfTheCallersArriveAsTheyWere) {
                        {"UTF8", "é€😀"},    {"\xff\xfe", "\xc3"}, {"BASH_FUNC_f%%", "() {  :\n}"}};
   request.cwd = "/home/\xe9t\xe9";
   request.python = "/opt/\xff/python";
+  request.command = {"python", "-c", all, ""};
   auto parsed = parse_request(request_json(request, "/store/\x80"));
   ASSERT_TRUE(parsed.ok()) << parsed.error().message();
   EXPECT_EQ(parsed->plan.variables, request.variables);
   EXPECT_EQ(parsed->plan.cwd, request.cwd);
   EXPECT_EQ(parsed->plan.python, request.python);
+  EXPECT_EQ(parsed->plan.command, request.command);
   EXPECT_EQ(parsed->store, "/store/\x80");
 }
 
