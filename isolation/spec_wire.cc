@@ -49,6 +49,8 @@ Root read_root(Reader* in) {
   return root == 1 ? Root::kEmpty : Root::kHost;
 }
 
+constexpr uint32_t kNoMask = UINT32_MAX;
+
 Error refused(const char* reason) {
   return Error{"launch document", EBADMSG, "", reason, "use the same version on both sides", 125};
 }
@@ -59,6 +61,7 @@ std::string encode(const Spec& spec) {
   Writer out;
   out.texts(spec.argv).texts(spec.env).text(spec.cwd).text(spec.hostname);
   out.number(spec.root == Root::kEmpty ? 1 : 0).flag(spec.new_session);
+  out.number(spec.umask.value_or(kNoMask));
   out.texts(spec.writable).texts(spec.hidden).texts(spec.visible);
   out.long_number(spec.upper_bytes).long_number(spec.tmp_bytes);
   out.number(static_cast<uint32_t>(spec.overlays.size()));
@@ -79,6 +82,9 @@ Result<Spec> decode(std::string_view bytes) {
   spec.hostname = in.text();
   spec.root = read_root(&in);
   spec.new_session = in.flag();
+  uint32_t mask = in.number();
+  if (mask != kNoMask && mask > 0777) return refused("its umask is none");
+  if (mask != kNoMask) spec.umask = mask;
   spec.writable = in.texts();
   spec.hidden = in.texts();
   spec.visible = in.texts();

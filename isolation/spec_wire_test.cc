@@ -21,6 +21,7 @@ Spec full() {
   spec.hostname = "worker";
   spec.root = Root::kEmpty;
   spec.new_session = true;
+  spec.umask = 027;
   spec.writable = {"/home/me"};
   spec.hidden = {"/var/lib/rtlaunch"};
   spec.visible = {"/tmp/seen", ""};
@@ -47,6 +48,7 @@ TEST(SpecWire, CarriesAllThatACallerMayChoose) {
   EXPECT_EQ(read->cwd, "/tmp/x");
   EXPECT_EQ(read->root, Root::kEmpty);
   EXPECT_TRUE(read->new_session);
+  EXPECT_EQ(read->umask, 027u);
   EXPECT_EQ(read->upper_bytes, uint64_t{5} << 33);
   ASSERT_EQ(read->overlays.size(), 2u);
   EXPECT_EQ(read->overlays[0].lowers, full().overlays[0].lowers);

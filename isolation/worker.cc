@@ -151,7 +151,7 @@ int worker(void* argument) {
 Command::Command(const Spec& given, const int (&fds)[3], mode_t mask, StepClock* steps)
     : spec(given),
       stdio{fds[0], fds[1], fds[2]},
-      umask(mask),
+      umask(given.umask ? *given.umask : mask),
       argv(pointers(given.argv)),
       env(pointers(given.env)),
       candidates(candidates_for(given.argv[0], path_in(given.env))),

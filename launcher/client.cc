@@ -77,28 +77,37 @@ Status Client::open() {
   }
   socket_ = std::move(socket);
   frames_ = protocol::FrameReader(protocol::kMaxFrame);
-  greeted_ = false;
-  auto sent = protocol::send_with_fds(socket_.get(), protocol::framed(kHello), {});
-  return sent ? Status() : hung_up(path_);
+  said_hello_ = greeted_ = false;
+  return {};
 }
 
-void Client::hang_up() { socket_.reset(); }
+void Client::hang_up() {
+  socket_.reset();
+  owed_ = false;
+}
 
-Status Client::send(const Json& request, const std::vector<int>& fds) {
-  if (broken()) TRY(open());
-  std::string frame =
-      protocol::framed(request.dump(-1, ' ', false, Json::error_handler_t::replace));
-  size_t done = 0;
-  while (done < frame.size()) {
-    auto sent = protocol::send_with_fds(socket_.get(), std::string_view(frame).substr(done),
+Status Client::send_all(std::string_view bytes, const std::vector<int>& fds) {
+  for (size_t done = 0; done < bytes.size();) {
+    auto sent = protocol::send_with_fds(socket_.get(), bytes.substr(done),
                                         done == 0 ? fds : std::vector<int>());
-    if (!sent) {
-      hang_up();
-      return hung_up(path_);
-    }
+    if (!sent) return hang_up(), hung_up(path_);
     done += *sent;
   }
   return {};
+}
+
+// Descriptors go with the first byte of their frame, so hello is then a packet of its own.
+Status Client::send(const Json& request, const std::vector<int>& fds) {
+  if (owed_) hang_up();
+  if (broken()) TRY(open());
+  owed_ = true;
+  std::string hello = said_hello_ ? "" : protocol::framed(kHello);
+  said_hello_ = true;
+  std::string frame =
+      protocol::framed(request.dump(-1, ' ', false, Json::error_handler_t::replace));
+  if (fds.empty()) return send_all(hello + frame, fds);
+  TRY(send_all(hello, {}));
+  return send_all(frame, fds);
 }
 
 Status Client::take_hello(const Json& frame) {
@@ -116,7 +125,10 @@ Result<std::optional<Json>> Client::take() {
     if (*text) {
       Json frame = Json::parse(**text, nullptr, false);
       if (!frame.is_object()) return hang_up(), nonsense(path_);
-      if (greeted_) return std::optional<Json>(std::move(frame));
+      if (greeted_) {
+        if (!frame.contains("event")) owed_ = false;
+        return std::optional<Json>(std::move(frame));
+      }
       Status hello = take_hello(frame);
       if (!hello) return hang_up(), hello.error();
       continue;
@@ -168,6 +180,14 @@ Status Client::wait_readable(bool for_ever) {
   hang_up();
   return daemon_error(ETIMEDOUT, path_, "the daemon doesn't answer",
                       "see its log; run without it: --embedded");
+}
+
+Result<Json> Client::next() {
+  while (true) {
+    std::optional<Json> frame = TRY(take());
+    if (frame) return std::move(*frame);
+    TRY(wait_readable(false));
+  }
 }
 
 Result<Json> Client::ask_once(const Json& request, const std::vector<int>& fds,

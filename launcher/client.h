@@ -25,7 +25,7 @@ class Client {
   using Json = config::Json;
   using OnEvent = std::function<void(const Json&)>;
 
-  // Says hello, too, without waiting for its answer: that comes before the first answer.
+  // Hello goes out with the first request, its answer comes before that one's.
   // `patiently`: a socket at which nobody listens is a daemon that is being restarted.
   static Result<Client> connect(const std::string& socket, Signals& signals, bool patiently);
 
@@ -40,6 +40,7 @@ class Client {
   // The next frame that isn't hello's; nothing when it isn't whole yet. Never blocks. Any error
   // breaks the connection.
   Result<std::optional<Json>> take();
+  Result<Json> next();  // waits for it
   // From a frame: nothing when it is no refusal.
   static std::optional<protocol::Refusal> refusal_of(const Json& frame);
   bool broken() const { return !socket_.valid(); }
@@ -57,6 +58,7 @@ class Client {
  private:
   Client(std::string path, Signals& signals) : path_(std::move(path)), signals_(&signals) {}
   Status open();
+  Status send_all(std::string_view bytes, const std::vector<int>& fds);
   Status take_hello(const Json& frame);
   Result<Json> ask_once(const Json& request, const std::vector<int>& fds, const OnEvent& event,
                         bool for_ever);
@@ -68,7 +70,8 @@ class Client {
   UniqueFd socket_;
   protocol::FrameReader frames_;
   std::string store_;
-  bool greeted_ = false;
+  bool said_hello_ = false, greeted_ = false;
+  bool owed_ = false;   // an answer that nobody has waited for
   bool again_ = false;  // the last error of ask_once() may be asked again
   int64_t tries_since_ = 0;
   int tries_ = 0;

@@ -39,27 +39,29 @@ class Running {
   virtual int done_fd() const = 0;      // readable when wait() won't block
   virtual Result<int> wait() = 0;       // the command's wait status
   virtual int upper_dir() const = 0;    // see Sandbox::upper_dir()
-  virtual const std::vector<isolation::Sandbox::Step>& steps() const = 0;
+  virtual std::vector<isolation::Sandbox::Step> steps() = 0;
+  virtual void runs_long() {}  // what is kept only for a short command may go
 };
 
 // One start.
 struct Launch {
   isolation::Spec spec;
-  std::vector<store::Key> keys;       // of the records whose layers `spec` names
-  std::vector<store::Digest> layers;  // those layers
-  store::Key environment;             // its id; "" for none
+  std::vector<store::Digest> layers;  // that `spec` names
+  store::Key environment;             // whose record has them all; "" when there are none
   std::string name;                   // for people
 };
 
 class Host : public installers::Records {
  public:
+  // False: commands have sessions of their own, and no key of ours reaches them by itself.
+  virtual bool shares_terminal() const = 0;
   virtual Result<const store::Store*> own() = 0;  // where planning remembers; opened when asked for
   virtual std::vector<std::string> hidden() const = 0;  // what no command may see
   // Runs until all of `fields` are made or one fails. SIGINT, SIGTERM, SIGHUP: exit code 128+n.
   virtual Status make(const std::vector<std::string>& fields,
                       const installers::PlanRequest& request, Report& report) = 0;
-  // Returns when the command has been exec'ed. Nothing: a layer isn't there any more; its records
-  // are forgotten.
+  // Returns when the command has been exec'ed. Nothing: a layer, or the environment's record, isn't
+  // there any more.
   virtual Result<std::unique_ptr<Running>> start(Launch launch) = 0;
   // An environment's record, for `env ls` and `exec`.
   virtual Status remember(const store::Key& id, const store::Record& record) = 0;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -49,10 +50,22 @@ Error unreadable() {
                     "install rtlaunch and rtlaunchd of one version");
 }
 
+std::vector<isolation::Sandbox::Step> steps_from(const Json& answer) {
+  std::vector<isolation::Sandbox::Step> steps;
+  try {
+    for (const Json& step : answer.at("steps")) steps.push_back({step.at(0), step.at(1)});
+  } catch (const Json::exception&) {  // timings are for people
+  }
+  return steps;
+}
+
 class DaemonRunning : public Running {
  public:
-  DaemonRunning(UniqueFd line, UniqueFd upper, std::vector<isolation::Sandbox::Step> steps)
-      : line_(std::move(line)), upper_(std::move(upper)), steps_(std::move(steps)) {}
+  DaemonRunning(UniqueFd line, UniqueFd upper, Client& client, std::optional<Json> answer)
+      : line_(std::move(line)),
+        upper_(std::move(upper)),
+        client_(client),
+        answer_(std::move(answer)) {}
 
   // A command that has ended can't be signalled: wait() tells.
   Status send(int signal) override {
@@ -61,7 +74,18 @@ class DaemonRunning : public Running {
   }
   int done_fd() const override { return line_.get(); }
   int upper_dir() const override { return upper_.get(); }
-  const std::vector<isolation::Sandbox::Step>& steps() const override { return steps_; }
+  // The daemon's answer may be on its way still. It is for people, and nothing else waits for it.
+  std::vector<isolation::Sandbox::Step> steps() override {
+    while (!answer_ && !client_.broken()) {
+      auto frame = client_.next();
+      if (!frame) return {};
+      answer_ = std::move(*frame);
+    }
+    return answer_ ? steps_from(*answer_) : std::vector<isolation::Sandbox::Step>();
+  }
+
+  // To hang up wakes the daemon: not while the command would like to begin.
+  void runs_long() override { client_.hang_up(); }
 
   // An end of file without a word: pid 1 was killed, and all else with it.
   Result<int> wait() override {
@@ -75,32 +99,24 @@ class DaemonRunning : public Running {
 
  private:
   UniqueFd line_, upper_;
-  std::vector<isolation::Sandbox::Step> steps_;
+  Client& client_;
+  std::optional<Json> answer_;
 };
 
 // What has been heard of one start.
 struct Attempt {
   UniqueFd line, upper;
   bool going = false, started = false, line_ended = false, answered = false;
-  std::vector<isolation::Sandbox::Step> steps;
+  std::optional<Json> answer;
   std::optional<Refusal> refusal;
   int64_t began = now_microseconds();
   int waited_ms() const { return static_cast<int>((now_microseconds() - began) / 1000); }
   // "Again" is only half of the answer: the line's end says that nothing has run.
   bool over() const {
-    if (started || line_ended) return answered;
-    return refusal && !refusal->again;
+    if (started) return true;
+    return line_ended ? answered : refusal && !refusal->again;
   }
 };
-
-std::vector<isolation::Sandbox::Step> steps_from(const Json& answer) {
-  std::vector<isolation::Sandbox::Step> steps;
-  try {
-    for (const Json& step : answer.at("steps")) steps.push_back({step.at(0), step.at(1)});
-  } catch (const Json::exception&) {  // timings are for people
-  }
-  return steps;
-}
 
 void hear_line(Attempt& attempt) {
   UniqueFd fd;
@@ -124,7 +140,7 @@ void hear_daemon(Client& client, Attempt& attempt) {
   } else if (*frame && !(*frame)->contains("event")) {
     attempt.answered = true;
     attempt.refusal = Client::refusal_of(**frame);
-    if (!attempt.refusal) attempt.steps = steps_from(**frame);
+    if (!attempt.refusal) attempt.answer = std::move(**frame);
   }
 }
 
@@ -158,6 +174,7 @@ class DaemonHost : public Host {
   DaemonHost(Client client, std::string own_store)
       : client_(std::move(client)), own_store_(std::move(own_store)) {}
 
+  bool shares_terminal() const override { return false; }
   const std::string& store() const override { return client_.store(); }
 
   Result<const store::Store*> own() override {
@@ -188,8 +205,6 @@ class DaemonHost : public Host {
   void ended() override {}
 
  private:
-  Result<Attempt> try_start(const Json& request, int document, const isolation::Spec& spec);
-
   Client client_;
   std::string own_store_;
   std::optional<store::Store> own_;
@@ -231,19 +246,19 @@ Status DaemonHost::make(const std::vector<std::string>& fields,
   return {};
 }
 
-Result<Attempt> DaemonHost::try_start(const Json& request, int document,
-                                      const isolation::Spec& spec) {
+Result<Attempt> try_start(Client& client, const Json& request, int document,
+                          const isolation::Spec& spec) {
   auto [ours, theirs] = TRY(isolation::make_line());
   Attempt attempt;
   attempt.line = std::move(ours);
-  Status sent = client_.send(
-      request, {document, spec.stdin_fd, spec.stdout_fd, spec.stderr_fd, theirs.get()});
+  Status sent =
+      client.send(request, {document, spec.stdin_fd, spec.stdout_fd, spec.stderr_fd, theirs.get()});
   theirs.reset();
   if (!sent) {
     attempt.refusal = Refusal{sent.error(), true};
     return attempt;
   }
-  while (!attempt.over()) TRY(hear(client_, attempt));
+  while (!attempt.over()) TRY(hear(client, attempt));
   return attempt;
 }
 
@@ -255,22 +270,14 @@ Error lost(const std::string& socket, bool going) {
 }
 
 Result<std::unique_ptr<Running>> DaemonHost::start(Launch launch) {
-  UniqueFd document = TRY(sys::memory_file(isolation::encode(launch.spec)));
-  Json request = {{"op", "start"}, {"keys", hex_list(launch.keys)}, {"name", launch.name}};
-  if (!launch.environment.hex.empty()) request["env"] = launch.environment.hex;
-  while (true) {
-    Attempt attempt = TRY(try_start(request, document.get(), launch.spec));
-    if (attempt.started) {
-      client_.hang_up();  // from here on there is the line
-      return std::unique_ptr<Running>(std::make_unique<DaemonRunning>(
-          std::move(attempt.line), std::move(attempt.upper), std::move(attempt.steps)));
-    }
-    Refusal refusal =
-        attempt.refusal.value_or(Refusal{lost(client_.socket(), attempt.going), true});
-    if (refusal.error.code == ESTALE && !attempt.going) return std::unique_ptr<Running>();
-    if (!refusal.again || attempt.going) return refusal.error;
-    TRY(client_.wait_a_little(refusal.error));
+  Json request = {{"op", "start"}, {"keys", Json::array()}, {"name", launch.name}};
+  if (!launch.environment.hex.empty()) {
+    request["env"] = launch.environment.hex;
+    request["keys"].push_back(launch.environment.hex);
   }
+  auto running = start_by(client_, request, std::move(launch.spec));
+  if (!running && running.error().code == ESTALE) return std::unique_ptr<Running>();
+  return running;
 }
 
 Status DaemonHost::remember(const store::Key& id, const store::Record& record) {
@@ -309,6 +316,23 @@ Status DaemonHost::hold_again(const store::Key& id) {
 }
 
 }  // namespace
+
+Result<std::unique_ptr<Running>> start_by(Client& client, const Json& request,
+                                          isolation::Spec spec) {
+  spec.umask = ::umask(0);
+  ::umask(*spec.umask);
+  UniqueFd document = TRY(sys::memory_file(isolation::encode(spec)));
+  while (true) {
+    Attempt attempt = TRY(try_start(client, request, document.get(), spec));
+    if (attempt.started) {
+      return std::unique_ptr<Running>(std::make_unique<DaemonRunning>(
+          std::move(attempt.line), std::move(attempt.upper), client, std::move(attempt.answer)));
+    }
+    Refusal refusal = attempt.refusal.value_or(Refusal{lost(client.socket(), attempt.going), true});
+    if (!refusal.again || attempt.going) return refusal.error;
+    TRY(client.wait_a_little(refusal.error));
+  }
+}
 
 std::unique_ptr<Host> make_daemon_host(Client client, const std::string& own_store) {
   return std::make_unique<DaemonHost>(std::move(client), own_store);

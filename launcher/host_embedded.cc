@@ -15,7 +15,7 @@ class EmbeddedRunning : public Running {
   int done_fd() const override { return sandbox_.done_fd(); }
   Result<int> wait() override { return sandbox_.wait(); }
   int upper_dir() const override { return sandbox_.upper_dir(); }
-  const std::vector<isolation::Sandbox::Step>& steps() const override { return sandbox_.steps(); }
+  std::vector<isolation::Sandbox::Step> steps() override { return sandbox_.steps(); }
 
  private:
   std::vector<store::Lease> leases_;
@@ -27,6 +27,7 @@ class EmbeddedHost : public Host {
   EmbeddedHost(store::Store store, Signals& signals)
       : store_(std::move(store)), signals_(signals) {}
 
+  bool shares_terminal() const override { return true; }
   const std::string& store() const override { return store_.path(); }
   Result<const store::Store*> own() override { return &store_; }
   std::vector<std::string> hidden() const override { return {store_.path()}; }
@@ -45,10 +46,7 @@ class EmbeddedHost : public Host {
 
   Result<std::unique_ptr<Running>> start(Launch launch) override {
     auto leases = TRY(store_.acquire_all(launch.layers));
-    if (!leases) {
-      TRY(forget_stale(launch.keys));
-      return std::unique_ptr<Running>();
-    }
+    if (!leases) return std::unique_ptr<Running>();
     for (const store::Lease& lease : *leases) launch.spec.leases.push_back(lease.fd.get());
     isolation::Sandbox sandbox = TRY(isolation::start(launch.spec));
     return std::unique_ptr<Running>(
@@ -84,16 +82,6 @@ class EmbeddedHost : public Host {
   void ended() override { background_.release(); }
 
  private:
-  // A layer that is named by a record but gone: the record is worth nothing.
-  Status forget_stale(const std::vector<store::Key>& keys) {
-    for (const store::Key& key : keys) {
-      auto record = TRY(store_.lookup(key));
-      if (!record || TRY(store_.acquire_all(record->layers))) continue;
-      TRY(store_.forget(key));
-    }
-    return {};
-  }
-
   store::Store store_;
   Signals& signals_;
   Background background_;

@@ -15,6 +15,11 @@ namespace rtlaunch {
 Result<std::unique_ptr<Host>> make_embedded_host(const std::string& store, Signals& signals);
 std::unique_ptr<Host> make_daemon_host(Client client, const std::string& own_store);
 
+// `start` or `enter`, which tell alike how it went; `client` must outlive what runs. Asked again
+// while that is safe.
+Result<std::unique_ptr<Running>> start_by(Client& client, const config::Json& request,
+                                          isolation::Spec spec);
+
 // The daemon that is wanted, with hello said; nothing when it is none.
 Result<std::optional<Client>> find_daemon(const HostOptions& options, Signals& signals);
 

@@ -1,14 +1,11 @@
 #include "launcher/run.h"
 
-#include <fcntl.h>
-#include <poll.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 
-#include "isolation/sys/files.h"
 #include "launcher/asked.h"
+#include "launcher/attend.h"
 #include "launcher/environment.h"
 #include "launcher/signals.h"
 #include "launcher/worker.h"
@@ -58,51 +55,11 @@ Status remember(const PlanRequest& request, const Plan& plan, Host& host) {
   return {};
 }
 
-Result<int> wait_for(Running& running, Signals& signals) {
-  while (true) {
-    struct pollfd polls[2] = {{signals.fd(), POLLIN, 0}, {running.done_fd(), POLLIN, 0}};
-    if (::poll(polls, 2, -1) < 0 && errno != EINTR) return sys_error("poll", "");
-    while (auto caught = signals.next()) {
-      if (!caught->from_terminal && caught->number != SIGPIPE) (void)running.send(caught->number);
-    }
-    if (polls[1].revents != 0) return running.wait();
-  }
-}
-
-// The command has its own copies of stdin and stdout. Ours would keep a pipe open after the command
-// has closed it; a terminal is kept, to be taken back at the end.
-Status let_go_of_stdio() {
-  UniqueFd null = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
-  for (int fd : {STDIN_FILENO, STDOUT_FILENO}) {
-    if (!::isatty(fd) && ::dup2(null.get(), fd) < 0) return sys_error("dup2", "/dev/null");
-  }
-  return {};
-}
-
-// A shell with job control makes its own group the terminal's foreground, and that group is gone
-// now: the terminal comes back to us, as it would to the shell that had started it.
-class Terminal {
- public:
-  Terminal() : group_(::tcgetpgrp(STDIN_FILENO)) {}
-  ~Terminal() {
-    if (group_ <= 0 || group_ != ::getpgrp()) return;
-    sigset_t stop, before;
-    ::sigemptyset(&stop);
-    ::sigaddset(&stop, SIGTTOU);
-    ::sigprocmask(SIG_BLOCK, &stop, &before);
-    ::tcsetpgrp(STDIN_FILENO, group_);
-    ::sigprocmask(SIG_SETMASK, &before, nullptr);
-  }
-
- private:
-  pid_t group_;
-};
-
 std::string plural(uint64_t count, const std::string& noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
 }
 
-void show_timings(const Running& running, int64_t planned, Report& report) {
+void show_timings(Running& running, int64_t planned, Report& report) {
   std::string text = "plan " + human_seconds(planned);
   for (const auto& step : running.steps())
     text += ", " + step.name + " " + human_seconds(step.microseconds);
@@ -118,11 +75,10 @@ std::string program_of(const std::vector<std::string>& command) {
   return command[0].substr(command[0].rfind('/') + 1);
 }
 
-Result<Launch> launch_of(const Plan& plan, std::vector<store::Key> keys, const RunOptions& options,
-                         const PlanRequest& request, const Host& host) {
+Result<Launch> launch_of(const Plan& plan, const RunOptions& options, const PlanRequest& request,
+                         const Host& host) {
   Launch launch;
   launch.spec = TRY(worker_spec(options, request, plan, host.store(), host.hidden()));
-  launch.keys = std::move(keys);
   launch.layers = plan.layers();
   if (!launch.layers.empty()) launch.environment = plan.id();
   launch.name = program_of(options.command);
@@ -137,31 +93,41 @@ struct Started {
   int64_t planned = 0;  // when planning, or making, had ended
 };
 
-// `keys` are of the records that name the plan's layers.
-Result<Started> start_planned(const Plan& plan, std::vector<store::Key> keys,
-                              const RunOptions& options, const PlanRequest& request, Host& host) {
+Result<Started> start_planned(const Plan& plan, const RunOptions& options,
+                              const PlanRequest& request, const Attendant& attendant, Host& host) {
   Started started;
   started.planned = now_microseconds();
   started.lacks_bytecode = wants_bytecode(plan);
-  Launch launch = TRY(launch_of(plan, std::move(keys), options, request, host));
+  Launch launch = TRY(launch_of(plan, options, request, host));
   for (const isolation::Overlay& overlay : launch.spec.overlays) {
     if (overlay.report) started.own_dirs = overlay.mkdirs;
   }
+  attendant.connect(launch.spec);
   started.running = TRY(host.start(std::move(launch)));
   return started;
 }
 
-Result<Started> start_ready(const RunOptions& options, const PlanRequest& request, Host& host,
-                            Report& report) {
+// A record may name a layer that is gone: whoever makes a field looks at that, too.
+Status mend(const Plan& plan, const PlanRequest& request, Host& host, Report& report) {
+  for (const Field& field : plan.fields) {
+    if (field.key) TRY(host.make({field.name}, request, report));
+  }
+  return {};
+}
+
+Result<Started> start_ready(const RunOptions& options, const PlanRequest& request,
+                            const Attendant& attendant, Host& host, Report& report) {
   bool cold = false;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     Ready ready = TRY(make_ready(request, host, report));
     cold |= ready.cold;
     report.clear();
     TRY(remember(request, ready.plan, host));
-    Started started = TRY(start_planned(ready.plan, keys_of(ready.plan), options, request, host));
+    Started started = TRY(start_planned(ready.plan, options, request, attendant, host));
     started.cold = cold;
     if (started.running) return started;
+    cold = true;
+    TRY(mend(ready.plan, request, host, report));
   }
   return never_ready();
 }
@@ -233,13 +199,13 @@ Result<int> run(const RunOptions& options, Report& report) {
   std::unique_ptr<Host> host = TRY(choose_host(host_options(options), signals));
   PlanRequest request = TRY(read_request(options));
   report.hide(request.env.env_vars);
-  Terminal terminal;
-  Started started = TRY(start_ready(options, request, *host, report));
+  Attendant attendant = TRY(Attendant::prepare(host->shares_terminal(), signals));
+  Started started = TRY(start_ready(options, request, attendant, *host, report));
   int64_t running_since = now_microseconds();
-  TRY(let_go_of_stdio());
+  TRY(attendant.let_go_of_stdio());
   if (options.timings) show_timings(*started.running, started.planned - began, report);
   if (started.cold || started.lacks_bytecode) TRY(host->settle(request));
-  int status = TRY(wait_for(*started.running, signals));
+  int status = TRY(attendant.wait_for(*started.running));
   TRY(account_for_written(options, started, report));
   if (started.cold) {
     report.note("cold", "cold start: " + report.where_time_went() + ", launch " +
@@ -258,13 +224,13 @@ Result<int> exec(const RunOptions& options, Report& report) {
   report.hide(request.env.env_vars);
   Host::Found found = TRY(host->environment(options.environment));
   Plan plan = TRY(plan_of(found.record));
-  Terminal terminal;
-  Started started = TRY(start_planned(plan, {found.id}, options, request, *host));
+  Attendant attendant = TRY(Attendant::prepare(host->shares_terminal(), signals));
+  Started started = TRY(start_planned(plan, options, request, attendant, *host));
   if (!started.running) return not_whole(options.environment);
-  TRY(let_go_of_stdio());
+  TRY(attendant.let_go_of_stdio());
   if (options.timings) show_timings(*started.running, started.planned - began, report);
   if (started.lacks_bytecode) (void)add_bytecode(found, std::move(plan), *host).ok();
-  int status = TRY(wait_for(*started.running, signals));
+  int status = TRY(attendant.wait_for(*started.running));
   TRY(account_for_written(options, started, report));
   return exit_status(status);
 }

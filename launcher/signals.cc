@@ -6,17 +6,25 @@
 namespace rtlaunch {
 
 Result<Signals> Signals::block() {
-  sigset_t caught;
-  ::sigemptyset(&caught);
+  Signals signals;
+  ::sigemptyset(&signals.caught_);
   for (int number :
        {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM, SIGPIPE}) {
-    ::sigaddset(&caught, number);
+    ::sigaddset(&signals.caught_, number);
   }
-  Signals signals;
-  if (::sigprocmask(SIG_BLOCK, &caught, &signals.before_) != 0) return sys_error("sigprocmask", "");
-  signals.fd_.reset(::signalfd(-1, &caught, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (::sigprocmask(SIG_BLOCK, &signals.caught_, &signals.before_) != 0) {
+    return sys_error("sigprocmask", "");
+  }
+  signals.fd_.reset(::signalfd(-1, &signals.caught_, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals.fd_.valid()) return sys_error("signalfd", "");
   return signals;
+}
+
+Status Signals::also(int number) {
+  ::sigaddset(&caught_, number);
+  if (::sigprocmask(SIG_BLOCK, &caught_, nullptr) != 0) return sys_error("sigprocmask", "");
+  if (::signalfd(fd_.get(), &caught_, 0) < 0) return sys_error("signalfd", "");
+  return {};
 }
 
 Signals::~Signals() {

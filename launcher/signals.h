@@ -22,6 +22,7 @@ class Signals {
   ~Signals();
 
   int fd() const { return fd_.get(); }
+  Status also(int number);  // catches one more
   struct Caught {
     int number;
     bool from_terminal;
@@ -33,7 +34,7 @@ class Signals {
  private:
   Signals() = default;
   UniqueFd fd_;
-  sigset_t before_ = {};
+  sigset_t caught_ = {}, before_ = {};
 };
 
 }  // namespace rtlaunch
