@@ -57,21 +57,13 @@ Result<sys::Mount> clone_device(const std::string& path, dev_t device) {
   return mount;
 }
 
-Status mount_at(int dev, const char* name, const char* type,
-                std::initializer_list<std::pair<const char*, const char*>> options,
-                uint64_t attributes) {
-  sys::FsContext context = TRY(sys::FsContext::open(type));
-  for (auto [key, value] : options) {
-    TRY(value != nullptr ? context.set(key, value) : context.set_flag(key));
-  }
-  sys::Mount mount = TRY(context.mount(attributes));
+Status mount_at(int dev, const char* name, Spares::Kind kind, Spares* spares) {
+  sys::Mount mount = TRY(spares->take(kind));
   return mount.attach(dev, name);
 }
 
-Status add_shared_memory(Tree* tree) {
-  sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
-  TRY(context.set("mode", "1777"));
-  sys::Mount mount = TRY(context.mount(sys::kSafe));
+Status add_shared_memory(Spares* spares, Tree* tree) {
+  sys::Mount mount = TRY(spares->take(Spares::kShm));
   UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
   tree->add(Tree::Kind::kPrivate, "/dev/shm", std::move(mount), std::move(make_in));
   return {};
@@ -100,7 +92,7 @@ Result<Devices> Devices::open(const int (&stdio)[3]) {
   return devices;
 }
 
-Status Devices::add_to(const Vault& vault, Tree* tree) {
+Status Devices::add_to(const Vault& vault, Spares* spares, Tree* tree) {
   UniqueFd dir = TRY(vault.directory("dev", 0755));
   for (const Link& link : kLinks) {
     if (::symlinkat(link.target, dir.get(), link.name) != 0) return sys_error("symlink", link.name);
@@ -117,14 +109,12 @@ Status Devices::add_to(const Vault& vault, Tree* tree) {
   TRY(sys::set_mount_attributes(mount.fd(), "", sys::kSafe | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC,
                                 false));
   tree->add(Tree::Kind::kPrivate, "/dev", std::move(mount), std::move(dir));
-  return add_shared_memory(tree);
+  return add_shared_memory(spares, tree);
 }
 
-Status Devices::fill(int dev) {
-  constexpr uint64_t kNoPrograms = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-  TRY(mount_at(dev, "pts", "devpts",
-               {{"newinstance", nullptr}, {"ptmxmode", "0666"}, {"mode", "620"}}, kNoPrograms));
-  Status queues = mount_at(dev, "mqueue", "mqueue", {}, kNoPrograms | MOUNT_ATTR_NODEV);
+Status Devices::fill(int dev, Spares* spares) {
+  TRY(mount_at(dev, "pts", Spares::kPts, spares));
+  Status queues = mount_at(dev, "mqueue", Spares::kQueues, spares);
   if (!queues && queues.error().code != ENODEV) return queues;  // kernel without POSIX queues
   for (const Node& node : nodes_) TRY(node.mount.attach(dev, node.name));
   return {};

@@ -19,9 +19,9 @@ class Devices {
   // that ttyname(3) finds it).
   static Result<Devices> open(const int (&stdio)[3]);
   // Adds /dev and /dev/shm to the tree.
-  Status add_to(const Vault& vault, Tree* tree);
+  Status add_to(const Vault& vault, Spares* spares, Tree* tree);
   // Mounts all that is in it; `dev` is the attached directory.
-  Status fill(int dev);
+  Status fill(int dev, Spares* spares);
   // The checked /dev/null, to mask files with.
   const sys::Mount& null() const { return nodes_.front().mount; }
 

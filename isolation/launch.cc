@@ -121,7 +121,8 @@ Result<int> Sandbox::wait() {
 
 Result<Sandbox> start(const Spec& wanted) {
   Spec spec = TRY(checked(wanted));
-  Launch launch = TRY(Launch::begin([&]() -> Result<Spec> { return std::move(spec); }));
+  Launch launch =
+      TRY(Launch::begin([&](const Preparing&) -> Result<Spec> { return std::move(spec); }));
   auto state = std::make_unique<Sandbox::State>();
   Result<Started> started = launch.finish();
   if (!started) {

@@ -5,8 +5,9 @@
 // to it: it dies with the launcher, and runs nothing of the command's. From then on it belongs to
 // its line (line.h) alone; the launcher has nothing more to do than to reap it.
 //
-//   Launch launch = TRY(Launch::begin([&] { return decode(document); }, {.exit_signal = SIGCHLD}));
-//   TRY(launch.go());                           // once the pid is on record; may come early
+//   Launch launch = TRY(Launch::begin([&](auto&) { return decode(document); }, {.exit_signal =
+//   SIGCHLD})); TRY(launch.go());                           // once the pid is on record; may come
+//   early
 //   ... when launch.fd() is readable ...
 //   Started started = TRY(launch.finish());     // exec has happened, or the Error of what failed
 //
@@ -21,12 +22,21 @@
 
 #include "isolation/report.h"
 #include "isolation/sandbox.h"
+#include "isolation/spares.h"
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
 
 namespace rtlaunch::isolation {
 
-using Prepare = std::function<Result<Spec>()>;
+// A child may be made ahead of what it is for: its prepare() then waits at `socket`, the other end
+// of Launch::fd(), for whatever its launcher sends, and restarts the clock; spares can be made
+// meanwhile.
+struct Preparing {
+  int socket;
+  StepClock& clock;
+  Spares& spares;
+};
+using Prepare = std::function<Result<Spec>(const Preparing&)>;
 
 struct LaunchOptions {
   int cgroup = -1;      // a cgroup2 directory that pid 1 is born in
@@ -42,7 +52,7 @@ class Launch {
 
   pid_t pid() const { return pid_; }
   int pidfd() const { return pidfd_.get(); }
-  int fd() const { return socket_.get(); }
+  int fd() const { return socket_.get(); }  // readable when finish() won't wait
   // Losing pid 1 is no error here: finish() tells.
   void go() const;
   // Waits if it must. After an Error pid 1 has ended or is about to. An Error with step "" says

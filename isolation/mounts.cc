@@ -237,11 +237,8 @@ bool host_has_directory(const char* path) {
   return ::lstat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-Status add_own_tmp(uint64_t bytes, Tree* tree) {
-  sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
-  TRY(context.set("mode", "1777"));
-  if (bytes > 0) TRY(context.set("size", std::to_string(bytes)));
-  sys::Mount mount = TRY(context.mount(sys::kSafe));
+Status add_own_tmp(uint64_t bytes, Spares* spares, Tree* tree) {
+  sys::Mount mount = TRY(spares->take(Spares::kTmp, bytes));
   UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
   tree->add(Tree::Kind::kPrivate, "/tmp", std::move(mount), std::move(make_in));
   return {};
@@ -249,8 +246,8 @@ Status add_own_tmp(uint64_t bytes, Tree* tree) {
 
 }  // namespace
 
-Status add_tmp(const Spec& spec, const Vault& vault, Tree* tree) {
-  if (host_has_directory("/tmp")) TRY(add_own_tmp(spec.tmp_bytes, tree));
+Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree) {
+  if (host_has_directory("/tmp")) TRY(add_own_tmp(spec.tmp_bytes, spares, tree));
   if (!host_has_directory("/var/tmp")) return {};
   UniqueFd make_in = TRY(vault.directory("tmp", 01777));
   sys::Mount mount = TRY(sys::clone_mount(vault.fd(), "tmp", false));

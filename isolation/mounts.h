@@ -78,7 +78,7 @@ Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Tree* t
 Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree);
 // /tmp, a tmpfs of its own, and the seldom used /var/tmp, which shares the vault's size with the
 // uppers. What the host doesn't have the sandbox doesn't have.
-Status add_tmp(const Spec& spec, const Vault& vault, Tree* tree);
+Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);
 
 // kHost: the whole root becomes read-only, nosuid, nodev; with `/` in spec.writable, only the
 // latter.

@@ -298,11 +298,8 @@ bool has_lowerdir_plus() {
   return major > 6 || (major == 6 && minor >= 7);
 }
 
-Result<Vault> Vault::make(uint64_t bytes) {
-  sys::FsContext context = TRY(sys::FsContext::open("tmpfs"));
-  TRY(context.set("mode", "0700"));
-  if (bytes > 0) TRY(context.set("size", std::to_string(bytes)));
-  sys::Mount mount = TRY(context.mount(sys::kSafe));
+Result<Vault> Vault::make(uint64_t bytes, Spares* spares) {
+  sys::Mount mount = TRY(spares->take(Spares::kVault, bytes));
   TRY(mount.attach(AT_FDCWD, kPath));
   return Vault(std::move(mount));
 }

@@ -21,6 +21,7 @@
 
 #include "isolation/rights.h"
 #include "isolation/sandbox.h"
+#include "isolation/spares.h"
 #include "isolation/sys/mount.h"
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
@@ -30,7 +31,7 @@ namespace rtlaunch::isolation {
 class Vault {
  public:
   // `bytes` 0: half of the memory. umask must be 0.
-  static Result<Vault> make(uint64_t bytes);
+  static Result<Vault> make(uint64_t bytes, Spares* spares);
 
   // A new directory.
   Result<UniqueFd> directory(const std::string& name, mode_t mode) const;

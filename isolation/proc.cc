@@ -49,9 +49,8 @@ Status cover_by_itself(int proc, const char* name) {
 
 }  // namespace
 
-Status add_proc(bool rootless, Tree* tree) {
-  sys::FsContext context = TRY(sys::FsContext::open("proc"));
-  Result<sys::Mount> mount = context.mount(sys::kSafe | MOUNT_ATTR_NOEXEC);
+Status add_proc(bool rootless, Spares* spares, Tree* tree) {
+  Result<sys::Mount> mount = spares->take(Spares::kProc);
   if (!mount && mount.error().code == EPERM && rootless) {
     mount.error().reason = "this host's own /proc is partly hidden, so a new one is refused";
     mount.error().cure =

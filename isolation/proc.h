@@ -12,7 +12,7 @@ namespace rtlaunch::isolation {
 
 // Without root the kernel allows it only where the host's own /proc is wholly visible
 // (user_namespaces(7)): not in most containers.
-Status add_proc(bool rootless, Tree* tree);
+Status add_proc(bool rootless, Spares* spares, Tree* tree);
 
 // After attach_all() and Devices::fill(); `proc` is the attached mount.
 Status mask_proc(int proc, const Devices& devices, const Vault& vault);

@@ -98,6 +98,11 @@ Error error_in(const Message& message, size_t size) {
 
 StepClock::StepClock() : last_(now()) {}
 
+void StepClock::restart() {
+  last_ = now();
+  count_ = 0;
+}
+
 Status StepClock::took(const char* name, Status status) {
   int64_t time = now();
   if (count_ < kMost) steps_[count_++] = {name, time - last_};

@@ -27,6 +27,7 @@ Status keep_only_given_descriptors(Setup& s, int more) {
   }
   if (s.socket < 3) s.socket = TRY(sys::copy_above_stdio(s.socket)).release();
   std::vector<int> keep = s.spec.leases;
+  s.spares.append_to(&keep);
   keep.insert(keep.end(), {s.stdio[0], s.stdio[1], s.stdio[2], s.socket, s.spec.line, s.spec.record,
                            s.spec.id_map, more});
   return sys::close_all_but(keep.data(), keep.size());
@@ -58,7 +59,7 @@ Status bind_to_launcher(Setup& s) {
 // A user namespace comes first: without it we have no right to anything.
 Status prepare_spec(Setup& s, const Prepare& prepare) {
   if (s.rootless) TRY(map_own_ids(s.uid, s.gid));
-  s.spec = TRY(prepare());
+  s.spec = TRY(prepare({s.socket, s.clock, s.spares}));
   if (s.supervised()) s.spec.new_session = true;  // else its kill(0) would be our other children's
   s.rights = TRY(Rights::of(s.spec, s.socket));
   s.tree.emplace(*s.rights);
@@ -85,7 +86,7 @@ Status open_host_directories(Setup& s) {
 }
 
 Status open_vault(Setup& s) {
-  s.vault = TRY(Vault::make(s.spec.upper_bytes));
+  s.vault = TRY(Vault::make(s.spec.upper_bytes, &s.spares));
   return {};
 }
 
@@ -96,9 +97,9 @@ Status make_overlays(Setup& s) {
 }
 
 Status make_private_directories(Setup& s) {
-  TRY(add_tmp(s.spec, *s.vault, &*s.tree));
-  TRY(s.devices->add_to(*s.vault, &*s.tree));
-  TRY(add_proc(s.rootless, &*s.tree));
+  TRY(add_tmp(s.spec, *s.vault, &s.spares, &*s.tree));
+  TRY(s.devices->add_to(*s.vault, &s.spares, &*s.tree));
+  TRY(add_proc(s.rootless, &s.spares, &*s.tree));
   return add_hidden(s.spec, *s.vault, &*s.tree);
 }
 
@@ -116,7 +117,7 @@ Status take_root(Setup& s) {
 }
 
 Status fill_dev_and_proc(Setup& s) {
-  TRY(s.devices->fill(s.tree->at("/dev")));
+  TRY(s.devices->fill(s.tree->at("/dev"), &s.spares));
   return mask_proc(s.tree->at("/proc"), *s.devices, *s.vault);
 }
 

@@ -10,6 +10,7 @@
 #include "isolation/report.h"
 #include "isolation/rights.h"
 #include "isolation/sandbox.h"
+#include "isolation/spares.h"
 
 namespace rtlaunch::isolation {
 
@@ -21,6 +22,7 @@ struct Setup {
   gid_t gid = 0;
   int socket = -1;  // to the launcher
   Spec spec = {};
+  Spares spares = {};
   mode_t umask = 0;
   int stdio[3] = {0, 1, 2};
   UniqueFd children = {};  // signalfd

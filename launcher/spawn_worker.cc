@@ -1,5 +1,7 @@
 #include "launcher/spawn_worker.h"
 
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +13,7 @@
 #include "isolation/spec_wire.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
+#include "launcher/spawn_wire.h"
 
 namespace rtlaunch {
 namespace {
@@ -131,6 +134,40 @@ Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config
   TRY(lease(layers, store, &spec));
   spec.hidden.push_back(store.path());
   spec.hidden.push_back(config.runtime);
+  return spec;
+}
+
+Status send_start(int child, const SpawnRequest& request, int id_map) {
+  std::vector<int> fds;
+  std::string bytes = encode_request(request, &fds);
+  fds.push_back(id_map >= 0 ? id_map : request.input.get());  // always one more
+  int room = static_cast<int>(2 * bytes.size());
+  if (bytes.size() > 65536) {
+    (void)::setsockopt(child, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+  }
+  return send_packet(child, bytes, fds);
+}
+
+Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerConfig& config,
+                           const store::Store& store) {
+  sys::touch_memory();
+  preparing.spares.make_all();
+  struct pollfd polled = {preparing.socket, POLLIN, 0};
+  while (::poll(&polled, 1, -1) < 0) {
+  }
+  preparing.clock.restart();
+  Result<std::optional<Packet>> packet = receive_packet(preparing.socket);
+  if (!packet || !packet->has_value()) ::_exit(1);  // never needed
+  UniqueFd id_map = std::move((*packet)->fds.back());
+  (*packet)->fds.pop_back();
+  SpawnRequest request = TRY(decode_request(std::move(**packet)));
+  bool owned = request.caller.uid != 0;
+  Result<Spec> spec = start_spec(request, config, store, owned ? id_map.release() : -1);
+  // The Spec names the descriptors by number; they are pid 1's now.
+  for (UniqueFd* fd :
+       {&request.input, &request.output, &request.error, &request.line, &request.record}) {
+    fd->release();
+  }
   return spec;
 }
 

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -30,7 +31,7 @@ using isolation::Launch;
 using Kind = SpawnReply::Kind;
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kMostIdMaps = 256, kMostReplies = 4096;
+constexpr size_t kMostIdMaps = 256, kMostReplies = 4096, kReady = 2;
 constexpr std::chrono::seconds kGraceAfterKill(2);
 
 // A child of ours that has not told yet whether it started, or that we owe a kEnded for.
@@ -81,6 +82,10 @@ class Loop {
   Status start(SpawnRequest& request);
   Status enter(SpawnRequest& request);
   Status build(SpawnRequest& request);
+  Result<Launch> make_ahead();
+  Result<Launch> handed_over(const SpawnRequest& request, int map);
+  void prepare_one();
+  bool is_idle() const;
   Status record(const SpawnRequest& request, const Launch& launch);
   Result<int> id_map(const isolation::User& user);
   Result<const store::Store*> store();
@@ -103,6 +108,8 @@ class Loop {
   std::optional<store::Store> store_;
   std::map<std::pair<uid_t, gid_t>, UniqueFd> id_maps_;
   std::map<pid_t, Child> children_;
+  std::vector<Launch> ready_;  // wait for a request
+  bool can_prepare_ = true;    // until one couldn't be made
   std::deque<Outgoing> outgoing_;
 };
 
@@ -135,14 +142,43 @@ Child& Loop::add(const SpawnRequest& request, Launch launch) {
   return children_.insert_or_assign(pid, std::move(child)).first->second;
 }
 
-Status Loop::start(SpawnRequest& request) {
+// Namespaces and a pid 1 in them, before anybody asked.
+Result<Launch> Loop::make_ahead() {
   const store::Store* store = TRY(this->store());
+  return Launch::begin([&](auto& preparing) { return receive_start(preparing, config_, *store); },
+                       {.exit_signal = SIGCHLD});
+}
+
+// Not while anybody waits. What fails now is told when it fails for somebody.
+void Loop::prepare_one() {
+  Result<Launch> launch = make_ahead();
+  if (launch) ready_.push_back(std::move(*launch));
+  can_prepare_ = launch.ok();
+}
+
+bool Loop::is_idle() const {
+  return std::none_of(children_.begin(), children_.end(),
+                      [](const auto& child) { return child.second.starting; });
+}
+
+Result<Launch> Loop::handed_over(const SpawnRequest& request, int map) {
+  can_prepare_ = true;
+  while (!ready_.empty()) {
+    Launch launch = std::move(ready_.back());
+    ready_.pop_back();
+    if (send_start(launch.fd(), request, map)) return launch;  // else somebody killed it
+  }
+  Launch launch = TRY(make_ahead());
+  TRY(send_start(launch.fd(), request, map));
+  return launch;
+}
+
+Status Loop::start(SpawnRequest& request) {
   int map = TRY(id_map(request.caller));
   if (!TRY(sys::try_lock_file(request.record.get(), sys::Lock::kExclusive, "record"))) {
     return Error{"record", EBUSY, "", "another worker has it", "", 125};
   }
-  Launch launch = TRY(Launch::begin([&] { return start_spec(request, config_, *store, map); },
-                                    {.exit_signal = SIGCHLD}));
+  Launch launch = TRY(handed_over(request, map));
   Status recorded = record(request, launch);
   if (recorded) launch.go();
   Child& child = add(request, std::move(launch));
@@ -153,7 +189,7 @@ Status Loop::start(SpawnRequest& request) {
 }
 
 Status Loop::enter(SpawnRequest& request) {
-  Launch launch = TRY(Launch::join([&] { return enter_spec(request); }, request.target.get(),
+  Launch launch = TRY(Launch::join([&](auto&) { return enter_spec(request); }, request.target.get(),
                                    {.exit_signal = SIGCHLD}));
   launch.go();
   add(request, std::move(launch));
@@ -243,7 +279,10 @@ void Loop::heard_from(pid_t pid, Child& child) {
 
 void Loop::ended(pid_t pid, int status) {
   auto found = children_.find(pid);
-  if (found == children_.end()) return;  // a worker: its line has been told
+  if (found == children_.end()) {  // a worker, whose line has been told; or one made ahead
+    std::erase_if(ready_, [&](const Launch& launch) { return launch.pid() == pid; });
+    return;
+  }
   Child& child = found->second;
   if (child.starting && !child.error) heard_from(pid, child);
   settle(child, pid, status);
@@ -340,9 +379,10 @@ Status Loop::run() {
       polled.push_back({child.launch->fd(), POLLIN, 0});
       pids.push_back(pid);
     }
-    if (::poll(polled.data(), polled.size(), timeout()) < 0 && errno != EINTR) {
-      return sys_error("poll", "");
-    }
+    bool can_prepare = can_prepare_ && ready_.size() < kReady && is_idle();
+    int events = ::poll(polled.data(), polled.size(), can_prepare ? 0 : timeout());
+    if (events < 0 && errno != EINTR) return sys_error("poll", "");
+    if (events == 0 && can_prepare) prepare_one();
     for (size_t i = 0; i < pids.size(); ++i) {
       if (polled[i + 2].revents != 0) heard_from(pids[i], children_.at(pids[i]));
     }

@@ -7,6 +7,7 @@
 #include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -117,6 +118,26 @@ Result<Cloned> start_program(const ProgramStart& program) {
   (void)wait_for(pidfd).ok();
   errno = code;
   return sys_error("exec", program.argv[0]);
+}
+
+void touch_memory() {
+  extern char code_begin asm("__executable_start"), code_end asm("etext"), data_end asm("end");
+  constexpr uintptr_t kPage = 4096;
+  auto populate = [](const void* begin, const void* end, int advice) {
+    uintptr_t from = reinterpret_cast<uintptr_t>(begin) & ~(kPage - 1);
+    uintptr_t to = (reinterpret_cast<uintptr_t>(end) + kPage - 1) & ~(kPage - 1);
+    errno = 0;
+    if (to > from) (void)::madvise(reinterpret_cast<void*>(from), to - from, advice);
+  };
+  extern char data_begin asm("__data_start");
+  populate(&code_begin, &code_end, MADV_POPULATE_READ);
+  populate(&data_begin, &data_end, MADV_POPULATE_WRITE);
+  // The newest part of the heap; where it begins nobody tells, and a gap stops the call (ENOMEM).
+  auto* heap_end = static_cast<char*>(::sbrk(0));
+  for (ptrdiff_t size = 256 << 10; size >= 16 << 10; size /= 2) {
+    populate(heap_end - size, heap_end, MADV_POPULATE_WRITE);
+    if (errno == 0) break;
+  }
 }
 
 Status join_namespaces(int pidfd, uint64_t namespaces) {

@@ -1,0 +1,27 @@
+// The file systems that every sandbox has of its own. Each takes the kernel a while to make and
+// depends on nothing but the namespaces, so a child that waits to be told what it is for makes them
+// meanwhile; else they are made when they are needed.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "isolation/sys/mount.h"
+#include "isolation/sys/result.h"
+
+namespace rtlaunch::isolation {
+
+class Spares {
+ public:
+  enum Kind : size_t { kVault, kTmp, kShm, kProc, kPts, kQueues, kCount };
+
+  void make_all();  // one that can't be made is told about when it is needed
+  // Not attached yet. `bytes`: the size of a tmpfs, 0: half of the memory.
+  Result<sys::Mount> take(Kind kind, uint64_t bytes = 0);
+  void append_to(std::vector<int>* descriptors) const;
+
+ private:
+  std::array<sys::Mount, kCount> ready_;
+};
+
+}  // namespace rtlaunch::isolation
