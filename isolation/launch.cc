@@ -41,7 +41,10 @@ Result<Launch> Launch::begin(const Prepare& prepare, const LaunchOptions& option
   Result<sys::Cloned> cloned =
       sys::clone_process({sandbox_namespaces(setup.rootless), options.cgroup, options.exit_signal});
   if (!cloned) return explain_clone(std::move(cloned.error()), setup.rootless);
-  if (cloned->pid == 0) run_pid1(setup, prepare);
+  if (cloned->pid == 0) {
+    pair.launcher.reset();  // or we would keep our own socket from ending
+    run_pid1(setup, prepare);
+  }
   Launch launch;
   launch.pid_ = cloned->pid;
   launch.pidfd_ = std::move(cloned->pidfd);
@@ -53,7 +56,10 @@ Result<Launch> Launch::join(const Prepare& prepare, int target, const LaunchOpti
   Pair pair = TRY(make_report_pair());
   StepClock clock;
   sys::Cloned cloned = TRY(sys::clone_process({0, options.cgroup, options.exit_signal}));
-  if (cloned.pid == 0) run_join(pair.pid1.get(), target, prepare, clock);
+  if (cloned.pid == 0) {
+    pair.launcher.reset();
+    run_join(pair.pid1.get(), target, prepare, clock);
+  }
   Launch launch;
   launch.pid_ = cloned.pid;
   launch.pidfd_ = std::move(cloned.pidfd);

@@ -3,6 +3,7 @@
 #include <sys/sysmacros.h>
 
 #include "isolation/sandbox_testing.h"
+#include "isolation/userns.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -73,6 +74,40 @@ SANDBOX_TEST(TheWholeRootCanStayWritable) {
   spec.writable = {"/"};
   EXPECT_EQ(run(spec).output, "");
   EXPECT_EQ(world.read(world.host + "/new"), "x\n");
+}
+
+// In both ways of making an overlay. See also launcher/spawner_test.cc.
+ROOT_TEST(AnotherUsersOverlays) {
+  for (bool mount2 : {false, true}) {
+    std::string host = world.make(world.host + "/shared" + (mount2 ? "2" : "1"));
+    std::string store = world.make(world.dir + "/store" + (mount2 ? "2" : "1"));
+    world.write(host + "/closed/key", "secret\n");
+    world.write(host + "/open", "open\n");
+    ::chmod((host + "/closed").c_str(), 0700);
+    world.write(store + "/layer/closed/mine", "mine\n");
+    world.write(store + "/owned/file", "file\n");
+    Spec spec = shell("cat " + host + "/open " + host +
+                      "/closed/key; cd /tmp/app; stat -c %u . file;"
+                      " echo more >>file && mv file moved && cat moved");
+    spec.use_mount2 = mount2;
+    spec.user = spec.caller = User{kPlainUser, kPlainUser, {}};
+    spec.store = store;
+    Result<UniqueFd> map = make_id_map(kPlainUser, kPlainUser);
+    ASSERT_TRUE(map.ok()) << map.error().message();
+    spec.id_map = map->get();
+    Overlay over{
+        .target = host, .lowers = {store + "/layer"}, .upper = "", .work = "", .mkdirs = {}};
+    over.over_host = over.writable = true;
+    Overlay own{
+        .target = "/tmp/app", .lowers = {store + "/owned"}, .upper = "", .work = "", .mkdirs = {}};
+    own.writable = own.owned = true;
+    spec.overlays = {over, own};
+    Outcome outcome = run(spec);
+    ASSERT_TRUE(outcome.started) << outcome.error.message();
+    EXPECT_TRUE(contains(outcome.output, "open\n")) << outcome.output;
+    EXPECT_TRUE(contains(outcome.output, "12345\n12345\nfile\nmore\n")) << outcome.output;
+    EXPECT_FALSE(contains(outcome.output, "secret")) << outcome.output;
+  }
 }
 
 SANDBOX_TEST(TmpIsPrivate) {

@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <string>
 
+#include "isolation/report.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 
@@ -22,6 +24,16 @@ Status write_proc(int self, const char* name, const std::string& text) {
 Status write_maps(int process, uid_t uid, gid_t gid) {
   TRY(write_proc(process, "uid_map", "0 " + std::to_string(uid) + " 1\n"));
   return write_proc(process, "gid_map", "0 " + std::to_string(gid) + " 1\n");
+}
+
+// However our parent ends: it may have done so before we could ask to die with it.
+[[noreturn]] void hold_until_end(int socket) {
+  (void)sys::close_all_but(&socket, 1).ok();
+  (void)sys::die_with_parent().ok();
+  char byte;
+  while (::recv(socket, &byte, 1, 0) < 0 && errno == EINTR) {
+  }
+  ::_exit(0);
 }
 
 std::string identity(unsigned id) { return std::to_string(id) + " " + std::to_string(id) + " 1\n"; }
@@ -67,11 +79,9 @@ Status map_own_ids(uid_t uid, gid_t gid) {
 }
 
 Result<UniqueFd> make_id_map(uid_t uid, gid_t gid) {
+  Pair pair = TRY(make_report_pair());
   sys::Cloned holder = TRY(sys::clone_process({.namespaces = CLONE_NEWUSER}));
-  if (holder.pid == 0) {
-    (void)sys::die_with_parent().ok();
-    while (true) ::pause();
-  }
+  if (holder.pid == 0) hold_until_end(pair.pid1.get());
   std::string path = "/proc/" + std::to_string(holder.pid);
   Result<UniqueFd> process = sys::open_at(AT_FDCWD, path, O_PATH | O_DIRECTORY);
   Status mapped = process ? write_maps(process->get(), uid, gid) : Status(process.error());

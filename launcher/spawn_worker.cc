@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <map>
 
 #include "isolation/check.h"
@@ -150,6 +151,10 @@ Status send_start(int child, const SpawnRequest& request, int id_map) {
 
 Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerConfig& config,
                            const store::Store& store) {
+  // The spawner may have died before we asked to die with it; then our socket has ended, unless we,
+  // or one made after us, keep the other end. Also for that nothing else of the spawner's stays.
+  const int keep[] = {0, 1, 2, preparing.socket, store.dir()};
+  TRY(sys::close_all_but(keep, std::size(keep)));
   sys::touch_memory();
   preparing.spares.make_all();
   struct pollfd polled = {preparing.socket, POLLIN, 0};

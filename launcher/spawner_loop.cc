@@ -12,8 +12,10 @@
 #include <chrono>
 #include <cstdio>
 #include <deque>
+#include <functional>
 #include <map>
 
+#include "isolation/cgroup.h"
 #include "isolation/launch.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
@@ -32,7 +34,7 @@ using Kind = SpawnReply::Kind;
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMostIdMaps = 256, kMostReplies = 4096, kReady = 2;
-constexpr std::chrono::seconds kGraceAfterKill(2);
+constexpr std::chrono::seconds kGraceAfterKill(2), kBetweenSweeps(2);
 
 // A child of ours that has not told yet whether it started, or that we owe a kEnded for.
 struct Child {
@@ -69,11 +71,18 @@ Result<std::string> start_time(pid_t pid) {
   return text.substr(at + 1, text.find(' ', at + 1) - at - 1);
 }
 
+// Two daemons on one node have two directories.
+std::string instance_name(std::string runtime) {
+  std::replace(runtime.begin(), runtime.end(), '/', '-');
+  return "rtlaunch" + runtime;
+}
+
 class Loop {
  public:
   Loop(const SpawnerConfig& config, int socket) : config_(config), socket_(socket) {}
   Status open();
   Status run();
+  void leave();
 
  private:
   // requests
@@ -83,9 +92,13 @@ class Loop {
   Status enter(SpawnRequest& request);
   Status build(SpawnRequest& request);
   Result<Launch> make_ahead();
+  Result<Launch> in_leaf(const std::function<Result<Launch>(int cgroup)>& make);
+  void end_leaf(pid_t pid);
+  void sweep_leaves();
   Result<Launch> handed_over(const SpawnRequest& request, int map);
   void prepare_one();
   bool is_idle() const;
+  std::string leaf_of(pid_t pid) const;
   Status record(const SpawnRequest& request, const Launch& launch);
   Result<int> id_map(const isolation::User& user);
   Result<const store::Store*> store();
@@ -108,6 +121,9 @@ class Loop {
   std::optional<store::Store> store_;
   std::map<std::pair<uid_t, gid_t>, UniqueFd> id_maps_;
   std::map<pid_t, Child> children_;
+  std::optional<isolation::Cgroups> cgroups_;
+  std::map<pid_t, std::string> leaves_;  // of every child that has one
+  Clock::time_point next_sweep_ = Clock::time_point::max();
   std::vector<Launch> ready_;  // wait for a request
   bool can_prepare_ = true;    // until one couldn't be made
   std::deque<Outgoing> outgoing_;
@@ -131,7 +147,8 @@ Result<int> Loop::id_map(const isolation::User& user) {
 
 Status Loop::record(const SpawnRequest& request, const Launch& launch) {
   std::string text = "{\"pid\":" + std::to_string(launch.pid()) +
-                     ",\"start_time\":" + TRY(start_time(launch.pid())) + ",\"cgroup\":\"\"}\n";
+                     ",\"start_time\":" + TRY(start_time(launch.pid())) + ",\"cgroup\":\"" +
+                     leaf_of(launch.pid()) + "\"}\n";
   return sys::write_all(request.record.get(), text, "record");
 }
 
@@ -145,8 +162,43 @@ Child& Loop::add(const SpawnRequest& request, Launch launch) {
 // Namespaces and a pid 1 in them, before anybody asked.
 Result<Launch> Loop::make_ahead() {
   const store::Store* store = TRY(this->store());
-  return Launch::begin([&](auto& preparing) { return receive_start(preparing, config_, *store); },
-                       {.exit_signal = SIGCHLD});
+  auto prepare = [&](auto& preparing) { return receive_start(preparing, config_, *store); };
+  return in_leaf([&](int cgroup) {
+    return Launch::begin(prepare, {.cgroup = cgroup, .exit_signal = SIGCHLD});
+  });
+}
+
+// Accounting is no reason not to start.
+Result<Launch> Loop::in_leaf(const std::function<Result<Launch>(int cgroup)>& make) {
+  if (!cgroups_) return make(-1);
+  Result<isolation::Leaf> leaf = cgroups_->make();
+  if (!leaf) return make(-1);
+  Result<Launch> launch = make(leaf->fd.get());
+  if (launch) {
+    leaves_[launch->pid()] = leaf->path;
+    return launch;
+  }
+  cgroups_->end(leaf->path);
+  return make(-1);
+}
+
+std::string Loop::leaf_of(pid_t pid) const {
+  auto found = leaves_.find(pid);
+  return found == leaves_.end() ? "" : found->second;
+}
+
+void Loop::end_leaf(pid_t pid) {
+  auto found = leaves_.find(pid);
+  if (found == leaves_.end()) return;
+  cgroups_->end(found->second);
+  leaves_.erase(found);
+  next_sweep_ = std::min(next_sweep_, Clock::now() + kBetweenSweeps);
+}
+
+void Loop::sweep_leaves() {
+  if (Clock::now() < next_sweep_) return;
+  bool clean = cgroups_->sweep();
+  next_sweep_ = clean ? Clock::time_point::max() : Clock::now() + kBetweenSweeps;
 }
 
 // Not while anybody waits. What fails now is told when it fails for somebody.
@@ -189,8 +241,10 @@ Status Loop::start(SpawnRequest& request) {
 }
 
 Status Loop::enter(SpawnRequest& request) {
-  Launch launch = TRY(Launch::join([&](auto&) { return enter_spec(request); }, request.target.get(),
-                                   {.exit_signal = SIGCHLD}));
+  auto prepare = [&](auto&) { return enter_spec(request); };
+  Launch launch = TRY(in_leaf([&](int cgroup) {
+    return Launch::join(prepare, request.target.get(), {.cgroup = cgroup, .exit_signal = SIGCHLD});
+  }));
   launch.go();
   add(request, std::move(launch));
   return {};
@@ -273,6 +327,7 @@ void Loop::heard_from(pid_t pid, Child& child) {
     told.steps.push_back({step.name, step.nanoseconds / 1000});
   }
   told.pidfd = child.launch->take_pidfd();
+  told.cgroup = leaf_of(pid);
   child.starting = false;
   reply(std::move(told));
 }
@@ -312,7 +367,10 @@ void Loop::reap() {
   (void)!::read(signals_.get(), drained, sizeof drained);
   int status;
   pid_t pid;
-  while ((pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0) ended(pid, status);
+  while ((pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
+    ended(pid, status);
+    end_leaf(pid);
+  }
 }
 
 void Loop::end_late_starts() {
@@ -350,7 +408,7 @@ Status Loop::flush() {
 }
 
 int Loop::timeout() const {
-  Clock::time_point first = Clock::time_point::max();
+  Clock::time_point first = next_sweep_;
   for (const auto& [pid, child] : children_) {
     if (child.starting) first = std::min(first, child.deadline);
   }
@@ -364,8 +422,19 @@ int Loop::timeout() const {
 Status Loop::open() {
   null_ = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
   signals_ = TRY(sys::block_signals_but_child());
+  cgroups_ = isolation::Cgroups::open(config_.cgroup, instance_name(config_.runtime));
+  if (cgroups_) next_sweep_ = Clock::now();
   (void)store().ok();  // when there is none yet, each start tries again
   return {};
+}
+
+// The daemon has gone. What we made ahead ends with us, so its leaves have to be emptied first.
+void Loop::leave() {
+  for (const Launch& launch : ready_) {
+    (void)sys::send_signal(launch.pidfd(), SIGKILL).ok();
+    (void)sys::wait_for(launch.pidfd()).ok();
+  }
+  if (cgroups_) cgroups_->leave();
 }
 
 Status Loop::run() {
@@ -388,6 +457,7 @@ Status Loop::run() {
     }
     if (polled[0].revents != 0) reap();
     end_late_starts();
+    sweep_leaves();
     if (polled[1].revents & (POLLIN | POLLHUP)) TRY(take_requests());
     TRY(flush());
   }
@@ -413,6 +483,7 @@ int serve_spawner(const SpawnerConfig& config, int socket) {
   Loop loop(config, socket);
   if (ready) ready = loop.open();
   Status ended = ready ? loop.run() : std::move(ready);
+  loop.leave();
   if (!ended && ended.error().code == EPIPE) return 0;  // starts in flight end with us (PDEATHSIG)
   std::fprintf(stderr, "rtlaunch-spawner: %s\n", ended.error().message().c_str());
   return 1;

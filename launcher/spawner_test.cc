@@ -1,5 +1,6 @@
 // The spawner, from outside: whose life is tied to whose, whose rights count, and that nothing is
 // left.
+#include "isolation/cgroup.h"
 #include "launcher/spawner_testing.h"
 
 namespace rtlaunch {
@@ -120,6 +121,16 @@ TEST_F(SpawnerTest, NothingIsLeftOfAStartThatTheSpawnerDiedIn) {
     EXPECT_TRUE(is_free_soon(client.record)) << delay;
   }
   EXPECT_LT(went, 30);
+  auto spawners = [&] {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      std::string command = read_text(entry.path().string() + "/cmdline");
+      count += command.find(node().path("/store")) != std::string::npos;
+    }
+    return count;
+  };
+  for (int i = 0; i < 100 && spawners() > 0; ++i) ::usleep(20000);
+  EXPECT_EQ(spawners(), 0) << "nor of what was made ahead";
 }
 
 TEST_F(SpawnerTest, TwoWorkersCantHaveOneRecord) {
@@ -386,7 +397,7 @@ TEST_F(BuilderTest, RunsWithACleanEnvironment) {
   ::setenv("SECRET", "of the daemon", 1);
   Client client = build(
       "cat; echo \"$@\"; env | grep -v ^_ | cut -d= -f1 | sort | tr '\\n' ' ';"
-      "ls /proc/$$/fd | tr '\\n' ' '; id -u; cut -d' ' -f6 /proc/$$/stat; echo $$;"
+      "ls -m /proc/$$/fd; id -u; cut -d' ' -f6 /proc/$$/stat; echo $$;"
       "exit 4",
       {"make", "pip"});
   auto started = node().reply(client.id);
@@ -394,7 +405,7 @@ TEST_F(BuilderTest, RunsWithACleanEnvironment) {
   EXPECT_TRUE(started->pidfd.valid());
   std::string pid = std::to_string(started->pid);
   EXPECT_EQ(drain(client.output.get()),
-            "request\nmake pip\nHOME LC_ALL PATH PWD 0 1 10 2 0\n" + pid + "\n" + pid + "\n");
+            "request\nmake pip\nHOME LC_ALL PATH PWD 0, 1, 10, 2\n0\n" + pid + "\n" + pid + "\n");
   auto ended = node().reply(client.id);
   ASSERT_EQ(ended->kind, SpawnReply::Kind::kEnded);
   EXPECT_EQ(ended->status, W_EXITCODE(4, 0));
@@ -411,6 +422,39 @@ TEST_F(BuilderTest, SaysWhenItIsMissing) {
   node().config().tools = "/no/such/folder";
   Client client = build("", {});
   EXPECT_EQ(node().reply(client.id)->error.code, ENOENT);
+}
+
+TEST_F(SpawnerTest, AWorkerHasALeafOfItsOwn) {
+  Client client = node().start(Node::shell("cat /proc/self/cgroup; sleep 600"));
+  auto started = node().reply(client.id);
+  if (started->cgroup.empty()) GTEST_SKIP() << "no cgroup2 that we may write to";
+  EXPECT_TRUE(contains(read_text(client.record), started->cgroup));
+  std::string inside;
+  do {
+    inside = read_line(client.output.get());
+  } while (!inside.empty() && inside.rfind("0::", 0) != 0);
+  EXPECT_EQ(inside, "0::" + started->cgroup);
+  auto use = isolation::cgroup_use(started->cgroup);
+  ASSERT_TRUE(use.ok()) << use.error().message();
+  EXPECT_GT(use->cpu_microseconds, 0u);
+  client.line.reset();
+  drain(client.output.get());
+  for (int i = 0; i < 250 && isolation::cgroup_use(started->cgroup).ok(); ++i) ::usleep(20000);
+  EXPECT_FALSE(isolation::cgroup_use(started->cgroup).ok()) << "it is removed";
+}
+
+// The spawner that made it is killed: the next one removes it, once it is empty.
+TEST_F(SpawnerTest, LeavesThatWereLeftAreRemoved) {
+  Client client = node().start(Node::shell("echo up; sleep 600"));
+  auto started = node().reply(client.id);
+  if (started->cgroup.empty()) GTEST_SKIP() << "no cgroup2 that we may write to";
+  ASSERT_TRUE(sys::send_signal(node().spawner().pidfd(), SIGKILL).ok());
+  node().drop_spawner();
+  EXPECT_EQ(node().run(Node::shell("echo next")).output, "next\n");
+  EXPECT_TRUE(isolation::cgroup_use(started->cgroup).ok()) << "the worker lives in it";
+  client.line.reset();
+  for (int i = 0; i < 250 && isolation::cgroup_use(started->cgroup).ok(); ++i) ::usleep(20000);
+  EXPECT_FALSE(isolation::cgroup_use(started->cgroup).ok());
 }
 
 // --- many, and bad ones ---

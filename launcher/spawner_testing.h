@@ -19,6 +19,7 @@
 #include <sstream>
 
 #include "installers/store/store.h"
+#include "isolation/cgroup.h"
 #include "isolation/line.h"
 #include "isolation/spec_wire.h"
 #include "isolation/sys/files.h"
@@ -96,10 +97,12 @@ class Node {
     ::chmod(path("/run/workers").c_str(), 0700);
     (void)!::chown(path("/home").c_str(), kAlice.uid, kAlice.gid);
     store_ = store::Store::open(path("/store"), /*create=*/true).value().path();
-    config_ = {binaries() + "/rtlaunch-spawner", binaries(), store_, path("/run")};
+    cgroup_ = dir_.substr(dir_.rfind('/'));
+    config_ = {binaries() + "/rtlaunch-spawner", binaries(), store_, path("/run"), cgroup_};
   }
   ~Node() {
     spawner_.reset();
+    leave_cgroup();
     if (!sys::remove_tree_at(AT_FDCWD, dir_).ok()) std::fprintf(stderr, "left: %s\n", dir_.c_str());
   }
 
@@ -205,7 +208,18 @@ class Node {
   }
 
  private:
-  std::string dir_, store_;
+  // The last worker may still be ending.
+  void leave_cgroup() {
+    for (int i = 0; i < 50; ++i) {
+      auto cgroups = isolation::Cgroups::open(cgroup_, "");
+      if (!cgroups) return;
+      cgroups->leave();
+      if (!isolation::cgroup_use(cgroup_).ok()) return;
+      ::usleep(20000);
+    }
+  }
+
+  std::string dir_, store_, cgroup_;
   SpawnerConfig config_;
   std::optional<Spawner> spawner_;
   uint64_t next_id_ = 1;
