@@ -112,12 +112,11 @@ Result<size_t> receive_with_fds(int socket, char* buffer, size_t size, std::vect
   if (count < 0) return sys_error("receive", "socket");
   std::vector<UniqueFd> came;
   take_fds(message, came);
-  if ((message.msg_flags & MSG_CTRUNC) != 0 || fds->size() + came.size() > kMaxFds) {
-    fds->clear();
+  std::move(came.begin(), came.end(), std::back_inserter(*fds));
+  if ((message.msg_flags & MSG_CTRUNC) != 0 || fds->size() > kMaxFds) {
     return Error{"protocol", EMSGSIZE, "descriptors",
                  "more than " + std::to_string(kMaxFds) + " with one request", "send fewer"};
   }
-  std::move(came.begin(), came.end(), std::back_inserter(*fds));
   return static_cast<size_t>(count);
 }
 

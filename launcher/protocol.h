@@ -90,7 +90,7 @@ class FrameReader {
 // sendmsg/recvmsg with descriptors. Non-blocking sockets: EAGAIN is an Error with that code.
 // The descriptors go with the first byte; what is left unsent is sent without them.
 Result<size_t> send_with_fds(int socket, std::string_view bytes, const std::vector<int>& fds);
-// 0 at end of file. More than kMaxFds, or MSG_CTRUNC: an Error, and all of them are closed.
+// 0 at end of file. More than kMaxFds, or MSG_CTRUNC: an Error; `fds` has those that came.
 Result<size_t> receive_with_fds(int socket, char* buffer, size_t size, std::vector<UniqueFd>* fds);
 
 // A request, checked: what isn't in `op`'s list above was refused, names and numbers are in bounds.

@@ -37,7 +37,7 @@ Server::Server(asio::io_context& io, DaemonOptions options, Journal& journal, st
       tools_(std::move(tools)),
       journal_(journal),
       spawners_(io, {tools_ + "/rtlaunch-spawner", tools_, options_.store, options_.runtime},
-                journal_, metrics_),
+                journal_, metrics_, closer_),
       news_(io),
       connections_(kConnectionsEach, kConnections),
       starts_(kStartsEach, kStarts),

@@ -20,6 +20,7 @@
 #include "launcher/notify.h"
 #include "launcher/server_async.h"
 #include "launcher/server_builds.h"
+#include "launcher/server_closer.h"
 #include "launcher/server_housekeeping.h"
 #include "launcher/server_quota.h"
 #include "launcher/server_spawner.h"
@@ -56,6 +57,7 @@ class Server {
   Builds& builds() { return *builds_; }
   Housekeeping& housekeeping() { return *housekeeping_; }
   Bell& news() { return news_; }  // the journal has a new entry
+  Closer& closer() { return closer_; }
   Quota& starts() { return starts_; }
   Quota& bytes() { return bytes_; }
   Quota& descriptors() { return descriptors_; }
@@ -92,6 +94,7 @@ class Server {
   bool given_ = false;  // the socket is the service manager's
   std::optional<store::Store> store_;
   std::optional<Workers> workers_;
+  Closer closer_;
   Spawners spawners_;
   std::optional<Builds> builds_;
   std::optional<Housekeeping> housekeeping_;

@@ -20,6 +20,8 @@ constexpr auto kEver = std::chrono::hours(24 * 365);
 
 Error again(const std::string& reason) { return Error{"spawner", EAGAIN, "", reason, "try again"}; }
 
+Error no_room() { return again("it has too much to do"); }
+
 // Our very many descriptors are no business of the workers, which inherit the spawner's limits.
 void lower_limits(int pidfd) {
   auto text = sys::read_file("/proc/self/fdinfo/" + std::to_string(pidfd), 4096);
@@ -54,8 +56,9 @@ void Asked::give(Result<SpawnReply> reply) {
   bell_.ring();
 }
 
-Spawners::Spawners(asio::io_context& io, SpawnerConfig config, Journal& journal, Metrics& metrics)
-    : io_(io), config_(std::move(config)), journal_(journal), metrics_(metrics) {}
+Spawners::Spawners(asio::io_context& io, SpawnerConfig config, Journal& journal, Metrics& metrics,
+                   Closer& closer)
+    : io_(io), config_(std::move(config)), journal_(journal), metrics_(metrics), closer_(closer) {}
 
 Status Spawners::start() {
   spawner_ = TRY(Spawner::run(config_));
@@ -75,27 +78,43 @@ void Spawners::stop() {
   spawner_.reset();  // it hears the end of its connection, and ends
 }
 
+// Each of a client's descriptors has a copy in the packet by now, or never will.
+void Spawners::let_go(SpawnRequest& request) {
+  if (request.kind == SpawnRequest::Kind::kBuild) return;  // those are ours
+  std::vector<UniqueFd> fds;
+  for (UniqueFd* fd :
+       {&request.document, &request.input, &request.output, &request.error, &request.line}) {
+    fds.push_back(std::move(*fd));
+  }
+  closer_.close(request.caller.uid, std::move(fds));
+}
+
 Result<std::shared_ptr<Asked>> Spawners::ask(SpawnRequest request) {
-  if (!spawner_) return again("it is being restarted");
   request.id = ++last_id_;
   auto asked = std::make_shared<Asked>(io_);
   asked->starts_ = request.kind == SpawnRequest::Kind::kStart;
-  if (queue_.empty()) {
-    Status sent = spawner_->send(request);
-    if (sent.ok()) {
-      asked_[request.id] = asked;
-      return asked;
-    }
-    if (sent.error().code == EPIPE || sent.error().code == ECONNRESET) {
-      return again("it has just died");
-    }
-    if (sent.error().code != EAGAIN) return sent.error();
+  Status sent = queue_.empty() ? try_send(request) : Status(no_room());
+  bool full = !sent.ok() && sent.error().code == EAGAIN && spawner_;
+  if (full && queue_.size() < kMostQueued) {
+    queue_.push_back(std::move(request));
+    if (queue_.size() == 1) spawn(io_, send_queued(generation_));
+  } else {
+    let_go(request);
+    if (!sent.ok()) return sent.error();
   }
-  if (queue_.size() >= kMostQueued) return again("it has too much to do");
-  asked_[request.id] = asked;
-  queue_.push_back(std::move(request));
-  if (queue_.size() == 1) spawn(io_, send_queued(generation_));
+  asked_[last_id_] = asked;
   return asked;
+}
+
+Status Spawners::try_send(const SpawnRequest& request) {
+  if (!spawner_) return again("it is being restarted");
+  Status sent = spawner_->send(request);
+  if (sent.ok()) return sent;
+  if (sent.error().code == EAGAIN) return no_room();
+  if (sent.error().code == EPIPE || sent.error().code == ECONNRESET) {
+    return again("it has just died");
+  }
+  return sent;
 }
 
 awaitable<void> Spawners::send_queued(uint64_t generation) {
@@ -105,6 +124,7 @@ awaitable<void> Spawners::send_queued(uint64_t generation) {
     if (generation != generation_ || !spawner_ || queue_.empty()) co_return;
     Status sent = spawner_->send(queue_.front());
     if (!sent.ok() && sent.error().code == EAGAIN) continue;
+    let_go(queue_.front());
     if (!sent.ok()) {
       auto asked = asked_.find(queue_.front().id);
       if (asked != asked_.end()) {
@@ -151,6 +171,7 @@ void Spawners::take(SpawnReply reply) {
 void Spawners::fail_all(const std::string& why) {
   replies_->close();
   room_->close();
+  for (SpawnRequest& request : queue_) let_go(request);
   queue_.clear();
   for (auto& [id, asked] : asked_) asked->give(again(why));
   asked_.clear();

@@ -14,6 +14,7 @@
 #include "launcher/journal.h"
 #include "launcher/metrics.h"
 #include "launcher/server_async.h"
+#include "launcher/server_closer.h"
 #include "launcher/spawner.h"
 
 namespace rtlaunch {
@@ -37,7 +38,8 @@ class Spawners {
  public:
   static constexpr size_t kMostQueued = 1024;  // requests that don't fit into the socket yet
 
-  Spawners(asio::io_context& io, SpawnerConfig config, Journal& journal, Metrics& metrics);
+  Spawners(asio::io_context& io, SpawnerConfig config, Journal& journal, Metrics& metrics,
+           Closer& closer);
   Status start();
   void stop();  // ends it: starts in flight are ended, workers go on
   // EAGAIN: there is none just now, or its queue is full.
@@ -54,6 +56,8 @@ class Spawners {
   awaitable<void> start_again();
   awaitable<void> reap(std::shared_ptr<Spawner> dead);
   void fail_all(const std::string& why);
+  void let_go(SpawnRequest& request);  // of what a client has sent
+  Status try_send(const SpawnRequest& request);
   bool take_replies();
   void take(SpawnReply reply);
   void died(const std::string& why);
@@ -62,6 +66,7 @@ class Spawners {
   SpawnerConfig config_;
   Journal& journal_;
   Metrics& metrics_;
+  Closer& closer_;
   std::optional<Spawner> spawner_;
   std::shared_ptr<Watched> replies_, room_;
   uint64_t generation_ = 0, last_id_ = 0;

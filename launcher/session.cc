@@ -119,7 +119,10 @@ Result<bool> Session::read_some() {
   if (!socket_.valid()) return false;
   auto count = protocol::receive_with_fds(socket_.fd(), buffer, sizeof buffer, &fds_);
   if (!count && count.error().code == EAGAIN) return true;
-  if (!count) return count.error();
+  if (!count) {
+    drop_descriptors();
+    return count.error();
+  }
   if (*count == 0) return false;
   frames_.feed(std::string_view(buffer, *count));
   bool fits = bytes_.resize(frames_.held()) && descriptors_.resize(fds_.size());
@@ -132,7 +135,8 @@ Result<std::optional<Incoming>> Session::take_frame() {
   (void)bytes_.resize(frames_.held());
   if (!text) return std::optional<Incoming>();
   ++requests_;
-  Incoming incoming{TRY(protocol::parse_request(*text)), {}};
+  Incoming incoming(server_.closer(), peer_.user.uid);
+  incoming.request = TRY(protocol::parse_request(*text));
   size_t wanted = protocol::fds_of(incoming.request.op);
   if (fds_.size() < wanted) {
     return Error{
@@ -141,13 +145,19 @@ Result<std::optional<Incoming>> Session::take_frame() {
         "see launcher/protocol.h of this version"};
   }
   if (fds_.size() > wanted && !frames_.in_frame()) {
-    fds_.clear();
+    drop_descriptors();
     return stray_descriptors();
   }
   for (size_t i = 0; i < wanted; ++i) incoming.fds.push_back(std::move(fds_[i]));
   fds_.erase(fds_.begin(), fds_.begin() + static_cast<long>(wanted));
   (void)descriptors_.resize(fds_.size());
   return std::optional<Incoming>(std::move(incoming));
+}
+
+void Session::drop_descriptors() {
+  server_.closer().close(peer_.user.uid, std::move(fds_));
+  fds_.clear();
+  (void)descriptors_.resize(0);
 }
 
 bool Session::flush() {

@@ -14,14 +14,21 @@
 
 namespace rtlaunch {
 
+// Whatever is left of `fds` at the end is closed where it can't stop us.
 struct Incoming {
+  Incoming(Closer& by, uid_t whose) : closer(&by), uid(whose) {}
+  Incoming(Incoming&&) noexcept = default;
+  ~Incoming() { closer->close(uid, std::move(fds)); }
   protocol::Request request;
   std::vector<UniqueFd> fds;
+  Closer* closer;
+  uid_t uid;
 };
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
   Session(Server& server, UniqueFd socket, Peer peer, uint64_t number);
+  ~Session() { drop_descriptors(); }
 
   const Peer& peer() const { return peer_; }
   Server& server() { return server_; }
@@ -46,6 +53,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Result<bool> read_some();
   Result<std::optional<Incoming>> take_frame();
   bool flush();  // false: some is left
+  void drop_descriptors();
 
   Server& server_;
   Watched socket_;

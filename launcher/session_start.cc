@@ -18,15 +18,22 @@ using protocol::Request;
 constexpr auto kMostStart = seconds(60);  // the spawner itself gives up sooner
 
 // {document, stdin, stdout, stderr, line}
-Status take_descriptors(std::vector<UniqueFd>& fds, SpawnRequest& spawn) {
+Status check_descriptors(Session& session, const std::vector<UniqueFd>& fds) {
+  if (!session.server().closer().has_room(session.peer().user.uid)) {
+    return Error{"start", EAGAIN, "descriptors",
+                 "too many that were sent before can't be closed: their file system hangs",
+                 "try again when it answers"};
+  }
   TRY(check_memory_file(fds[0].get(), isolation::kMostSpecBytes, "document"));
-  TRY(check_line(fds[4].get()));
+  return check_line(fds[4].get());
+}
+
+void take_descriptors(std::vector<UniqueFd>& fds, SpawnRequest& spawn) {
   spawn.document = std::move(fds[0]);
   spawn.input = std::move(fds[1]);
   spawn.output = std::move(fds[2]);
   spawn.error = std::move(fds[3]);
   spawn.line = std::move(fds[4]);
-  return {};
 }
 
 Error draining() { return Error{"start", EAGAIN, "", "rtlaunchd is being restarted", "try again"}; }
@@ -38,13 +45,14 @@ Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worke
   SpawnRequest spawn;
   spawn.kind = SpawnRequest::Kind::kStart;
   spawn.caller = session.peer().user;
-  TRY(take_descriptors(incoming.fds, spawn));
+  TRY(check_descriptors(session, incoming.fds));
   store::Store store = TRY(server.store_of(spawn.caller.uid));
   spawn.entitled = TRY(layers_of(store, incoming.request.keys));
   worker.uid = spawn.caller.uid;
   worker.name = incoming.request.name;
   worker.env = incoming.request.env;
   spawn.record = TRY(server.workers().create(worker));
+  take_descriptors(incoming.fds, spawn);  // from here on nothing fails
   return spawn;
 }
 
@@ -139,7 +147,8 @@ Result<SpawnRequest> prepare_enter(Session& session, Incoming& incoming) {
   SpawnRequest spawn;
   spawn.kind = SpawnRequest::Kind::kEnter;
   spawn.caller = session.peer().user;
-  TRY(take_descriptors(incoming.fds, spawn));
+  TRY(check_descriptors(session, incoming.fds));
+  take_descriptors(incoming.fds, spawn);
   spawn.target.reset(::fcntl(worker->pidfd.get(), F_DUPFD_CLOEXEC, 3));
   server.journal().say(Level::kInfo, "entered",
                        {.worker = worker->id,

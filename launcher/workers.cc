@@ -149,7 +149,6 @@ void Workers::started(const std::string& id, pid_t pid, UniqueFd pidfd, const st
   auto worker = running_.find(id);
   if (worker == running_.end()) return;
   worker->second.pid = pid;
-  worker->second.start_time = start_time_of(pid);
   worker->second.pidfd = std::move(pidfd);
   worker->second.cgroup = cgroup;
 }
@@ -237,8 +236,9 @@ Worker* Workers::running(const std::string& id) {
 
 Status Workers::restore() {
   TRY(open_folder());
-  for (const auto& [id, worker] : running_) {
+  for (auto& [id, worker] : running_) {
     if (worker.pid <= 0) continue;
+    if (worker.start_time == 0) worker.start_time = start_time_of(worker.pid);
     std::string text = first_line(worker, true) + second_line(worker);
     TRY(sys::replace_file_at(folder_.get(), id, text, 0600));
   }

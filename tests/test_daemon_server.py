@@ -242,6 +242,37 @@ def test_unfinished_frames_of_one_user_are_bounded(daemon):
     assert daemon.client(OTHER_UID).ask(op='ps')['ok'] and daemon.client(PLAIN_UID).ask(op='ps')['ok']
 
 
+def lingering_socket(seconds):
+    """A connection whose last close(2) waits so long: there is data that nobody takes."""
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        listener.listen()
+        ours = socket.create_connection(listener.getsockname())
+        theirs = listener.accept()[0]
+    ours.setblocking(False)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, seconds))
+    with pytest.raises(BlockingIOError):
+        while True:
+            ours.send(b'x' * 65536)
+    ours.setblocking(True)
+    return ours, theirs
+
+
+def test_a_descriptor_whose_closing_takes_long_holds_nobody_up(daemon):
+    client, other = daemon.client(PLAIN_UID), daemon.client(OTHER_UID)
+    ours, theirs = lingering_socket(4)
+    text = frame({'op': 'ps'})
+    client.socket.sendmsg([text[:5]], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('i', ours.fileno()))])
+    ours.close()                      # not the last copy: that is the daemon's, which it doesn't want
+    began = time.monotonic()
+    client.socket.sendall(text[5:])
+    assert client.read()['ok'] is False
+    for _ in range(20):
+        assert other.ask(op='ps')['ok'] and client.ask(op='ps')['ok']
+    assert time.monotonic() - began < 2
+    theirs.close()
+
+
 # --- users apart -----------------------------------------------------------------------------------------
 
 def test_another_users_worker_can_not_be_seen_or_touched(daemon):
