@@ -71,15 +71,16 @@ def test_bytecode_that_came_later_is_used(rt, empty_base):
 
 
 def test_killed_it_takes_its_worker_along(rt):
-    word = f'sleep 96{os.getpid()}'
+    word = f'echo ready; sleep 96{os.getpid()}{rt.uid}'
     created = make(rt)
-    process = subprocess.Popen([rt.program, 'exec', created, *word.split()], env=rt.env, cwd=rt.home,
+    process = subprocess.Popen([rt.program, 'exec', created, 'sh', '-c', word], env=rt.env, cwd=rt.home, stdout=subprocess.PIPE,
                                preexec_fn=become(rt.uid))
-    marker = word.replace(' ', '\0')
-    wait_for(lambda: len([p for p in processes_with(marker) if p != str(process.pid)]) == 1)
+    assert process.stdout.readline() == b'ready\n'
+    wait_for(lambda: processes_with(word.split('; ')[1].replace(' ', '\0')))
     process.kill()
     process.wait()
-    wait_for(lambda: not processes_with(marker))
+    wait_for(lambda: not processes_with(word.split('; ')[1].replace(' ', '\0')))
+    wait_for(lambda: not processes_with(word))
 
 
 def test_signals_are_forwarded(rt):
