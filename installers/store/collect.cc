@@ -11,6 +11,7 @@
 
 #include "installers/store/failpoint.h"
 #include "installers/store/house.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::store {
@@ -214,6 +215,7 @@ Status House::sweep_leftovers() {
 }
 
 Result<Store::Collected> Store::collect(std::optional<uint64_t> target, bool dry_run) {
+  sys::AsRoot root;
   if (!dry_run) TRY(writable("collect"));
   House house(*this);
   UniqueFd lock;
@@ -249,6 +251,7 @@ Result<bool> House::age_is_due() const {
 }
 
 Status Store::collect_if_over() {
+  sys::AsRoot root;
   if (read_only_) return {};
   House house(*this);
   bool over = !TRY(house.over_limits()).none();
@@ -258,6 +261,7 @@ Status Store::collect_if_over() {
 }
 
 Status Store::remove_layer(const Digest& digest) {
+  sys::AsRoot root;
   TRY(writable("remove"));
   if (!is_hex64(digest.hex)) return make_error("remove", digest.hex, "is not a digest");
   House house(*this);
@@ -282,6 +286,7 @@ Status Store::remove_layer(const Digest& digest) {
 }
 
 Status Store::pin(const Digest& digest, bool pinned) {
+  sys::AsRoot root;
   TRY(writable("pin"));
   if (!is_hex64(digest.hex)) return make_error("pin", digest.hex, "is not a digest");
   std::string name = "pins/" + digest.hex;

@@ -19,6 +19,7 @@
 
 #include "installers/store/failpoint.h"
 #include "installers/store/internal.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
@@ -125,6 +126,7 @@ Result<std::set<Digest>> held_layers(int store) {
 }
 
 Result<Store::Hold> Store::hold(const std::string& name, const Key& env, int64_t ttl) {
+  sys::AsRoot root;
   TRY(writable("hold"));
   TRY(check_name(name));
   if (ttl < 0 || ttl > kMostTtl) {
@@ -156,6 +158,7 @@ Result<Store::Hold> Store::hold(const std::string& name, const Key& env, int64_t
 }
 
 Status Store::release(const std::string& name) {
+  sys::AsRoot root;
   TRY(writable("release"));
   TRY(check_name(name));
   std::string file = "holds/" + file_name(caller_ != 0 ? caller_ : ::geteuid(), name);
@@ -168,6 +171,7 @@ Status Store::release(const std::string& name) {
 }
 
 Result<std::vector<Store::Hold>> Store::holds() const {
+  sys::AsRoot root;
   std::vector<Hold> all = TRY(live_holds(dir_.get()));
   if (caller_ != 0) std::erase_if(all, [&](const Hold& hold) { return hold.uid != caller_; });
   return all;

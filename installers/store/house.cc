@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "installers/store/failpoint.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::store {
@@ -17,7 +18,9 @@ class IndexOwner : public IndexHolder {
  public:
   explicit IndexOwner(std::unique_ptr<Index> index) : index_(std::move(index)) {}
   ~IndexOwner() override {
+    sys::AsRoot root;                     // its log is written back and goes
     if (!mine()) (void)index_.release();  // SQLite's rule: a connection is not closed across fork
+    index_.reset();
   }
   bool mine() const { return pid_ == ::getpid(); }
   Index* get() const { return index_.get(); }
@@ -103,6 +106,7 @@ bool House::pinned(const Digest& digest) const {
 }
 
 Result<std::vector<Store::LayerRow>> Store::list() {
+  sys::AsRoot root;
   House house(*this);
   std::vector<LayerRow> rows = TRY(house.rows());
   std::reverse(rows.begin(), rows.end());
@@ -119,6 +123,7 @@ Result<std::vector<Store::LayerRow>> Store::list() {
 }
 
 Result<std::vector<Store::RecordRow>> Store::records(const std::string& kind) {
+  sys::AsRoot root;
   std::vector<RecordRow> rows;
   Index* known = TRY(House(*this).index());
   for (Index::RecordLine& line : TRY(known->records(kind))) {
@@ -130,6 +135,7 @@ Result<std::vector<Store::RecordRow>> Store::records(const std::string& kind) {
 }
 
 Result<Store::Stats> Store::stats() {
+  sys::AsRoot root;
   House house(*this);
   House::Bounds bounds = TRY(house.bounds());
   Stats stats;
@@ -150,6 +156,7 @@ Result<Store::Stats> Store::stats() {
 }
 
 Result<Store::Why> Store::why(const Digest& asked) {
+  sys::AsRoot root;
   Digest digest = is_hex64(asked.hex) ? asked : TRY(resolve(asked.hex));
   House house(*this);
   Index* known = TRY(house.index());
@@ -170,6 +177,7 @@ Result<Store::Why> Store::why(const Digest& asked) {
 }
 
 Result<Digest> Store::resolve(const std::string& prefix) {
+  sys::AsRoot root;
   if (prefix.size() < 4) {
     return make_error("store", prefix, "is too short for a layer", "give at least 4 hex digits");
   }
@@ -185,6 +193,7 @@ Result<Digest> Store::resolve(const std::string& prefix) {
 }
 
 Status Store::sweep() const {
+  sys::AsRoot root;
   TRY(writable("sweep"));
   UniqueFd lock = TRY(sys::open_at(dir_.get(), "locks/sweep", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
   if (!TRY(sys::try_lock_file(lock.get(), sys::Lock::kExclusive, "sweep"))) return {};

@@ -1,11 +1,13 @@
 #include "installers/store/index.h"
 
+#include <fcntl.h>
 #include <sqlite3.h>
 
 #include <cerrno>
 #include <map>
 #include <set>
 
+#include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
 namespace rtlaunch::store {
@@ -109,6 +111,8 @@ Status Index::run(const char* sql) {
 
 Result<std::unique_ptr<Index>> Index::open(const std::string& store_path, bool in_memory) {
   std::string path = in_memory ? ":memory:" : store_path + "/index.sqlite";
+  // SQLite would let others read it; its -wal and -shm take the mode of the file.
+  if (!in_memory) (void)sys::open_at(AT_FDCWD, path, O_WRONLY | O_CREAT | O_NOFOLLOW, 0600).ok();
   sqlite3* database = nullptr;
   int code =
       sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);

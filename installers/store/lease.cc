@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "installers/store/internal.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
@@ -51,10 +52,12 @@ Result<std::optional<Lease>> Store::take(const Digest& digest, bool touch) const
 }
 
 Result<std::optional<Lease>> Store::acquire(const Digest& digest) const {
+  sys::AsRoot root;
   return take(digest, /*touch=*/true);
 }
 
 Result<std::optional<std::vector<Lease>>> Store::acquire_all(std::vector<Digest> digests) const {
+  sys::AsRoot root;
   std::sort(digests.begin(), digests.end());
   digests.erase(std::unique(digests.begin(), digests.end()), digests.end());
   std::vector<Lease> leases;

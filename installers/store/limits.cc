@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "installers/store/internal.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
@@ -70,6 +71,7 @@ Status check(const LimitsChange& change, uint64_t total) {
 }  // namespace
 
 Result<Limits> Store::limits() const {
+  sys::AsRoot root;
   sys::Space space = TRY(sys::space_of(dir_.get(), path_));
   LimitsChange changed = written(dir_.get());
   Limits limits = limits_;
@@ -86,6 +88,7 @@ Result<Limits> Store::limits() const {
 }
 
 Status Store::change_limits(const LimitsChange& change) {
+  sys::AsRoot root;
   TRY(writable("limits"));
   sys::Space space = TRY(sys::space_of(dir_.get(), path_));
   TRY(check(change, space.total));

@@ -9,6 +9,7 @@
 #include "installers/store/failpoint.h"
 #include "installers/store/index.h"
 #include "installers/store/internal.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
@@ -109,6 +110,7 @@ Staging::~Staging() { drop(); }
 
 // What can't be removed now is swept later: without its lock's holder it is stale.
 void Staging::drop() {
+  sys::AsRoot root;
   if (!store_.valid() || !lock_.valid()) return;
   bool gone = sys::remove_deep_tree_at(store_.get(), staging_name(uuid_)).ok();
   if (gone) (void)sys::unlink_at(store_.get(), staging_lock(uuid_)).ok();
@@ -117,12 +119,14 @@ void Staging::drop() {
 
 Result<UniqueFd> Store::lock(const Key& key, const std::function<void()>& waiting,
                              Whose whose) const {
+  sys::AsRoot root;
   TRY(writable("lock"));
   if (!is_hex64(key.hex)) return make_error("lock", key.hex, "is not a key");
   return lock_name("locks/" + salted(key, whose).hex, waiting);
 }
 
 Result<Staging> Store::stage() {
+  sys::AsRoot root;
   TRY(writable("stage"));
   if (!std::exchange(swept_, true)) (void)sweep().ok();  // a build can do without
   Staging staging;
@@ -145,6 +149,7 @@ Result<Staging> Store::stage() {
 }
 
 Result<Lease> Store::publish(Staging staging, const Manifest& manifest, const LayerInfo& info) {
+  sys::AsRoot root;
   TRY(writable("publish"));
   TRY(remove_all_but_tree(staging.dir()));
   Sealed sealed = TRY(seal_and_write_manifest(staging, manifest));
@@ -170,6 +175,7 @@ Result<Lease> Store::publish(Staging staging, const Manifest& manifest, const La
 }
 
 Status Store::make_durable() {
+  sys::AsRoot root;
   TRY(writable("sync"));
   UniqueFd lock = TRY(lock_name("locks/durable", {}));
   Durable durable = read_durable(dir_.get());

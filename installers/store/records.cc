@@ -7,6 +7,7 @@
 
 #include "installers/store/failpoint.h"
 #include "installers/store/internal.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
@@ -17,6 +18,7 @@ Key Store::salted(const Key& key, Whose whose) const {
 }
 
 Status Store::record(const Key& key, const Record& record, Whose whose) {
+  sys::AsRoot root;
   TRY(writable("record"));
   if (!is_hex64(key.hex)) return make_error("record", key.hex, "is not a key");
   if (!is_json(record.data)) return make_error("record", key.hex, "its data is not JSON");
@@ -31,6 +33,7 @@ Status Store::record(const Key& key, const Record& record, Whose whose) {
 }
 
 Status Store::forget(const Key& key) {
+  sys::AsRoot root;
   TRY(writable("forget"));
   if (!is_hex64(key.hex)) return make_error("forget", key.hex, "is not a key");
   TRY(sys::unlink_at(dir_.get(), record_name(salted(key, Whose::kCaller))));
@@ -45,6 +48,7 @@ Store::RecordRow row_of(int store, Key key, RecordFile file) {
 }
 
 Result<Store::RecordRow> Store::find(const std::string& kind, const std::string& prefix) const {
+  sys::AsRoot root;
   auto hexadecimal = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
   if (prefix.size() < 4 || !std::all_of(prefix.begin(), prefix.end(), hexadecimal)) {
     return make_error(kind, prefix, "is no beginning of a name", "give at least 4 hex digits");

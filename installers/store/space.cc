@@ -8,6 +8,7 @@
 
 #include "installers/store/failpoint.h"
 #include "installers/store/house.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::store {
@@ -110,6 +111,7 @@ Result<House::Reserved> House::reserved_by_others(const std::string& own_uuid, b
 }
 
 Status Store::reserve(const Staging& staging, uint64_t bytes, uint64_t files) {
+  sys::AsRoot root;
   TRY(writable("reserve"));
   House house(*this);
   UniqueFd lock = TRY(lock_name("locks/reserve", {}));

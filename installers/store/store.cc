@@ -9,6 +9,7 @@
 #include <charconv>
 
 #include "installers/store/internal.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
@@ -16,8 +17,9 @@ namespace rtlaunch::store {
 namespace {
 
 constexpr uint64_t kOverlay = 0x794c7630, kNfs = 0x6969;  // statfs(2)
-const char* const kFolders[] = {"layers", "layers/sha256", "records", "leases", "pins", "locks",
-                                "tmp",    "trash",         "uv",      "blobs",  "wd",   "holds"};
+const char* const kFolders[] = {"layers", "layers/sha256", "records", "leases", "pins",
+                                "locks",  "tmp",           "trash",   "uv",     "blobs",
+                                "wd",     "holds",         "callers"};
 
 const char kElsewhere[] = "choose another folder with --store";
 
@@ -34,6 +36,17 @@ Status check_file_system(const sys::Space& space, const std::string& path) {
                  "choose a folder on a volume or a local disk with --store");
 }
 
+// A store that others may pass through, to their folder below uv: the first thing in it that is
+// open to them, "" when there is none.
+Result<std::string> open_in(int dir) {
+  for (const std::string& name : TRY(sys::list_dir(dir))) {
+    auto info = sys::stat_at(dir, name);
+    mode_t allowed = name == "uv" ? 011 : 0;
+    if (info && (info->st_mode & 077 & ~allowed) != 0) return name;
+  }
+  return std::string();
+}
+
 Status check_owner(int dir, const std::string& path) {
   struct stat info = TRY(sys::stat_fd(dir, path));
   if (info.st_uid != ::geteuid()) {
@@ -42,10 +55,10 @@ Status check_owner(int dir, const std::string& path) {
                        std::to_string(::geteuid()),
                    std::string("run as its owner, or ") + kElsewhere);
   }
-  if ((info.st_mode & 077) != 0) {
-    return refused(EPERM, path, "is open to other users", "chmod 0700 " + path);
-  }
-  return {};
+  if ((info.st_mode & 077) == 0) return {};
+  std::string open = (info.st_mode & 077) == 011 ? TRY(open_in(dir)) : path;
+  if (open.empty()) return {};
+  return refused(EPERM, open, "is open to other users", "chmod 0700 " + path);
 }
 
 // An empty folder, or one in which an earlier making was cut short.
@@ -65,7 +78,7 @@ Status check_is_free(int dir, const std::string& path) {
 Status make_layout(int dir, const std::string& path) {
   TRY(check_is_free(dir, path));
   TRY(sys::set_mode(dir, 0700, path));
-  for (const char* folder : kFolders) TRY(sys::make_dirs_at(dir, folder, 0755));
+  for (const char* folder : kFolders) TRY(sys::make_dirs_at(dir, folder, 0700));
   TRY(sys::replace_file_at(dir, "boot", boot_text(clock_now()), 0600));
   // Last, and only once, whoever else is making this store now: with FORMAT it is one.
   std::string staged = "FORMAT." + sys::random_name();
@@ -103,6 +116,7 @@ Store& Store::operator=(Store&&) noexcept = default;
 Store::~Store() = default;
 
 Result<Store> Store::open(const std::string& path, bool create, Limits limits) {
+  sys::AsRoot root;
   auto dir = sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
   if (!dir && dir.error().code == ENOENT && create) {
     std::string absolute = sys::absolute_path(path, TRY(sys::real_path(".")));
@@ -140,6 +154,40 @@ Result<Store> Store::open(const std::string& path, bool create, Limits limits) {
   return store;
 }
 
+namespace {
+
+// From 0700 to 0711: first all that lies in it is closed, then the way to uv is opened.
+Status open_the_way(int store, const std::string& path) {
+  for (const std::string& name : TRY(sys::list_dir(store))) {
+    auto entry = sys::open_at(store, name, O_PATH | O_NOFOLLOW);
+    if (!entry) continue;
+    struct stat info = TRY(sys::stat_fd(entry->get(), name));
+    mode_t mode = name == "uv" ? 0711 : info.st_mode & 0700;
+    if ((info.st_mode & 0777) != mode) TRY(sys::set_mode(entry->get(), mode, name));
+  }
+  return sys::set_mode(store, 0711, path);
+}
+
+}  // namespace
+
+Result<std::string> Store::uv_home() const {
+  if (caller_ == 0) return path_ + "/uv";
+  sys::AsRoot root;
+  TRY(writable("uv"));
+  struct stat info = TRY(sys::stat_fd(dir_.get(), path_));
+  if ((info.st_mode & 011) != 011) {
+    UniqueFd lock = TRY(lock_name("locks/way", {}));
+    TRY(open_the_way(dir_.get(), path_));
+  }
+  UniqueFd uv = TRY(sys::open_at(dir_.get(), "uv", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  std::string name = std::to_string(caller_);
+  TRY(sys::make_dirs_at(uv.get(), name, 0700));
+  const sys::Caller* caller = sys::acting_for();
+  TRY(sys::set_owner_at(uv.get(), name, caller_, caller != nullptr ? caller->gid : gid_t(-1)));
+  TRY(sys::touch_at(uv.get(), name));  // its last use
+  return path_ + "/uv/" + name;
+}
+
 Status Store::check_format(const std::string& text) const {
   uint64_t format = 0;
   std::string uuid;
@@ -155,8 +203,23 @@ Status Store::check_format(const std::string& text) const {
   return {};
 }
 
+Status Store::usable() const {
+  sys::AsRoot root;
+  return writable("store");
+}
+
 Status Store::writable(const std::string& step) const {
-  if (!read_only_) return {};
+  struct stat ours = TRY(sys::stat_fd(dir_.get(), path_));
+  auto there = sys::stat_at(AT_FDCWD, path_);
+  if (!there || there->st_ino != ours.st_ino || there->st_dev != ours.st_dev) {
+    return Error{step,
+                 ESTALE,
+                 path_,
+                 there ? "another folder lies where the store was" : "the store was removed",
+                 "try again: it is opened or made anew",
+                 125};
+  }
+  if (!read_only_ && !TRY(sys::space_of(dir_.get(), path_)).read_only) return {};
   return Error{step,
                EROFS,
                path_,
@@ -166,6 +229,7 @@ Status Store::writable(const std::string& step) const {
 }
 
 Result<Store> Store::for_caller(uid_t uid) const {
+  sys::AsRoot root;
   Store store;
   store.dir_ = TRY(sys::open_at(dir_.get(), ".", O_RDONLY | O_DIRECTORY));
   store.path_ = path_;
@@ -176,6 +240,7 @@ Result<Store> Store::for_caller(uid_t uid) const {
 }
 
 Result<std::optional<Record>> Store::lookup(const Key& key, Whose whose) const {
+  sys::AsRoot root;
   if (!is_hex64(key.hex)) return make_error("lookup", key.hex, "is not a key");
   auto text = sys::read_file_at(dir_.get(), record_name(salted(key, whose)));
   if (!text && text.error().code == ENOENT) return std::optional<Record>();
@@ -192,6 +257,7 @@ std::string Store::layer_path(const Digest& digest) const {
 }
 
 void Store::touch(const Key& key, Whose whose) const {
+  sys::AsRoot root;
   if (read_only_ || !is_hex64(key.hex)) return;
   (void)sys::touch_at(dir_.get(), record_name(salted(key, whose))).ok();
 }

@@ -1,7 +1,8 @@
 // The layer store: immutable directory trees, addressed by what is in them, shared by every
 // environment that needs them, kept by leases and collected when nobody does.
 //
-//   <store>/            one file system, not overlay; 0700, owned by root or the rootless user
+//   <store>/            one file system, not overlay; owned by root or the rootless user; 0700, or
+//                     0711 once uv has run for another user (uv_home), with all in it but uv closed
 //     FORMAT            "rtlaunch-store 1 <uuid>\n"
 //     reserve           8 MiB, given up first when the disk is full
 //     index.sqlite      facts for people and for collection; rebuilt from the files at will
@@ -14,6 +15,7 @@
 //     limits            what the administrator has changed of Limits; read by every collector
 //     holds/<uid>-<name>   a named, expiring lease of an environment (hold.cc)
 //     locks/<key>       single-flight locks
+//     callers/          empty; where a builder puts, seen by it alone, what its caller named
 //     tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its maker
 //     trash/<uuid>      on its way out
 //     uv/  blobs/  wd/  caches of installers (uv's own, downloads, stat caches)
@@ -127,6 +129,14 @@ class Store {
   const std::string& path() const { return path_; }  // absolute, links resolved
   int dir() const { return dir_.get(); }
   bool read_only() const { return read_only_; }
+
+  // A folder of the caller's own on the store's file system, for uv's cache and what uv reads:
+  // uv/<uid>, 0700 and his, since uv runs as the caller; for root and a store's only user uv.
+  Result<std::string> uv_home() const;
+
+  // Whether it can be written to now. ESTALE: the folder was removed, or is another by now: open it
+  // again. EROFS: the file system has become read-only. Everything that writes asks this first.
+  Status usable() const;
 
   // The same store as the user with this uid sees it; 0: as it is opened.
   Result<Store> for_caller(uid_t uid) const;

@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "installers/store/house.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::store {
@@ -43,6 +44,7 @@ std::string damage(int store, const Digest& digest) {
 
 Result<std::vector<Store::Damage>> Store::verify(
     const std::function<void(const LayerRow&)>& progress) {
+  sys::AsRoot root;
   House house(*this);
   std::vector<Damage> damages;
   for (const LayerRow& row : TRY(house.rows())) {
@@ -62,6 +64,7 @@ Result<std::vector<Store::Damage>> Store::verify(
 }
 
 Status Store::rebuild() {
+  sys::AsRoot root;
   TRY(writable("rebuild"));
   UniqueFd lock = TRY(lock_name("locks/index", {}));
   index_.reset();

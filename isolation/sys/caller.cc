@@ -1,5 +1,6 @@
 #include "isolation/sys/caller.h"
 
+#include <linux/capability.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -49,6 +50,42 @@ void switch_to(uid_t uid, gid_t gid) {
   restore_death_signal();
 }
 
+struct Capabilities {
+  struct __user_cap_data_struct half[2] = {};
+};
+
+Result<Capabilities> capabilities() {
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  Capabilities held;
+  if (::syscall(SYS_capget, &header, held.half) != 0) return sys_error("capget", "");
+  return held;
+}
+
+// With it the links of /proc (another's root, cwd, exe) lead a path into another's namespace, where
+// what a mount hides from the caller is open to him. Before the ids: this sets what they take away.
+Status forgo_ptrace() {
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  Capabilities held = TRY(capabilities());
+  held.half[0].permitted &= ~(1u << CAP_SYS_PTRACE);
+  held.half[0].effective &= ~(1u << CAP_SYS_PTRACE);
+  if (::syscall(SYS_capset, &header, held.half) != 0) return sys_error("capset", "");
+  return {};
+}
+
+// Securebits could have kept them (capabilities(7)).
+Status check_rights() {
+  constexpr uint32_t kOverFiles = 1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE |
+                                  1u << CAP_DAC_READ_SEARCH | 1u << CAP_FOWNER | 1u << CAP_FSETID;
+  Capabilities held = TRY(capabilities());
+  if ((held.half[0].effective & (kOverFiles | 1u << CAP_SYS_PTRACE)) == 0) return {};
+  return Error{"caller",
+               EPERM,
+               "capabilities over files",
+               "are still held",
+               "start rtlaunchd without securebits",
+               125};
+}
+
 }  // namespace
 
 Result<Caller> parse_caller(const std::string& text) {
@@ -71,17 +108,22 @@ Result<Caller> parse_caller(const std::string& text) {
 
 Status act_for(const Caller& caller) {
   if (::geteuid() != 0) {
-    return Error{"caller", EPERM, std::to_string(caller.uid), "only root can act for others",
-                 "it is started by rtlaunchd", 125};
+    return Error{"caller",
+                 EPERM,
+                 std::to_string(caller.uid),
+                 "only root can act for others",
+                 "it is started by rtlaunchd",
+                 125};
   }
   ::prctl(PR_GET_PDEATHSIG, &death_signal);
   parent = ::getppid();
   TRY(set_groups(caller.groups));
   if (caller.uid == 0) return {};
+  TRY(forgo_ptrace());
   acting = caller;
   TRY(set_file_ids(caller.uid, caller.gid));
   restore_death_signal();
-  return {};
+  return check_rights();
 }
 
 const Caller* acting_for() { return acting ? &*acting : nullptr; }

@@ -53,8 +53,8 @@ struct Child {
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   if (program.nice != 0) ::setpriority(PRIO_PROCESS, 0, program.nice);
-  ready = ready && ::dup2(child.in, 0) == 0 && ::dup2(child.out, 1) == 1 && ::dup2(child.err, 2) == 2 &&
-               ::chdir(program.cwd.c_str()) == 0;
+  ready = ready && ::dup2(child.in, 0) == 0 && ::dup2(child.out, 1) == 1 &&
+          ::dup2(child.err, 2) == 2 && ::chdir(program.cwd.c_str()) == 0;
   if (ready) ::execve(argv[0], argv, env);
   int code = errno;
   [[maybe_unused]] ssize_t n = ::write(child.failure, &code, sizeof code);

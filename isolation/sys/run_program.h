@@ -1,7 +1,7 @@
 // Runs a helper program to its end and keeps what it says: uv, an interpreter's probe. Not for
 // untrusted code, which goes through isolation/sandbox.h. The program dies with the calling thread
-// (PR_SET_PDEATHSIG), inherits only 0-2, and reads `input` (a memfd) as its stdin. In a process that
-// acts for a caller (caller.h) it runs as the caller, without a way back.
+// (PR_SET_PDEATHSIG), inherits only 0-2, and reads `input` (a memfd) as its stdin. In a process
+// that acts for a caller (caller.h) it runs as the caller, without a way back.
 //
 //   Output output = TRY(sys::run_program({.argv = {uv, "--version"}, .env = {"HOME=/"}}));
 #pragma once
