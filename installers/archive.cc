@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch {
@@ -173,6 +174,7 @@ class Extraction {
   Status copy_link(archive_entry* entry, const std::string& path, uint32_t mode, int64_t mtime) {
     std::string shown = hard_link_of(entry);
     std::string target = path_below(TRY(entry_path(shown, name_)), strip_);
+    sys::AsRoot root;
     auto from = sys::open_beneath(dir_, target.empty() ? "." : target, O_RDONLY | O_NOFOLLOW);
     if (target.empty() || !from) return refused(name_, shown, "is linked to before it is there");
     OpenFile file = TRY(tree_.create(path, mode));

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch {
@@ -221,6 +222,7 @@ Result<TreeWriter::Directory> TreeWriter::parent_of(const std::string& path) {
 }
 
 Status TreeWriter::make_dir(const std::string& path, uint32_t mode, int64_t mtime) {
+  sys::AsRoot root;
   std::lock_guard lock(mutex_);
   TRY(directory(path));
   store::Entry& entry = directories_[path];
@@ -230,6 +232,7 @@ Status TreeWriter::make_dir(const std::string& path, uint32_t mode, int64_t mtim
 }
 
 Result<OpenFile> TreeWriter::create(const std::string& path, uint32_t mode) {
+  sys::AsRoot root;
   if (path.empty()) return taken(path);
   TRY(count_entry());
   Directory parent = TRY(parent_of(path));
@@ -248,6 +251,7 @@ Result<OpenFile> TreeWriter::create(const std::string& path, uint32_t mode) {
 }
 
 Status TreeWriter::close(OpenFile file, int64_t mtime, std::string* content) {
+  sys::AsRoot root;
   store::Entry entry;
   entry.mode = file.mode_;
   entry.size = file.size_;
@@ -298,6 +302,7 @@ Status TreeWriter::settle_directory(const store::Entry& entry) {
 }
 
 Status TreeWriter::finish() {
+  sys::AsRoot root;
   for (const Link& link : links_) TRY(make_link(link));
   links_.clear();
   open_.clear();

@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "installers/capture.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/run_program.h"
 
@@ -71,23 +72,46 @@ bool is_opened_for_writing(const std::string& folder, const std::string& name,
                                  (folder.ends_with(".egg-info") && st.st_size < (1 << 20)));
 }
 
-// An upper in which the build user owns every folder of `source`.
-Status make_writable_upper(const std::string& source, const std::string& upper, size_t& folders) {
+// Whether the caller may look into it. What he may not see must not be opened up by a directory of
+// the same name in an upper.
+bool is_open_to_caller(const std::string& path) {
+  return sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW).ok();
+}
+
+Status add_folder(int into, const std::string& name, UniqueFd& made) {
+  sys::AsRoot root;
+  TRY(sys::make_dirs_at(into, name));
+  made = TRY(sys::open_at(into, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  return {};
+}
+
+Status add_file(int into, const std::string& name, const std::string& text) {
+  sys::AsRoot root;
+  return sys::replace_file_at(into, name, text);
+}
+
+// An upper in which the build user owns every folder of `source` that the caller may look into.
+Status make_writable_upper(const std::string& source, int into, size_t& folders) {
   if (++folders > kMostSkeleton) return {};  // what is beyond can be read, not written
-  UniqueFd into = TRY(sys::open_at(AT_FDCWD, upper, O_RDONLY | O_DIRECTORY));
   for (const std::string& name : names_in(source)) {
     std::string from = source + "/" + name;
     struct stat st;
     if (::lstat(from.c_str(), &st) != 0) continue;
-    if (S_ISDIR(st.st_mode) && name != ".git") {
-      TRY(sys::make_dirs_at(into.get(), name));
-      TRY(make_writable_upper(from, upper + "/" + name, folders));
+    if (S_ISDIR(st.st_mode) && name != ".git" && is_open_to_caller(from)) {
+      UniqueFd folder;
+      TRY(add_folder(into, name, folder));
+      TRY(make_writable_upper(from, folder.get(), folders));
     } else if (is_opened_for_writing(source, name, st)) {
-      std::string text = TRY(sys::read_file(from));
-      TRY(sys::replace_file_at(into.get(), name, text));
+      auto text = sys::read_file(from);
+      if (text) TRY(add_file(into, name, *text));
     }
   }
   return {};
+}
+
+Status give_as_root(int dir, const std::string& name, uid_t uid) {
+  sys::AsRoot root;
+  return give(dir, name, uid);
 }
 
 bool in_pycache(const std::string& path) { return path.find("__pycache__") != std::string::npos; }
@@ -115,6 +139,7 @@ Result<bool> tidy_folder(int dir, const std::string& path, const std::set<std::s
 }  // namespace
 
 Status BuildRoot::make_folders() {
+  sys::AsRoot root;
   for (const char* name : {"work", "home", "tmp", "tools"})
     TRY(sys::make_dirs_at(staging_.dir(), name));
   if (!uid_) return {};
@@ -124,15 +149,16 @@ Status BuildRoot::make_folders() {
   return {};
 }
 
-Status BuildRoot::show(const std::string& path) {
+Status BuildRoot::show(const std::string& path, bool optional) {
   for (const isolation::Bind& bind : spec_.binds)
     if (sys::is_beneath(path, bind.target)) return {};  // seen already
   if (sys::is_beneath(path, job_.python.mount())) return {};
-  spec_.binds.push_back({path, path, false, true});
-  return {};
+  auto found = CallersPath::open(path);
+  if (found) spec_.binds.push_back({found->source(), path, false, optional});
+  return found || optional ? Status() : found.error();
 }
 
-void BuildRoot::bind_system() {
+Status BuildRoot::bind_system() {
   for (const char* path : {"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc",
                            "/run/systemd/resolve"})
     (void)show(path);
@@ -154,12 +180,14 @@ void BuildRoot::bind_system() {
   bind("home", "/build/home"), bind("tmp", "/build/tmp");
   bind("tools", "/build/tools");
   spec_.binds.push_back({job_.uv.program(), "/build/uv", false, false});
+  return {};
 }
 
 Status BuildRoot::add_skeleton(const std::string& path, bool recurse) {
-  std::string base = job_.python.mount() + (path.empty() ? "" : "/" + path);
+  std::string base = prefix_->look() + "/" + path;
   struct stat st;
   if (::lstat(base.c_str(), &st) != 0 || !S_ISDIR(st.st_mode)) return {};
+  if (!is_open_to_caller(base)) return {};
   if (skeleton_.size() > kMostSkeleton)
     return make_error(job_.field, base, "the interpreter's prefix holds too many folders",
                       "use a virtualenv");
@@ -186,25 +214,34 @@ Status BuildRoot::make_skeleton() {
     TRY(add_skeleton(data.empty() ? name : data + "/" + name, true));
   for (const char* name : {"include", "lib", "lib64", "bin", "src"})
     TRY(add_skeleton(data.empty() ? name : data + "/" + name, false));
+  sys::AsRoot root;
   for (const std::string& path : skeleton_) TRY(sys::make_dirs_at(staging_.tree(), path));
   return {};
 }
 
 Status BuildRoot::hand_over() {
   if (!uid_) return {};
+  sys::AsRoot root;
   return give(staging_.dir(), "tree", *uid_);
+}
+
+Result<UniqueFd> BuildRoot::make_upper_and_work(const std::string& name) {
+  sys::AsRoot root;
+  for (const char* part : {"/upper", "/work"}) TRY(sys::make_dirs_at(staging_.dir(), name + part));
+  return sys::open_at(staging_.dir(), name, O_RDONLY | O_DIRECTORY);
 }
 
 Status BuildRoot::show_writable(const std::string& source, const std::string& target) {
   std::string name = "src" + std::to_string(writables_++);
-  for (const char* part : {"/upper", "/work"}) TRY(sys::make_dirs_at(staging_.dir(), name + part));
   std::string root = staging_.path() + "/" + name;
+  UniqueFd dir = TRY(make_upper_and_work(name));
+  UniqueFd upper = TRY(sys::open_at(dir.get(), "upper", O_RDONLY | O_DIRECTORY));
   size_t folders = 0;
-  TRY(make_writable_upper(source, root + "/upper", folders));
-  UniqueFd dir = TRY(sys::open_at(staging_.dir(), name, O_RDONLY | O_DIRECTORY));
-  if (uid_) TRY(give(dir.get(), "upper", *uid_));
+  CallersPath found = TRY(CallersPath::open(source));
+  TRY(make_writable_upper(found.look(), upper.get(), folders));
+  if (uid_) TRY(give_as_root(dir.get(), "upper", *uid_));
   isolation::Overlay overlay;
-  overlay.target = target, overlay.lowers = {source};
+  overlay.target = target, overlay.lowers = {found.source()};
   overlay.upper = root + "/upper", overlay.work = root + "/work";
   overlay.writable = true;
   spec_.overlays.push_back(overlay);
@@ -213,6 +250,7 @@ Status BuildRoot::show_writable(const std::string& source, const std::string& ta
 
 // Where the cache proper has a file that stops every build (uv.h), ours has the folder.
 Status BuildRoot::allow_builds() {
+  sys::AsRoot as_root;
   std::string upper = "src" + std::to_string(writables_ - 1) + "/upper";
   UniqueFd dir = TRY(sys::open_at(staging_.dir(), upper, O_RDONLY | O_DIRECTORY));
   TRY(sys::make_dirs_at(dir.get(), Uv::kBuilds));
@@ -223,13 +261,15 @@ Result<BuildRoot> BuildRoot::make(const Job& job, const store::Staging& staging)
   BuildRoot root(job, staging);
   if (::geteuid() == 0) root.uid_ = kBuildUid;
   TRY(root.make_folders());
-  root.bind_system();
+  TRY(root.bind_system());
   // What uv learned while planning, copy-on-write: no build can poison another's.
   TRY(root.show_writable(job.uv.cache(), "/build/cache"));
   TRY(root.allow_builds());
+  root.prefix_ = TRY(CallersPath::open(job.python.mount()));
   TRY(root.make_skeleton());
   isolation::Overlay overlay;
-  overlay.target = job.python.mount(), overlay.lowers = {job.python.mount()};
+  overlay.target = job.python.mount();
+  overlay.lowers = {root.prefix_->source()};
   overlay.upper = staging.path() + "/tree", overlay.work = staging.path() + "/work";
   overlay.writable = true;
   root.spec_.overlays.push_back(overlay);
@@ -265,6 +305,7 @@ std::vector<std::string> BuildRoot::environment(const std::vector<std::string>& 
 
 Result<BuildRoot::Outcome> BuildRoot::run(std::vector<std::string> argv, const std::string& input,
                                           const std::vector<std::string>& extra_env) {
+  sys::AsRoot root;
   UniqueFd in = TRY(sys::memory_file(input));
   UniqueFd said = TRY(sys::open_at(staging_.dir(), ".", O_TMPFILE | O_RDWR, 0600));
   isolation::Spec spec = spec_;
@@ -292,6 +333,7 @@ Result<BuildRoot::Outcome> BuildRoot::run(std::vector<std::string> argv, const s
 }
 
 Status BuildRoot::tidy() {
+  sys::AsRoot root;
   (void)sys::remove_tree_at(staging_.tree(), ".lock");  // uv's, in a virtualenv
   TRY(tidy_folder(staging_.tree(), "", skeleton_));
   return {};

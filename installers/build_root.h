@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "installers/callers_path.h"
 #include "installers/compose.h"
 #include "isolation/sandbox.h"
 
@@ -26,8 +27,9 @@ class BuildRoot {
   Result<Outcome> run(std::vector<std::string> argv, const std::string& input,
                       const std::vector<std::string>& extra_env = {});
 
-  // Adds a directory that the build sees at its own path; a local package copy-on-write.
-  Status show(const std::string& path);
+  // Adds a directory that the build sees at its own path; a local package copy-on-write. What the
+  // caller can't read is an error, or left out if `optional`.
+  Status show(const std::string& path, bool optional = true);
   Status show_writable(const std::string& source, const std::string& target);
 
   // Gives everything below the staging's tree to the build user.
@@ -39,8 +41,9 @@ class BuildRoot {
  private:
   BuildRoot(const Job& job, const store::Staging& staging) : job_(job), staging_(staging) {}
   Status make_folders();
+  Result<UniqueFd> make_upper_and_work(const std::string& name);
   Status allow_builds();
-  void bind_system();
+  Status bind_system();
   Status make_skeleton();
   Status add_skeleton(const std::string& path, bool recurse);
   std::vector<std::string> environment(const std::vector<std::string>& extra) const;
@@ -48,7 +51,8 @@ class BuildRoot {
   const Job& job_;
   const store::Staging& staging_;
   isolation::Spec spec_;
-  std::set<std::string> skeleton_;  // relative to the mount
+  std::optional<CallersPath> prefix_;  // the interpreter's
+  std::set<std::string> skeleton_;     // relative to the mount
   std::optional<uid_t> uid_;
   int writables_ = 0, runs_ = 0;
 };

@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "installers/build_root.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
@@ -26,6 +27,15 @@ bool is_directory(const std::string& path) {
 
 // ---- what the build sees -----------------------------------------------------------------------
 
+// One that is a layer lies in the store, which is closed to the caller; it is of his own record.
+Status show_working_dir(const Job& job, BuildRoot& root) {
+  const auto& [path, identity] = *job.context.working_dir;
+  bool layer = store::is_hex64(identity) && path == job.store.layer_path({identity});
+  std::optional<sys::AsRoot> as_root;
+  if (layer) as_root.emplace();
+  return root.show_writable(path, kWorkingDirInside);
+}
+
 Status show_local_packages(const Job& job, BuildRoot& root) {
   bool working_dir = false;
   for (const Requirement& r : job.requirements) {
@@ -35,9 +45,9 @@ Status show_local_packages(const Job& job, BuildRoot& root) {
     if (package && is_directory(r.path))
       TRY(root.show_writable(r.path, r.path));
     else
-      TRY(root.show(r.path));
+      TRY(root.show(r.path, /*optional=*/false));
   }
-  if (working_dir) TRY(root.show_writable(job.context.working_dir->path, kWorkingDirInside));
+  if (working_dir) TRY(show_working_dir(job, root));
   for (const auto* places : {&job.uv.index().find_links, &job.uv.index().constraints})
     for (const std::string& place : *places)
       if (place.starts_with("/")) TRY(root.show(place));
@@ -61,6 +71,7 @@ std::vector<Distribution> outer_packages(const Job& job) {
 
 Status make_stubs(const Job& job, const std::vector<Distribution>& outer, int tree) {
   if (outer.empty()) return {};
+  sys::AsRoot root;
   TRY(sys::make_dirs_at(tree, job.python.scheme.purelib));
   UniqueFd site = TRY(sys::open_beneath(tree, job.python.scheme.purelib, O_RDONLY | O_DIRECTORY));
   for (const Distribution& d : outer) TRY(make_stub(site.get(), d));
@@ -69,6 +80,7 @@ Status make_stubs(const Job& job, const std::vector<Distribution>& outer, int tr
 
 Status remove_stubs(const Job& job, const std::vector<Distribution>& outer, int tree) {
   if (outer.empty()) return {};
+  sys::AsRoot root;
   auto site = sys::open_beneath(tree, job.python.scheme.purelib, O_RDONLY | O_DIRECTORY);
   if (!site.ok()) return {};
   for (const Distribution& d : outer) {
@@ -201,6 +213,7 @@ std::string header(const std::string& metadata, const std::string& key) {
 // The distributions that the upper brings. One that the base had in the same version was installed
 // again; it is new all the same.
 std::vector<NewDistribution> new_distributions(const Job& job, int tree) {
+  sys::AsRoot root;
   std::vector<NewDistribution> added;
   std::set<std::string> sites = {job.python.scheme.purelib, job.python.scheme.platlib};
   for (const std::string& site : sites) {
@@ -243,6 +256,7 @@ std::string layer_name(const std::vector<NewDistribution>& added) {
 }
 
 Status publish_upper(const Job& job, store::Staging staging, int64_t ms, Made& made) {
+  sys::AsRoot root;
   std::vector<std::string> refused;
   TRY(store::clean_tree(staging.tree(), &refused));
   for (const std::string& path : refused)

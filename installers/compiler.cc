@@ -9,8 +9,10 @@
 #include <cerrno>
 #include <cstring>
 
+#include "installers/callers_path.h"
 #include "installers/capture.h"
 #include "installers/store/manifest.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
@@ -127,7 +129,7 @@ while True:
     sys.stdout.buffer.flush()
 )python";
 
-isolation::Spec spec_for(const Interpreter& python, Compilers::Pace pace) {
+Result<isolation::Spec> spec_for(const Interpreter& python, Compilers::Pace pace) {
   isolation::Spec spec;
   spec.root = isolation::Root::kEmpty;
   if (::geteuid() == 0) spec.user = isolation::User{kBuildUid, kBuildUid, {}};
@@ -151,7 +153,7 @@ isolation::Spec spec_for(const Interpreter& python, Compilers::Pace pace) {
     bool seen = std::any_of(spec.binds.begin(), spec.binds.end(), [&](const isolation::Bind& b) {
       return sys::is_beneath(path, b.target);
     });
-    if (!seen) spec.binds.push_back({path, path, false, false});
+    if (!seen) spec.binds.push_back({TRY(CallersPath::open(path)).source(), path, false, false});
   }
   return spec;
 }
@@ -190,7 +192,8 @@ Result<Compilers::Server> Compilers::start_one(const Interpreter& python, Pace p
     return sys_error("socketpair", "compiler");
   UniqueFd ours(ends[0]), theirs(ends[1]);
   UniqueFd null = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
-  isolation::Spec spec = spec_for(python, pace);
+  isolation::Spec spec = TRY(spec_for(python, pace));
+  sys::AsRoot root;
   spec.stdin_fd = spec.stdout_fd = theirs.get();
   spec.stderr_fd = null.get();
   isolation::Sandbox sandbox = TRY(isolation::start(spec));

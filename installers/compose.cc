@@ -13,6 +13,7 @@
 #include "installers/glue.h"
 #include "installers/resolve.h"
 #include "installers/wheels.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
@@ -77,6 +78,7 @@ std::vector<NewDistribution> coming_in(const Resolution& resolution) {
 // Two wheels with one path and different content: uv's outcome depends on its threads, ours is that
 // of the later name. The user should know.
 void warn_of_overlaps(const Job& job, const std::vector<WheelLayer>& wheels) {
+  sys::AsRoot root;
   std::unordered_map<std::string, std::pair<size_t, std::string>> seen;
   for (size_t i = 0; i < wheels.size(); ++i) {
     auto text = sys::read_file(job.store.layer_path(wheels[i].digest) + "/../manifest");
@@ -99,6 +101,7 @@ void warn_of_overlaps(const Job& job, const std::vector<WheelLayer>& wheels) {
 // Only wheels that lie in one of a few shared folders can meet; most environments have none, and
 // their manifests needn't be read.
 bool may_overlap(const Job& job, const std::vector<WheelLayer>& wheels) {
+  sys::AsRoot root;
   std::set<std::string> seen;
   for (const WheelLayer& w : wheels) {
     auto dir = sys::open_at(AT_FDCWD, job.store.layer_path(w.digest) + "/" + w.site,
@@ -129,6 +132,7 @@ Status add_glue(const Job& job, const std::vector<WheelLayer>& wheels, Made& mad
 }
 
 Status read_metadata(const Job& job, const std::vector<WheelLayer>& wheels, Made& made) {
+  sys::AsRoot root;
   for (const WheelLayer& w : wheels) {
     std::string path =
         job.store.layer_path(w.digest) + "/" + w.site + "/" + w.dist_info + "/METADATA";

@@ -198,7 +198,7 @@ Status refuse_conflicts(const std::vector<NewDistribution>& added,
 Status check_consistency(const std::vector<NewDistribution>& added, const Uv& uv,
                          const Interpreter& python, const store::Store& store,
                          const std::string& field) {
-  std::string folder = store.path() + "/uv/views", name = ".check-" + sys::random_name();
+  std::string folder = TRY(store.uv_home()) + "/views", name = ".check-" + sys::random_name();
   std::string path = folder + "/" + name;
   Status filled = fill_result_view(path, added, uv, python);
   Result<sys::Output> output = Error{};

@@ -88,7 +88,8 @@ size_t take_bytes(char* data, size_t, size_t count, void* user) {
 const char* ca_bundle() {
   for (const char* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT"}) {
     const char* path = ::getenv(name);
-    if (path != nullptr && *path != '\0' && ::access(path, R_OK) == 0) return path;
+    if (path != nullptr && *path != '\0' && ::faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0)
+      return path;
   }
   return nullptr;
 }

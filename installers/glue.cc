@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
@@ -77,6 +78,7 @@ std::string console_script(const EntryPoint& point, const std::string& executabl
 Result<bool> write_glue(const std::vector<WheelLayer>& wheels,
                         const std::set<std::string>& requested, const Interpreter& python,
                         const store::Store& store, int tree, store::Manifest& manifest) {
+  sys::AsRoot root;                                         // layers are read, a layer is written
   std::map<std::string, std::pair<std::string, bool>> all;  // a later wheel's script wins
   for (const WheelLayer& wheel : wheels) {
     UniqueFd layer =

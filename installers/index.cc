@@ -118,7 +118,7 @@ std::vector<std::string> locations(const std::vector<std::string>& found, const 
 // A folder of wheels that is configured but isn't there: pip passes it over, uv would give up.
 std::vector<std::string> existing(std::vector<std::string> places) {
   std::erase_if(places, [](const std::string& place) {
-    return place.starts_with("/") && ::access(place.c_str(), F_OK) != 0;
+    return place.starts_with("/") && ::faccessat(AT_FDCWD, place.c_str(), F_OK, AT_EACCESS) != 0;
   });
   return places;
 }

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "installers/wheel.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
@@ -194,6 +195,7 @@ Result<Masks> masks_for(const std::vector<Distribution>& removed, const Interpre
 }
 
 Status write_mask(const std::set<std::string>& paths, int tree, store::Manifest& manifest) {
+  sys::AsRoot root;
   for (const std::string& path : paths) {
     size_t slash = path.rfind('/');
     if (slash != std::string::npos) TRY(sys::make_dirs_at(tree, path.substr(0, slash)));

@@ -115,7 +115,9 @@ std::vector<Distribution> distributions_from_json(const json& rows) {
 // ---- the probe's answer ------------------------------------------------------------------------
 
 // "/usr/local/bin" below "/usr" is "local/bin".
-Result<std::string> below(const std::string& path, const std::string& prefix) {
+// Whatever the program says: files of layers go there, so no `..` may be left in it.
+Result<std::string> below(const std::string& said, const std::string& said_prefix) {
+  std::string path = sys::absolute_path(said, "/"), prefix = sys::absolute_path(said_prefix, "/");
   if (prefix == "/" || !sys::is_beneath(path, prefix))
     return make_error("python", path, "this Python installs packages outside its prefix " + prefix,
                       "use a virtualenv of it");

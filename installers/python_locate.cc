@@ -20,7 +20,8 @@ std::string get(const Environment& environment, const std::string& name) {
 
 bool is_program(const std::string& path) {
   struct stat st;
-  return ::stat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode) && ::access(path.c_str(), X_OK) == 0;
+  return ::stat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode) &&
+         ::faccessat(AT_FDCWD, path.c_str(), X_OK, AT_EACCESS) == 0;
 }
 
 std::vector<std::string> split(const std::string& text, const char* separators) {
@@ -49,7 +50,7 @@ bool is_shim_folder(const std::string& folder, const std::string& root) {
 std::string first_existing_version_file(const std::string& start) {
   for (std::string dir = start; !dir.empty(); dir = dir.substr(0, dir.rfind('/'))) {
     std::string file = dir + "/.python-version";
-    if (::access(file.c_str(), R_OK) == 0) return file;
+    if (::faccessat(AT_FDCWD, file.c_str(), R_OK, AT_EACCESS) == 0) return file;
   }
   return "";
 }

@@ -17,6 +17,7 @@
 
 #include "installers/source.h"
 #include "installers/source_walk.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
@@ -119,8 +120,10 @@ class CacheReader {
   store::Hasher hash_;
 };
 
-std::string cache_name(const Source& source, const std::vector<std::string>& excludes) {
+std::string cache_name(const Source& source, const std::vector<std::string>& excludes,
+                       const store::Store& store) {
   store::Hasher hash;
+  if (store.caller() != 0) hash.field("caller").number(store.caller());
   hash.field(source.path).number(source.gitignore).number(source.default_excludes.size());
   for (const std::string& line : source.default_excludes) hash.field(line);
   for (const std::string& line : excludes) hash.field(line);
@@ -170,6 +173,7 @@ class CacheWriter {
 // Best effort: without a cache the next run reads all files again.
 void write_cache(const store::Store& store, const std::string& name, const Walk& walk,
                  int64_t started_ns) {
+  sys::AsRoot root;
   if (store.read_only() || !sys::make_dirs_at(store.dir(), "wd", 0700)) return;
   std::string staged = "wd/" + name + "." + sys::random_name();
   auto fd = sys::open_at(store.dir(), staged, O_WRONLY | O_CREAT | O_EXCL, 0600);
@@ -322,11 +326,16 @@ Status hash_all(const Source& source, Walk& walk, const std::vector<uint32_t>& w
   return mine ? std::move(other) : std::move(mine);
 }
 
+Result<UniqueFd> open_cache(const store::Store& store, const std::string& name) {
+  sys::AsRoot root;
+  return sys::open_at(store.dir(), "wd/" + name, O_RDONLY | O_NOFOLLOW);
+}
+
 // Which entries have no hash yet, after the cache was asked; `stale` when it should be written
 // anew.
 std::vector<uint32_t> ask_cache(const store::Store& store, const std::string& name, Walk& walk,
                                 bool& stale) {
-  auto fd = sys::open_at(store.dir(), "wd/" + name, O_RDONLY | O_NOFOLLOW);
+  auto fd = open_cache(store, name);
   std::optional<CacheReader> cache;
   if (fd) cache.emplace(std::move(*fd));
   std::vector<uint32_t> wanted, taken;
@@ -353,7 +362,7 @@ std::vector<uint32_t> ask_cache(const store::Store& store, const std::string& na
 
 Status complete(const Source& source, const std::vector<std::string>& excludes,
                 const store::Store& store, Walk& walk, int64_t started_ns) {
-  std::string name = cache_name(source, excludes);
+  std::string name = cache_name(source, excludes, store);
   bool stale = false;
   std::vector<uint32_t> wanted = ask_cache(store, name, walk, stale);
   TRY(hash_all(source, walk, wanted));

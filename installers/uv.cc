@@ -52,7 +52,7 @@ Status fill_view(const std::string& path, const Interpreter& python,
 // Made beside and renamed: a half view is never seen, and two makers don't disturb each other.
 Result<std::string> make_view(const Interpreter& python, const std::vector<Distribution>& base,
                               const store::Store& store) {
-  std::string folder = store.path() + "/uv/views", path = folder + "/" + python.fingerprint;
+  std::string folder = TRY(store.uv_home()) + "/views", path = folder + "/" + python.fingerprint;
   if (::access((path + "/pyvenv.cfg").c_str(), F_OK) == 0) return path;
   TRY(sys::make_dirs(folder));
   UniqueFd dir = TRY(sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY));
@@ -130,7 +130,7 @@ Result<Uv> Uv::prepare(const config::Packages& packages, const Interpreter& pyth
   uv.program_ = context.tools + "/uv";
   if (::access(uv.program_.c_str(), X_OK) != 0)
     return make_error(uv.field_, uv.program_, "uv is not there", "run tools/fetch-tools");
-  uv.cache_ = store.path() + "/uv/cache";
+  uv.cache_ = TRY(store.uv_home()) + "/cache";
   TRY(sys::make_dirs(uv.cache_));
   TRY(forbid_builds(uv.cache_));
   uv.base_ = visible(TRY(distributions_of(python, store)));

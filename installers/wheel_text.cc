@@ -8,6 +8,7 @@
 
 #include "installers/store/hash.h"
 #include "installers/wheel.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
@@ -138,6 +139,9 @@ std::vector<EntryPoint> parse_entry_points(const std::string& text) {
 
 Status add_text_file(int tree, store::Manifest& manifest, const std::string& path,
                      const std::string& text, uint32_t mode) {
+  if (sys::absolute_path(path, "/") != "/" + path)
+    return make_error("wheel", path, "leads out of the layer", "report it to the package's author");
+  sys::AsRoot root;
   size_t slash = path.rfind('/');
   if (slash != std::string::npos) TRY(sys::make_dirs_at(tree, path.substr(0, slash)));
   UniqueFd fd = TRY(sys::open_beneath(tree, path, O_WRONLY | O_CREAT | O_TRUNC, mode));

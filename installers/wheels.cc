@@ -12,10 +12,13 @@
 #include <thread>
 
 #include "installers/fetch.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
 namespace {
+
+using store::Whose;
 
 // One wheel on its way into the store.
 struct Item {
@@ -44,15 +47,22 @@ bool is_requested(const Job& job, const std::string& name) {
 
 std::string title(const LockedWheel& w) { return w.name + " " + w.version; }
 
-Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& key, Made& made) {
-  auto record = TRY(job.store.lookup(key));
+// A wheel that we have downloaded is what its SHA-256 says, whoever asked for it. A local one may
+// be changed by its owner while it is unpacked: what came out of it is for him alone.
+Whose whose_is(const LockedWheel& wheel) {
+  return wheel.url.starts_with("file:") ? Whose::kCaller : Whose::kEverybody;
+}
+
+Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& key, Whose whose,
+                                              Made& made) {
+  auto record = TRY(job.store.lookup(key, whose));
   if (!record || record->layers.empty()) return std::optional<WheelLayer>{};
   auto lease = TRY(job.store.acquire(record->layers[0]));
   if (!lease) return std::optional<WheelLayer>{};
   auto layer = parse_wheel_data(*record);
   if (!layer.ok()) return std::optional<WheelLayer>{};
   made.leases.push_back(std::move(*lease));
-  job.store.touch(key);
+  job.store.touch(key, whose);
   return std::optional<WheelLayer>{std::move(layer.value())};
 }
 
@@ -132,6 +142,7 @@ class Unpacker {
 
 // A file without a name, on the store's file system: it is gone with its descriptor.
 Result<UniqueFd> scratch_file(const store::Store& store) {
+  sys::AsRoot root;
   return sys::open_at(store.dir(), "tmp", O_TMPFILE | O_RDWR, 0600);
 }
 
@@ -201,7 +212,7 @@ Result<WheelLayer> publish_item(const Job& job, Item& item, Made& made) {
   store::Lease lease = TRY(job.store.publish(std::move(*item.staging), item.manifest, info));
   item.layer->digest = lease.digest;
   store::Record record{"wheel", title(item.locked), {lease.digest}, wheel_data(*item.layer)};
-  TRY(job.store.record(item.key, record));
+  TRY(job.store.record(item.key, record, whose_is(item.locked)));
   made.leases.push_back(std::move(lease));
   item.lock.reset();
   return std::move(*item.layer);
@@ -245,7 +256,7 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
   std::map<std::string, size_t> missing;  // by key: the order of locking
   for (size_t i = 0; i < locked.size(); ++i) {
     store::Key key = wheel_key(locked[i].sha256, job.python);
-    if (auto known = TRY(known_layer(job, key, made)))
+    if (auto known = TRY(known_layer(job, key, whose_is(locked[i]), made)))
       layers.emplace(i, std::move(*known));
     else
       missing.emplace(key.hex, i);
@@ -256,8 +267,9 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
     const std::string& key = entry.first;
     const size_t i = entry.second;
     auto waiting = [&] { job.progress.report({job.field, "wait", title(locked[i])}); };
-    UniqueFd lock = TRY(job.store.lock({key}, waiting));
-    if (auto known = TRY(known_layer(job, {key}, made))) {
+    Whose whose = whose_is(locked[i]);
+    UniqueFd lock = TRY(job.store.lock({key}, waiting, whose));
+    if (auto known = TRY(known_layer(job, {key}, whose, made))) {
       layers.emplace(i, std::move(*known));
       continue;
     }

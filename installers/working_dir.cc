@@ -11,6 +11,7 @@
 #include "installers/source_walk.h"
 #include "installers/working_dir_copy.h"
 #include "installers/zip.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
@@ -128,11 +129,17 @@ class Making {
   }
 
   Result<store::Key> unpack_url(const store::Staging& staging, store::Manifest& manifest) {
-    UniqueFd fd = TRY(sys::open_at(staging.dir(), "download", O_RDWR | O_CREAT | O_EXCL, 0600));
-    ::unlinkat(staging.dir(), "download", 0);
+    UniqueFd fd = TRY(download_file(staging));
     TRY(download(fd.get()));
     TRY(unpack(fd.get(), staging, manifest));
     return key_;
+  }
+
+  static Result<UniqueFd> download_file(const store::Staging& staging) {
+    sys::AsRoot root;
+    UniqueFd fd = TRY(sys::open_at(staging.dir(), "download", O_RDWR | O_CREAT | O_EXCL, 0600));
+    ::unlinkat(staging.dir(), "download", 0);
+    return fd;
   }
 
   Status download(int fd) {

@@ -1,14 +1,25 @@
 // rtlaunch-build: all that a warm launch doesn't need. `make FIELD` and `settle` are asked for by
 // rtlaunch (request.h); `store` and `env` are what people ask.
+//
+// rtlaunchd asks for them with `--caller UID:GID:GROUPS --store DIR`, as root, for somebody else.
+// Then every path is opened, and every program of the caller's choice run, with the caller's rights
+// (isolation/sys/caller.h), and only the store's own methods are root's. The environment is empty;
+// of the caller's variables, which come with the request, those are taken over that our own
+// downloads and sources go by. Nothing that a loader or an interpreter heeds is among them.
 #include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
+#include <cstdlib>
 
+#include "installers/callers_path.h"
 #include "installers/plan.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/priority.h"
 #include "launcher/builder.h"
@@ -44,18 +55,94 @@ Result<BuildRequest> read_request() {
   return parse_request(TRY(sys::read_all(STDIN_FILENO, "request")));
 }
 
-Status make(const std::string& name) {
+struct Work {
+  std::vector<std::string> words;     // make FIELD, settle
+  std::optional<sys::Caller> caller;  // given by rtlaunchd
+  std::string store;                  // given by rtlaunchd; else the request says it
+};
+
+Result<Work> parse_work(const std::vector<std::string>& args) {
+  Work work;
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (args[i].rfind("--", 0) != 0) {
+      work.words.push_back(args[i]);
+      continue;
+    }
+    std::string value = i + 1 < args.size() ? args[i + 1] : "";
+    if (args[i] == "--caller") {
+      work.caller = TRY(sys::parse_caller(value));
+    } else if (args[i] == "--store" && !value.empty()) {
+      work.store = value;
+    } else {
+      return make_error("rtlaunch-build", args[i], "is no option of it");
+    }
+    ++i;
+  }
+  if (work.caller && work.store.empty()) {
+    return make_error("rtlaunch-build", "--caller", "needs --store as well");
+  }
+  return work;
+}
+
+void take_over_variables(const installers::Environment& variables) {
+  for (const char* name :
+       {"HOME", "NETRC", "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY",
+        "no_proxy", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE",
+        "REQUESTS_CA_BUNDLE", "PIP_CERT", "RAY_RUNTIME_ENV_BEARER_TOKEN",
+        "RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"}) {
+    auto found = variables.find(name);
+    if (found != variables.end()) ::setenv(name, found->second.c_str(), 1);
+  }
+}
+
+// uv is beside us; what the request says of it is the caller's word.
+Result<std::string> own_folder() {
+  std::string self = TRY(sys::real_path("/proc/self/exe"));
+  return self.substr(0, self.rfind('/'));
+}
+
+struct Ready {
+  BuildRequest request;
+  store::Store store;
+};
+
+// Beyond this point paths are opened with the caller's rights.
+Result<Ready> prepare(const Work& work) {
   BuildRequest request = TRY(read_request());
-  store::Store store = TRY(store::Store::open(request.store, true));
+  if (!work.caller) {
+    store::Store own = TRY(store::Store::open(request.store, true));
+    return Ready{std::move(request), std::move(own)};
+  }
+  ::umask(022);
+  take_over_variables(request.plan.variables);
+  request.plan.tools = TRY(own_folder());
+  TRY(sys::act_for(*work.caller));
+  store::Store shared = TRY(store::Store::open(work.store, true));
+  TRY(installers::CallersPath::prepare(shared));
+  store::Store theirs = TRY(shared.for_caller(work.caller->uid));
+  return Ready{std::move(request), std::move(theirs)};
+}
+
+Status make(const Work& work) {
+  const std::string& name = work.words[1];
+  auto [request, store] = TRY(prepare(work));
   installers::Plan plan = TRY(installers::make_plan(request.plan, store));
   AnswerProgress progress;
   for (size_t i = 0; i < plan.fields.size(); ++i) {
     if (plan.fields[i].name != name) continue;
-    TRY(installers::make_field(request.plan, plan, i, store, progress));
-    return store.collect_if_over();
+    return installers::make_field(request.plan, plan, i, store, progress);
   }
   return make_error("make", name, "no such field in the request",
                     "install rtlaunch and rtlaunch-build together");
+}
+
+// What the caller can't read says so; whoever opened it seldom knows that it was for somebody.
+Status explained(Status status) {
+  if (status || sys::acting_for() == nullptr) return status;
+  Error& error = status.error();
+  bool denied = error.code == EACCES || error.code == EPERM;
+  if (denied && error.cure.empty()) error.cure = "make it readable for yourself, or leave it out";
+  return status;
 }
 
 int answer(const Status& status) {
@@ -91,16 +178,18 @@ void listen_to_launcher() {
   ::sigaction(SIGIO, &action, nullptr);
 }
 
-// What nobody waits for: bytecode of the packages, and everything safely on the disk.
+// What nobody waits for: bytecode of the packages, everything safely on the disk, and no more of it
+// than may be there.
 // A command that is short is let end first, one that is long is let import first: two cores are
 // often one, and its first imports are what somebody waits for.
-Status settle() {
+Status settle(const Work& work) {
   struct pollfd line = {kLine, POLLIN, 0};
-  (void)::poll(&line, 1, kPatienceMs);
-  listen_to_launcher();
+  if (!work.caller) {
+    (void)::poll(&line, 1, kPatienceMs);
+    listen_to_launcher();
+  }
   sys::step_back();
-  BuildRequest request = TRY(read_request());
-  store::Store store = TRY(store::Store::open(request.store, true));
+  auto [request, store] = TRY(prepare(work));
   installers::Plan plan = TRY(installers::make_plan(request.plan, store));
   NoProgress progress;
   for (const installers::Field& field : plan.fields) {
@@ -109,7 +198,17 @@ Status settle() {
         TRY(installers::packages_context(request.plan, plan, store));
     TRY(installers::make_bytecode(*field.key, *plan.python, context, store, progress));
   }
-  return store.make_durable();
+  TRY(store.make_durable());
+  return store.collect_if_over();
+}
+
+int work_for_launcher(const std::vector<std::string>& args) {
+  auto work = parse_work(args);
+  if (!work) return answer(work.error());
+  if (work->words.size() == 2 && work->words[0] == "make") return answer(explained(make(*work)));
+  if (work->words.size() == 1 && work->words[0] == "settle") return settle(*work) ? 0 : 1;
+  return answer(make_error("rtlaunch-build", "", "is started by rtlaunch, not by hand",
+                           "see rtlaunch --help"));
 }
 
 // Threads here are few and short: one arena wastes less than a lock costs, and large buffers go
@@ -126,8 +225,7 @@ int main(int argc, char** argv) {
   keep_memory_small();
   std::vector<std::string> args(argv + 1, argv + argc);
   std::string verb = args.empty() ? "" : args[0];
-  if (verb == "make" && args.size() == 2) return answer(make(args[1]));
-  if (verb == "settle") return settle() ? 0 : 1;
+  if (verb == "make" || verb == "settle") return work_for_launcher(args);
   if (verb == "store") return store_command({args.begin() + 1, args.end()});
   if (verb == "env") return env_command({args.begin() + 1, args.end()});
   Report report(Report::voice_for(false));
