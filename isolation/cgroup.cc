@@ -104,7 +104,10 @@ void Cgroups::leave() {
 }
 
 Result<CgroupUse> cgroup_use(const std::string& path) {
-  std::string folder = hierarchy() + path;
+  static std::string root;
+  if (root.empty()) root = hierarchy();
+  if (root.empty()) return Error{"cgroup", ENOENT, path, "no cgroup2 is mounted", "", 125};
+  std::string folder = root + path;
   CgroupUse use;
   std::string stat = TRY(sys::read_file(folder + "/cpu.stat", 4096));
   use.cpu_microseconds = number_after(stat, "usage_usec ").value_or(0);

@@ -36,6 +36,7 @@
 #include <string>
 #include <vector>
 
+#include "isolation/sys/limits.h"
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
 
@@ -96,9 +97,10 @@ struct Spec {
   std::string store;                 // with `caller`: paths below are layers, opened as ourselves
   int id_map = -1;                   // with `owned`: a user namespace, see make_id_map()
   bool keep_caps = false;            // root callers keep the small set (see caps.h); else none
-  std::vector<int> leases;           // descriptors that pid 1 keeps open for its life
-  int line = -1;                     // supervised (launch.h): pid 1's end of the line
-  int record = -1;                   // supervised: a file to which pid 1 appends how it ended
+  std::optional<sys::Limits> limits;  // the command's, in place of its launcher's
+  std::vector<int> leases;            // descriptors that pid 1 keeps open for its life
+  int line = -1;                      // supervised (launch.h): pid 1's end of the line
+  int record = -1;                    // supervised: a file to which pid 1 appends how it ended
   int stdin_fd = 0, stdout_fd = 1, stderr_fd = 2;
   std::string hostname;           // uts; empty: unchanged
   std::optional<uint32_t> umask;  // the command's; else start()'s caller's

@@ -67,6 +67,10 @@ Status take_stdio(const int (&stdio)[3]) {
   return {};
 }
 
+Status take_limits(const Spec& spec) {
+  return spec.limits ? sys::take_limits(*spec.limits) : Status();
+}
+
 Status enter_cwd(const std::string& cwd) {
   if (::chdir(cwd.c_str()) == 0) return {};
   Error error = sys_error("chdir", cwd);
@@ -129,6 +133,7 @@ Status become(Command* command) {
   TRY(did.took("stdio", take_stdio(command->stdio)));
   if (command->spec.new_session) take_terminal();
   ::umask(command->umask);
+  TRY(did.took("limits", take_limits(command->spec)));  // while we may raise them
   TRY(did.took("privileges", drop_privileges(command->privileges)));
   if (command->dies_with_parent) TRY(sys::die_with_parent());
   TRY(did.took("cwd", enter_cwd(command->spec.cwd)));

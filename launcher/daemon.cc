@@ -27,6 +27,7 @@ const char kDaemonUsage[] =
   --socket PATH        where clients connect (RUNTIME/rtlaunchd.sock)
   --metrics ADDR:PORT  Prometheus text over HTTP, or off (127.0.0.1:9469)
   --log-level LEVEL    debug, info, warning, error (info); JSON lines on stderr
+  --drain-seconds N    that builds have to end after SIGTERM (20)
 
 SIGTERM: takes no new work, ends, and leaves workers running. SIGHUP: opens its log anew.
 )";
@@ -34,6 +35,13 @@ SIGTERM: takes no new work, ends, and leaves workers running. SIGHUP: opens its 
 namespace {
 
 constexpr int kBacklog = 4096;  // the kernel takes net.core.somaxconn if that is less
+
+Result<int> parse_seconds(const std::string& name, const std::string& value) {
+  bool digits = !value.empty() && value.size() <= 4 &&
+                value.find_first_not_of("0123456789") == std::string::npos;
+  if (digits) return std::stoi(value);
+  return make_error("command line", name, "needs a whole number of seconds", "see --help");
+}
 
 Status take_option(const std::string& name, const std::string& value, DaemonOptions& options) {
   if (name == "--policy") {
@@ -52,8 +60,13 @@ Status take_option(const std::string& name, const std::string& value, DaemonOpti
     options.log_level = TRY(parse_level(value));
     return {};
   }
-  std::string near = config::nearest(
-      name, {"--store", "--runtime", "--socket", "--metrics", "--log-level", "--policy", "--help"});
+  if (name == "--drain-seconds") {
+    options.drain_seconds = TRY(parse_seconds(name, value));
+    return {};
+  }
+  std::string near =
+      config::nearest(name, {"--store", "--runtime", "--socket", "--metrics", "--log-level",
+                             "--drain-seconds", "--policy", "--help"});
   return make_error("command line", name, "unknown option",
                     near.empty() ? "see rtlaunchd --help" : "did you mean " + near + "?");
 }

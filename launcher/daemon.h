@@ -22,6 +22,7 @@ struct DaemonOptions {
   std::string socket;  // RUNTIME/rtlaunchd.sock
   std::string metrics = "127.0.0.1:9469";
   Level log_level = Level::kInfo;
+  int drain_seconds = 20;  // that builds have after SIGTERM
   bool help = false, version = false;
 };
 // Strict: unknown options are errors that suggest the nearest. `args` without the program's name.

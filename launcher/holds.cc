@@ -200,19 +200,40 @@ std::string shown_limit(const Json& limits, const std::string& key, const std::s
   return what == "seconds" ? human_duration(value) : std::to_string(value);
 }
 
+std::optional<uint64_t> unsigned_in(const Json& request, const char* key) {
+  return request.contains(key) ? std::optional(request[key].get<uint64_t>()) : std::nullopt;
+}
+
+// Of a store of one's own; every collector obeys from then on.
+Result<Json> limits_in(store::Store& store, const Json& request) {
+  store::LimitsChange change;
+  change.max_bytes = unsigned_in(request, "max_bytes");
+  change.min_free = unsigned_in(request, "min_free");
+  change.max_files = unsigned_in(request, "max_inodes");
+  if (request.contains("max_age")) change.max_age_seconds = request["max_age"].get<int64_t>();
+  if (request.size() > 1) TRY(store.change_limits(change));
+  store::Limits now = TRY(store.limits());
+  return Json{{"max_bytes", now.max_bytes},
+              {"min_free", now.min_free},
+              {"max_inodes", now.max_files},
+              {"max_age", now.max_age_seconds}};
+}
+
+// A store that was named is meant, whatever daemon runs.
+Result<Json> limits_of(const Words& words, const Json& request) {
+  Signals signals = TRY(Signals::block());
+  if (auto client = TRY(find_daemon(host_options(words), signals))) return client->ask(request);
+  store::Store store = TRY(own_store(words));
+  return limits_in(store, request);
+}
+
 Status limits(const Words& words) {
   Json request = {{"op", "limits"}};
   TRY(add_limit(words, "--max-bytes", "max_bytes", request));
   TRY(add_limit(words, "--min-free", "min_free", request));
   TRY(add_limit(words, "--max-inodes", "max_inodes", request));
   TRY(add_limit(words, "--max-age", "max_age", request));
-  Signals signals = TRY(Signals::block());
-  auto client = TRY(find_daemon(host_options(words), signals));
-  if (!client) {
-    return make_error("store limits", "", "no daemon runs whose limits could be asked or changed",
-                      "start rtlaunchd, or name its socket with --socket");
-  }
-  Json answer = TRY(client->ask(request));
+  Json answer = TRY(limits_of(words, request));
   answer.erase("ok");
   if (words.has("--json")) return print_json(answer), Status();
   print_table({{"max bytes", shown_limit(answer, "max_bytes", "bytes")},

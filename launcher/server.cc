@@ -17,8 +17,7 @@ namespace rtlaunch {
 namespace {
 
 constexpr auto kEver = std::chrono::hours(24 * 365);
-constexpr auto kLook = seconds(2);      // how often folders are looked after
-constexpr auto kToDrain = seconds(20);  // for builds and starts under way
+constexpr auto kLook = seconds(2);  // how often folders are looked after
 constexpr auto kLastWords = milliseconds(200);
 constexpr auto kNoDescriptors = milliseconds(100);
 constexpr size_t kWantedDescriptors = 131072, kOwnDescriptors = 1024;
@@ -296,7 +295,7 @@ void Server::drain() {
 }
 
 awaitable<void> Server::finish() {
-  auto until = Clock::now() + kToDrain;
+  auto until = Clock::now() + seconds(options_.drain_seconds);
   while (builds_->running() + starts_.total() > 0 && Clock::now() < until) {
     co_await sleep_for(io_, milliseconds(20));
   }

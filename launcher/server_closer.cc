@@ -1,6 +1,7 @@
 #include "launcher/server_closer.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <chrono>
@@ -26,6 +27,16 @@ bool can_not_hang(int fd) {
 }
 
 }  // namespace
+
+bool can_hang(int fd) {
+  if (can_not_hang(fd)) return false;
+  int domain = 0;
+  socklen_t size = sizeof domain;
+  if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0) return domain != AF_UNIX;
+  struct statx info = {};
+  constexpr int kFlags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
+  return ::statx(fd, "", kFlags, STATX_TYPE, &info) != 0 || info.stx_dev_major == 0;
+}
 
 struct Closer::State {
   std::mutex mutex;

@@ -16,6 +16,11 @@
 
 namespace rtlaunch {
 
+// Whether close(2) of what a client has sent may wait for somebody: not for pipes, memory,
+// characters, unix sockets, and files on a block device (a fuseblk there is root's). Asks no file
+// system.
+bool can_hang(int fd);
+
 class Closer {
  public:
   static constexpr size_t kMostWaiting = 256;  // of one user; he gets no more starts then

@@ -127,6 +127,7 @@ awaitable<Result<Housekeeping::Output>> Housekeeping::run(std::vector<std::strin
   SpawnRequest request;
   request.kind = SpawnRequest::Kind::kBuild;
   request.arguments = std::move(arguments);
+  request.idle = true;
   request.document = std::move(document);
   if (!request.document.valid()) request.document.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   request.output = std::move(theirs);

@@ -32,6 +32,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   const Peer& peer() const { return peer_; }
   Server& server() { return server_; }
+  Result<sys::Limits> limits_of_client() { return limits_of_peer(socket_.fd(), peer_); }
   std::string request_id() const;  // "connection.request", in every line of the journal
 
   // Sends, or fails when the client takes nothing for too long; the connection is closed then.

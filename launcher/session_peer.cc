@@ -6,6 +6,8 @@
 
 #include <cerrno>
 
+#include "isolation/sys/process.h"
+
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
@@ -32,6 +34,20 @@ Result<std::vector<gid_t>> groups_of(int socket) {
   }
 }
 
+Error who_has_gone() {
+  return Error{"limits",
+               ESRCH,
+               "",
+               "the process that connected is not to be seen from here",
+               "keep it alive, and rtlaunchd in a pid namespace that has its clients",
+               125};
+}
+
+bool belongs_to(pid_t pid, uid_t uid) {
+  struct stat info = {};
+  return ::stat(("/proc/" + std::to_string(pid)).c_str(), &info) == 0 && info.st_uid == uid;
+}
+
 }  // namespace
 
 Result<Peer> peer_of(int socket) {
@@ -51,6 +67,17 @@ UniqueFd pidfd_of_peer(int socket) {
   socklen_t size = sizeof fd;
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) != 0) return {};
   return UniqueFd(fd);
+}
+
+Result<sys::Limits> limits_of_peer(int socket, const Peer& peer) {
+  UniqueFd pidfd = pidfd_of_peer(socket);
+  bool has_pidfds = pidfd.valid() || errno != ENOPROTOOPT;
+  if (peer.pid <= 0 || (has_pidfds && !pidfd.valid())) return who_has_gone();
+  Result<sys::Limits> limits = sys::limits_of(peer.pid);
+  // It has not been reaped yet, so the number was its own all the time.
+  bool same =
+      has_pidfds ? sys::send_signal(pidfd.get(), 0).ok() : belongs_to(peer.pid, peer.user.uid);
+  return same ? std::move(limits) : who_has_gone();
 }
 
 Status check_memory_file(int fd, uint64_t most, const char* name) {

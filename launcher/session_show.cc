@@ -50,7 +50,7 @@ std::vector<std::string> visible_workers(Session& session) {
 void measure(Worker& worker) {
   int64_t now = wall_microseconds();
   if (worker.pid <= 0 || now - worker.measured < kFresh) return;
-  worker.usage = usage_of(worker.pid);
+  worker.usage = usage_of(worker.pid, worker.cgroup);
   worker.measured = now;
 }
 

@@ -2,6 +2,7 @@
 // with what the caller is entitled to.
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
@@ -29,6 +30,8 @@ Status check_descriptors(Session& session, const std::vector<UniqueFd>& fds) {
 }
 
 void take_descriptors(std::vector<UniqueFd>& fds, SpawnRequest& spawn) {
+  spawn.may_hang =
+      std::any_of(&fds[1], &fds[4], [](const UniqueFd& fd) { return can_hang(fd.get()); });
   spawn.document = std::move(fds[0]);
   spawn.input = std::move(fds[1]);
   spawn.output = std::move(fds[2]);
@@ -45,6 +48,7 @@ Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worke
   SpawnRequest spawn;
   spawn.kind = SpawnRequest::Kind::kStart;
   spawn.caller = session.peer().user;
+  spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
   store::Store store = TRY(server.store_of(spawn.caller.uid));
   spawn.entitled = TRY(layers_of(store, incoming.request.keys));
@@ -147,6 +151,7 @@ Result<SpawnRequest> prepare_enter(Session& session, Incoming& incoming) {
   SpawnRequest spawn;
   spawn.kind = SpawnRequest::Kind::kEnter;
   spawn.caller = session.peer().user;
+  spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
   take_descriptors(incoming.fds, spawn);
   spawn.target.reset(::fcntl(worker->pidfd.get(), F_DUPFD_CLOEXEC, 3));

@@ -15,7 +15,7 @@ namespace {
 using isolation::Reader;
 using isolation::Writer;
 
-constexpr size_t kMostFds = 8;
+constexpr size_t kMostFds = 8, kRequestHead = 8 + 4 + 1;
 
 union Control {
   char bytes[CMSG_SPACE(sizeof(int) * kMostFds)];
@@ -54,6 +54,51 @@ isolation::User read_user(Reader* in) {
   // -1 means "leave as it is" to setresuid(2).
   if (user.uid == static_cast<uid_t>(-1) || user.gid == static_cast<gid_t>(-1)) in->fail();
   return user;
+}
+
+// The kernel's masks are whole words (sched_setaffinity(2)).
+void write_mask(const std::string& mask, Writer* out) {
+  out->number(static_cast<uint32_t>(mask.size() / 8));
+  for (size_t at = 0; at + 8 <= mask.size(); at += 8) {
+    uint64_t word;
+    std::memcpy(&word, mask.data() + at, sizeof word);
+    out->long_number(word);
+  }
+}
+
+std::string read_mask(Reader* in) {
+  std::string mask;
+  for (size_t left = in->count(8); left > 0 && in->ok(); --left) {
+    uint64_t word = in->long_number();
+    mask.append(reinterpret_cast<const char*>(&word), sizeof word);
+  }
+  return mask;
+}
+
+void write_limits(const std::optional<sys::Limits>& limits, Writer* out) {
+  out->flag(limits.has_value());
+  if (!limits) return;
+  out->number(static_cast<uint32_t>(limits->resources.size()));
+  for (const auto& [soft, hard] : limits->resources) out->long_number(soft).long_number(hard);
+  write_mask(limits->cpus, out);
+  out->number(limits->policy).number(limits->priority).number(limits->io);
+  out->number(static_cast<uint32_t>(limits->nice)).flag(limits->reset_on_fork);
+}
+
+std::optional<sys::Limits> read_limits(Reader* in) {
+  if (!in->flag()) return std::nullopt;
+  sys::Limits limits;
+  for (size_t left = in->count(16); left > 0 && in->ok(); --left) {
+    uint64_t soft = in->long_number();
+    limits.resources.push_back({soft, in->long_number()});
+  }
+  limits.cpus = read_mask(in);
+  limits.policy = in->number();
+  limits.priority = in->number();
+  limits.io = in->number();
+  limits.nice = static_cast<int32_t>(in->number());
+  limits.reset_on_fork = in->flag();
+  return limits;
 }
 
 void read_entitled(Reader* in, std::vector<store::Digest>* entitled) {
@@ -150,13 +195,31 @@ Result<std::optional<Packet>> receive_packet(int socket) {
   return std::optional<Packet>(std::move(packet));
 }
 
+Result<std::optional<RequestHead>> peek_request(int socket) {
+  char bytes[kRequestHead];
+  ssize_t size = ::recv(socket, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
+  if (size < 0 && (errno == EAGAIN || errno == EINTR)) return std::optional<RequestHead>();
+  if (size < 0 && errno != ECONNRESET) return sys_error("spawner", "receive");
+  if (size <= 0) return Error{"spawner", EPIPE, "", "it is gone", "", 125};
+  Reader in(std::string_view(bytes, static_cast<size_t>(size)));
+  RequestHead head;
+  head.id = in.long_number();
+  head.kind = static_cast<SpawnRequest::Kind>(in.number());
+  head.may_hang = in.flag() && in.ok();
+  return std::optional<RequestHead>(head);
+}
+
+void drop_request(int socket) { (void)::recv(socket, nullptr, 0, MSG_DONTWAIT); }
+
 std::string encode_request(const SpawnRequest& request, std::vector<int>* fds) {
   Writer out;
   out.long_number(request.id).number(static_cast<uint32_t>(request.kind));
+  out.flag(request.may_hang);  // up to here: RequestHead
   write_user(request.caller, &out);
   out.number(static_cast<uint32_t>(request.entitled.size()));
   for (const store::Digest& digest : request.entitled) out.text(digest.hex);
-  out.texts(request.arguments);
+  out.texts(request.arguments).flag(request.idle);
+  write_limits(request.limits, &out);
   uint32_t present = 0;
   for (size_t i = 0; i < std::size(kFds); ++i) {
     const UniqueFd& fd = request.*kFds[i];
@@ -175,9 +238,12 @@ Result<SpawnRequest> decode_request(Packet packet) {
   uint32_t kind = in.number();
   if (kind > static_cast<uint32_t>(SpawnRequest::Kind::kBuild)) in.fail();
   request.kind = static_cast<SpawnRequest::Kind>(kind);
+  request.may_hang = in.flag();
   request.caller = read_user(&in);
   read_entitled(&in, &request.entitled);
   request.arguments = in.texts();
+  request.idle = in.flag();
+  request.limits = read_limits(&in);
   uint32_t present = in.number();
   if (!in.done() || !take_fds(present, std::move(packet.fds), &request)) {
     return nonsense("a request that makes no sense");

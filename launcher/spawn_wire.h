@@ -29,6 +29,15 @@ Status send_packet(int socket, std::string_view bytes, const std::vector<int>& f
 // Nothing when there is none now; EPIPE at the end.
 Result<std::optional<Packet>> receive_packet(int socket);
 
+// What the next request begins with; it stays where it is, and so do its descriptors.
+struct RequestHead {
+  uint64_t id = 0;
+  SpawnRequest::Kind kind = SpawnRequest::Kind::kStart;
+  bool may_hang = false;
+};
+Result<std::optional<RequestHead>> peek_request(int socket);
+void drop_request(int socket);  // its descriptors never become ours
+
 std::string encode_request(const SpawnRequest& request, std::vector<int>* fds);
 Result<SpawnRequest> decode_request(Packet packet);
 std::string encode_reply(const SpawnReply& reply);  // the pidfd is its one descriptor

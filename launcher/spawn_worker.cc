@@ -99,6 +99,7 @@ Result<Spec> decoded(const SpawnRequest& request) {
   TRY(isolation::check_line(request.line.get()));
   spec = TRY(isolation::checked(std::move(spec)));
   spec.user = request.caller;
+  spec.limits = request.limits;
   spec.keep_caps = request.caller.uid == 0;
   spec.stdin_fd = request.input.get();
   spec.stdout_fd = request.output.get();
@@ -149,6 +150,34 @@ Status send_start(int child, const SpawnRequest& request, int id_map) {
   return send_packet(child, bytes, fds);
 }
 
+namespace {
+
+void wait_for_request(int socket) {
+  struct pollfd polled = {socket, POLLIN, 0};
+  while (::poll(&polled, 1, -1) < 0) {
+  }
+}
+
+// What send_start() has sent, and the id map.
+Result<std::pair<SpawnRequest, UniqueFd>> take_request(int socket) {
+  Result<std::optional<Packet>> packet = receive_packet(socket);
+  if (!packet || !packet->has_value()) ::_exit(1);  // never needed
+  UniqueFd id_map = std::move((*packet)->fds.back());
+  (*packet)->fds.pop_back();
+  SpawnRequest request = TRY(decode_request(std::move(**packet)));
+  return std::pair(std::move(request), std::move(id_map));
+}
+
+// The Spec names them by number; they are pid 1's now.
+void keep_descriptors(SpawnRequest& request) {
+  for (UniqueFd* fd :
+       {&request.input, &request.output, &request.error, &request.line, &request.record}) {
+    fd->release();
+  }
+}
+
+}  // namespace
+
 Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerConfig& config,
                            const store::Store& store) {
   // The spawner may have died before we asked to die with it; then our socket has ended, unless we,
@@ -157,25 +186,23 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
   TRY(sys::close_all_but(keep, std::size(keep)));
   sys::touch_memory();
   preparing.spares.make_all();
-  struct pollfd polled = {preparing.socket, POLLIN, 0};
-  while (::poll(&polled, 1, -1) < 0) {
-  }
+  wait_for_request(preparing.socket);
   preparing.clock.restart();
-  Result<std::optional<Packet>> packet = receive_packet(preparing.socket);
-  if (!packet || !packet->has_value()) ::_exit(1);  // never needed
-  UniqueFd id_map = std::move((*packet)->fds.back());
-  (*packet)->fds.pop_back();
-  SpawnRequest request = TRY(decode_request(std::move(**packet)));
+  auto [request, id_map] = TRY(take_request(preparing.socket));
   bool owned = request.caller.uid != 0;
   Result<Spec> spec = start_spec(request, config, store, owned ? id_map.release() : -1);
-  // The Spec names the descriptors by number; they are pid 1's now.
-  for (UniqueFd* fd :
-       {&request.input, &request.output, &request.error, &request.line, &request.record}) {
-    fd->release();
-  }
+  keep_descriptors(request);
   return spec;
 }
 
 Result<Spec> enter_spec(const SpawnRequest& request) { return decoded(request); }
+
+Result<Spec> receive_enter(const isolation::Preparing& preparing) {
+  wait_for_request(preparing.socket);
+  auto [request, id_map] = TRY(take_request(preparing.socket));
+  Result<Spec> spec = enter_spec(request);
+  keep_descriptors(request);
+  return spec;
+}
 
 }  // namespace rtlaunch

@@ -19,8 +19,9 @@ Result<isolation::Spec> receive_start(const isolation::Preparing& preparing,
 // In the child. Reads and decodes the document, which may hang or lie; leases what it names.
 Result<isolation::Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,
                                    const store::Store& store, int id_map);
-// The same for a command inside a running worker.
+// The same for a command inside a running worker; and with what send_start() brings.
 Result<isolation::Spec> enter_spec(const SpawnRequest& request);
+Result<isolation::Spec> receive_enter(const isolation::Preparing& preparing);
 
 // Refuses what a caller may not name. Paths have been cleaned; returns the layers that are named.
 Result<std::vector<store::Digest>> named_layers(const isolation::Spec& spec,

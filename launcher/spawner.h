@@ -52,10 +52,15 @@ struct SpawnRequest {
   std::vector<store::Digest> entitled;  // kStart: the layers that `document` may name; those that
                                         // it does are leased in the child, and held by pid 1
   std::vector<std::string> arguments;   // kBuild: of rtlaunch-build, without argv[0]
-  UniqueFd document;                    // a memfd
-  UniqueFd input, output, error;        // kStart, kEnter: the worker's stdio, all three;
-                                        // kBuild: output and error, /dev/null where there is none
-  UniqueFd line;                        // kStart, kEnter: pid 1's end (isolation/line.h)
+  std::optional<sys::Limits> limits;    // kStart, kEnter: of who asks, and of what it gets
+  bool idle = false;                    // kBuild: nobody waits for it
+  // kStart, kEnter: close(2) of input, output or error may wait for a server of the caller's own
+  // (FUSE, NFS). The spawner then never takes them: see spawn_courier.h.
+  bool may_hang = false;
+  UniqueFd document;              // a memfd
+  UniqueFd input, output, error;  // kStart, kEnter: the worker's stdio, all three;
+                                  // kBuild: output and error, /dev/null where there is none
+  UniqueFd line;                  // kStart, kEnter: pid 1's end (isolation/line.h)
   UniqueFd record;  // kStart: the worker's file (workers.h), opened O_APPEND: flocked by the
                     // spawner and held by pid 1; see below
   UniqueFd target;  // kEnter: pidfd of the worker's pid 1

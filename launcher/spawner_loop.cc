@@ -22,6 +22,7 @@
 #include "isolation/sys/mount.h"
 #include "isolation/sys/process.h"
 #include "isolation/userns.h"
+#include "launcher/spawn_courier.h"
 #include "launcher/spawn_wire.h"
 #include "launcher/spawn_worker.h"
 #include "launcher/spawner.h"
@@ -88,14 +89,16 @@ class Loop {
   // requests
   Status take_requests();
   void serve(SpawnRequest request);
-  Status start(SpawnRequest& request);
+  void serve_by_courier(const RequestHead& head);
+  Status start(SpawnRequest& request, Courier* courier = nullptr);
   Status enter(SpawnRequest& request);
+  Status enter_by(Courier& courier, SpawnRequest& request);
   Status build(SpawnRequest& request);
   Result<Launch> make_ahead();
   Result<Launch> in_leaf(const std::function<Result<Launch>(int cgroup)>& make);
   void end_leaf(pid_t pid);
   void sweep_leaves();
-  Result<Launch> handed_over(const SpawnRequest& request, int map);
+  Result<Launch> handed_over(const SpawnRequest& request, int map, Courier* courier);
   void prepare_one();
   bool is_idle() const;
   std::string leaf_of(pid_t pid) const;
@@ -213,24 +216,36 @@ bool Loop::is_idle() const {
                       [](const auto& child) { return child.second.starting; });
 }
 
-Result<Launch> Loop::handed_over(const SpawnRequest& request, int map) {
+Status hand_over(const Launch& launch, const SpawnRequest& request, int map, Courier* courier) {
+  return courier ? courier->deliver(launch.fd(), map) : send_start(launch.fd(), request, map);
+}
+
+Result<Launch> Loop::handed_over(const SpawnRequest& request, int map, Courier* courier) {
   can_prepare_ = true;
   while (!ready_.empty()) {
     Launch launch = std::move(ready_.back());
     ready_.pop_back();
-    if (send_start(launch.fd(), request, map)) return launch;  // else somebody killed it
+    if (hand_over(launch, request, map, courier)) return launch;  // else somebody killed it
+    if (courier) break;                                           // it goes one way only
   }
   Launch launch = TRY(make_ahead());
-  TRY(send_start(launch.fd(), request, map));
+  TRY(hand_over(launch, request, map, courier));
   return launch;
 }
 
-Status Loop::start(SpawnRequest& request) {
-  int map = TRY(id_map(request.caller));
-  if (!TRY(sys::try_lock_file(request.record.get(), sys::Lock::kExclusive, "record"))) {
+// A file that has lost its name was taken for that of a worker which never started.
+Status take_record(int record) {
+  if (!TRY(sys::try_lock_file(record, sys::Lock::kExclusive, "record"))) {
     return Error{"record", EBUSY, "", "another worker has it", "", 125};
   }
-  Launch launch = TRY(handed_over(request, map));
+  if (TRY(sys::stat_fd(record, "record")).st_nlink > 0) return {};
+  return Error{"record", EAGAIN, "", "another rtlaunchd has removed it", "try again", 125};
+}
+
+Status Loop::start(SpawnRequest& request, Courier* courier) {
+  int map = TRY(id_map(request.caller));
+  TRY(take_record(request.record.get()));
+  Launch launch = TRY(handed_over(request, map, courier));
   Status recorded = record(request, launch);
   if (recorded) launch.go();
   Child& child = add(request, std::move(launch));
@@ -250,6 +265,17 @@ Status Loop::enter(SpawnRequest& request) {
   return {};
 }
 
+Status Loop::enter_by(Courier& courier, SpawnRequest& request) {
+  auto prepare = [&](const isolation::Preparing& preparing) { return receive_enter(preparing); };
+  Launch launch = TRY(in_leaf([&](int cgroup) {
+    return Launch::join(prepare, request.target.get(), {.cgroup = cgroup, .exit_signal = SIGCHLD});
+  }));
+  TRY(courier.deliver(launch.fd(), -1));
+  launch.go();
+  add(request, std::move(launch));
+  return {};
+}
+
 Status Loop::build(SpawnRequest& request) {
   auto given = [&](const UniqueFd& fd) { return fd.valid() ? fd.get() : null_.get(); };
   sys::ProgramStart program;
@@ -259,6 +285,7 @@ Status Loop::build(SpawnRequest& request) {
                  "LC_ALL=C.UTF-8"};
   program.fds = {given(request.document), given(request.output), given(request.error)};
   program.exit_signal = SIGCHLD;
+  program.idle = request.idle;
   sys::Cloned started = TRY(sys::start_program(program));
   children_.insert_or_assign(started.pid, Child{request.id, request.kind, {}, false, {}, {}});
   SpawnReply told;
@@ -287,8 +314,28 @@ void Loop::serve(SpawnRequest request) {
   if (!done) fail(request.id, std::move(done.error()));
 }
 
+void Loop::serve_by_courier(const RequestHead& head) {
+  auto carry_out = [&]() -> Status {
+    Courier courier = TRY(Courier::send(socket_));
+    SpawnRequest request = TRY(courier.request());
+    if (request.kind == SpawnRequest::Kind::kEnter && request.target.valid()) {
+      return enter_by(courier, request);
+    }
+    if (request.record.valid()) return start(request, &courier);
+    return Error{"spawner", EPROTO, "request", "a descriptor is missing", "", 125};
+  };
+  Status done = carry_out();
+  if (done) return;
+  auto next = peek_request(socket_);
+  if (next && *next && (*next)->id == head.id) drop_request(socket_);  // nobody took it
+  fail(head.id, std::move(done.error()));
+}
+
 // EPIPE: the daemon is gone.
 Status Loop::take_requests() {
+  std::optional<RequestHead> head = TRY(peek_request(socket_));
+  if (!head) return {};
+  if (head->may_hang) return serve_by_courier(*head), Status();
   std::optional<Packet> packet = TRY(receive_packet(socket_));
   if (!packet) return {};
   Result<SpawnRequest> request = decode_request(std::move(*packet));

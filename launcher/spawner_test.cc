@@ -1,5 +1,7 @@
 // The spawner, from outside: whose life is tied to whose, whose rights count, and that nothing is
 // left.
+#include <sys/resource.h>
+
 #include "isolation/cgroup.h"
 #include "launcher/spawner_testing.h"
 
@@ -141,6 +143,30 @@ TEST_F(SpawnerTest, TwoWorkersCantHaveOneRecord) {
   request.record = sys::open_at(AT_FDCWD, client.record, O_RDWR | O_APPEND).value();
   ASSERT_TRUE(node().spawner().send(request).ok());
   EXPECT_EQ(node().reply(second.id)->error.code, EBUSY);
+}
+
+TEST_F(SpawnerTest, ARecordThatLostItsNameStartsNothing) {
+  Client client;
+  SpawnRequest request = node().request(Node::shell("echo ran"), &client);
+  ASSERT_EQ(::unlink(client.record.c_str()), 0);
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  auto told = node().reply(client.id);
+  ASSERT_TRUE(told);
+  EXPECT_EQ(told->kind, SpawnReply::Kind::kFailed);
+  EXPECT_EQ(told->error.code, EAGAIN) << "the daemon says `again`";
+  for (UniqueFd* fd : {&request.output, &request.error}) fd->reset();
+  EXPECT_EQ(drain(client.output.get()), "");
+}
+
+TEST_F(SpawnerTest, AWorkerHasTheLimitsOfItsRequest) {
+  Client client;
+  SpawnRequest request = node().request(Node::shell("ulimit -n; ulimit -Hn; nice"), &client);
+  request.limits = sys::limits_of(0).value();
+  request.limits->resources[RLIMIT_NOFILE] = {123, 456};
+  request.limits->nice = 5;
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  for (UniqueFd* fd : {&request.output, &request.error}) fd->reset();
+  EXPECT_EQ(drain(client.output.get()), "123\n456\n5\n");
 }
 
 // --- rights ---

@@ -92,8 +92,9 @@ class Workers {
   std::deque<Worker> ended_;
 };
 
-// What /proc says of `pid` and all below it; zeros when it has gone.
-Usage usage_of(pid_t pid);
+// What its cgroup leaf says, which forgets no process that has ended, and /proc of `pid` and all
+// below it for what the leaf doesn't know; zeros when it has gone.
+Usage usage_of(pid_t pid, const std::string& cgroup = "");
 UniqueFd pidfd_of(pid_t pid);  // invalid when there is no such process
 // 0 when there is no such process.
 uint64_t start_time_of(pid_t pid);

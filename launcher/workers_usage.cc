@@ -1,9 +1,10 @@
-// What a worker uses, by /proc (proc(5)): its pid 1 and all below it. Processes that are gone count
-// by what their parents have waited for.
+// What a worker uses: by its cgroup, and by /proc (proc(5)), its pid 1 and all below it. There,
+// processes that are gone count by what their parents have waited for.
 #include <unistd.h>
 
 #include <charconv>
 
+#include "isolation/cgroup.h"
 #include "isolation/sys/files.h"
 #include "launcher/workers.h"
 
@@ -44,6 +45,13 @@ void add_children(pid_t pid, std::vector<pid_t>& all) {
   }
 }
 
+void take_cgroup(const std::string& cgroup, Usage& usage) {
+  auto use = isolation::cgroup_use(cgroup);
+  if (!use) return;
+  usage.cpu_us = static_cast<int64_t>(use->cpu_microseconds);
+  if (use->memory_bytes) usage.memory = static_cast<int64_t>(*use->memory_bytes);
+}
+
 }  // namespace
 
 uint64_t start_time_of(pid_t pid) {
@@ -51,7 +59,7 @@ uint64_t start_time_of(pid_t pid) {
   return stat.size() > kStartTime ? static_cast<uint64_t>(stat[kStartTime]) : 0;
 }
 
-Usage usage_of(pid_t pid) {
+Usage usage_of(pid_t pid, const std::string& cgroup) {
   static const int64_t kTick = 1'000'000 / ::sysconf(_SC_CLK_TCK), kPage = ::sysconf(_SC_PAGESIZE);
   Usage usage;
   std::vector<pid_t> all = {pid};
@@ -63,6 +71,7 @@ Usage usage_of(pid_t pid) {
     ++usage.processes;
     add_children(all[i], all);
   }
+  if (!cgroup.empty()) take_cgroup(cgroup, usage);
   return usage;
 }
 

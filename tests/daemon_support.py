@@ -301,8 +301,8 @@ def fake_builder(stopped_daemon, tmp_path):
         os.link(stopped_daemon.programs / name, folder / name)
     stopped_daemon.programs = folder
 
-    def start(script):
+    def start(script, *options):
         (folder / 'rtlaunch-build').write_text('#!/bin/sh\n' + script)
         (folder / 'rtlaunch-build').chmod(0o755)
-        return stopped_daemon.start()
+        return stopped_daemon.start(*options)
     return start

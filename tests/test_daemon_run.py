@@ -18,6 +18,7 @@ from test_command import (on_terminal, processes_with, wait_for,  # noqa: F401
                           test_exit_status_is_the_commands, test_not_found_and_not_executable,
                           test_only_stdio_is_inherited, test_sigkill_leaves_no_process_and_no_mount,
                           test_sigterm_is_forwarded, test_stdio_goes_through, test_terminal_is_the_commands_terminal)
+from test_packages import test_a_package_in_the_working_dir_changes_the_layer  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='rtlaunchd is for root')
 

@@ -56,6 +56,24 @@ def test_ps_shows_what_runs_and_to_whom(rt, worker):
     assert json.loads(stranger.stdout) == []
 
 
+def test_ps_counts_children_that_nobody_waited_for(rt, node):
+    """/proc forgets them; the worker's cgroup leaf, where there is one, doesn't."""
+    script = ('import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n'
+              'if (pid := os.fork()) == 0:\n  while time.process_time() < 0.6: pass\n  os._exit(0)\n'
+              'while os.path.exists(f"/proc/{pid}"): time.sleep(0.02)\nprint("done", flush=True)\ntime.sleep(60)')
+    process = rt.popen('--', 'python3', '-c', script, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b'done\n'
+        [one] = node.workers(PLAIN_UID)
+        leaf = open(f'/proc/{one["pid"]}/cgroup').read().split('0::')[1].strip()
+        if '/w-' not in leaf:
+            pytest.skip('no cgroup2 hierarchy that could be written to')
+        assert one['cpu_us'] > 500_000 and one['memory'] > 1 << 20
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_kill_ends_it_and_ps_all_says_how(rt, worker):
     ident, process = worker
     assert look(rt, 'kill', ident[:8], 'SIGTERM').returncode == 0

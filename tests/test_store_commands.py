@@ -68,3 +68,13 @@ def test_verify_finds_damage_and_rebuild_restores_the_index(rt_one):
 
 def test_unknown_command_suggests(rt_one):
     assert 'stats' in rt_one.fails('store', 'stat', verb='ask')
+
+
+def test_limits_of_ones_own_store(rt):
+    rt.ok('--working-dir', rt.make_files('project', FILES), '--', 'true')
+    set_to = rt.ask('store', 'limits', '--max-bytes', '5G', '--max-age', '7d')
+    assert (set_to['max_bytes'], set_to['max_age']) == (5 << 30, 7 * 86400)
+    assert rt.ask('store', 'limits')['max_bytes'] == 5 << 30
+    assert rt.ask('store', 'stats')['limit'] == 5 << 30
+    rt.ok('store', 'limits', '--max-bytes', '1', '--embedded', verb='store')
+    assert 'max bytes' in rt.ok('store', 'limits', verb='store')

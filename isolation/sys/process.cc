@@ -21,6 +21,8 @@
 #include <cstdio>
 #include <vector>
 
+#include "isolation/sys/priority.h"
+
 namespace rtlaunch::sys {
 namespace {
 
@@ -95,6 +97,7 @@ int exec_program(void* argument) {
   sigset_t none;
   ::sigemptyset(&none);
   (void)set_oom_score(0).ok();
+  if (exec->program.idle) step_back();
   bool ready = ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && ::getppid() == exec->parent &&
                ::setsid() >= 0 && ::chdir("/") == 0 && take_descriptors(exec->program.fds) &&
                ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0;
