@@ -22,6 +22,13 @@ Error again(const std::string& reason) { return Error{"spawner", EAGAIN, "", rea
 
 Error no_room() { return again("it has too much to do"); }
 
+// What became of a request that could not be sent.
+Error unsent(Error error) {
+  if (error.code == EAGAIN) return no_room();
+  if (error.code == EPIPE || error.code == ECONNRESET) return again("it has just died");
+  return error;
+}
+
 // Our very many descriptors are no business of the workers, which inherit the spawner's limits.
 void lower_limits(int pidfd) {
   auto text = sys::read_file("/proc/self/fdinfo/" + std::to_string(pidfd), 4096);
@@ -110,11 +117,7 @@ Status Spawners::try_send(const SpawnRequest& request) {
   if (!spawner_) return again("it is being restarted");
   Status sent = spawner_->send(request);
   if (sent.ok()) return sent;
-  if (sent.error().code == EAGAIN) return no_room();
-  if (sent.error().code == EPIPE || sent.error().code == ECONNRESET) {
-    return again("it has just died");
-  }
-  return sent;
+  return unsent(std::move(sent.error()));
 }
 
 awaitable<void> Spawners::send_queued(uint64_t generation) {
@@ -128,7 +131,7 @@ awaitable<void> Spawners::send_queued(uint64_t generation) {
     if (!sent.ok()) {
       auto asked = asked_.find(queue_.front().id);
       if (asked != asked_.end()) {
-        asked->second->give(sent.error());
+        asked->second->give(unsent(std::move(sent.error())));
         asked_.erase(asked);
       }
     }
