@@ -28,7 +28,7 @@ PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
-.PHONY: all build demo test unit e2e asan tsan bench lint fmt install setup clean
+.PHONY: all build demo test unit e2e soak asan tsan bench lint fmt install setup clean
 all: build
 
 setup:
@@ -83,8 +83,13 @@ test: setup
 unit: tests build
 	@tools/run-tests --out $(OUT) --unit
 
-e2e: build
+e2e: build $(GUESTS)
 	@tools/run-tests --out $(OUT) --e2e
+
+# The tests of faults at full length.
+soak: setup
+	@$(MAKE) --no-print-directory -j$$(nproc) build $(GUESTS)
+	@tools/soak
 
 demo: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build
