@@ -25,6 +25,8 @@ Status drop_privileges(const Privileges& to) {
   return sys::check_capabilities(to.keep);
 }
 
+Status shrink_bounding_set() { return sys::drop_bounding_set(kKeptByRoot); }
+
 Status drop_to_reaper(bool worker_is_another_user) {
   uint64_t keep = worker_is_another_user ? bit(CAP_KILL) : 0;
   TRY(sys::set_capabilities(keep));

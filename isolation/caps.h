@@ -23,6 +23,10 @@ struct Privileges {
 // The worker's way down; afterwards reads everything back. Raw system calls only.
 Status drop_privileges(const Privileges& to);
 
+// While nobody waits yet: out of the bounding set with all that no worker keeps. What this process
+// itself may do stays the same.
+Status shrink_bounding_set();
+
 // pid 1's: it keeps what it needs to signal the worker, nothing else.
 Status drop_to_reaper(bool worker_is_another_user);
 

@@ -71,7 +71,7 @@ Status add_shared_memory(Spares* spares, Tree* tree) {
 
 }  // namespace
 
-Result<Devices> Devices::open(const int (&stdio)[3]) {
+Result<Devices> Devices::open() {
   Devices devices;
   for (const Known& known : kKnown) {
     std::string path = std::string("/dev/") + known.name;
@@ -80,16 +80,23 @@ Result<Devices> Devices::open(const int (&stdio)[3]) {
     if (!mount) return mount.error();
     devices.nodes_.push_back({known.name, std::move(mount.value())});
   }
+  return devices;
+}
+
+void Devices::add_console(const int (&stdio)[3]) {
   for (int fd : stdio) {
     dev_t device;
     std::string path = terminal_path(fd, &device);
     if (path.empty()) continue;
     Result<sys::Mount> mount = clone_device(path, device);
     // A terminal of another namespace has no path here; then there is no console.
-    if (mount) devices.nodes_.push_back({"console", std::move(mount.value())});
+    if (mount) nodes_.push_back({"console", std::move(mount.value())});
     break;
   }
-  return devices;
+}
+
+void Devices::append_to(std::vector<int>* descriptors) const {
+  for (const Node& node : nodes_) descriptors->push_back(node.mount.fd());
 }
 
 Status Devices::add_to(const Vault& vault, Spares* spares, Tree* tree) {

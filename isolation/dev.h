@@ -15,15 +15,17 @@ namespace rtlaunch::isolation {
 
 class Devices {
  public:
-  // Clones the host's nodes, and the terminal if one of `stdio` is one (it becomes /dev/console, so
-  // that ttyname(3) finds it).
-  static Result<Devices> open(const int (&stdio)[3]);
+  // Clones the host's nodes.
+  static Result<Devices> open();
+  // The terminal, if one of `stdio` is one, becomes /dev/console, so that ttyname(3) finds it.
+  void add_console(const int (&stdio)[3]);
   // Adds /dev and /dev/shm to the tree.
   Status add_to(const Vault& vault, Spares* spares, Tree* tree);
   // Mounts all that is in it; `dev` is the attached directory.
   Status fill(int dev, Spares* spares);
   // The checked /dev/null, to mask files with.
   const sys::Mount& null() const { return nodes_.front().mount; }
+  void append_to(std::vector<int>* descriptors) const;
 
  private:
   struct Node {

@@ -19,7 +19,9 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <optional>
 
+#include "isolation/dev.h"
 #include "isolation/report.h"
 #include "isolation/sandbox.h"
 #include "isolation/spares.h"
@@ -35,6 +37,10 @@ struct Preparing {
   int socket;
   StepClock& clock;
   Spares& spares;
+  std::optional<Devices>& devices;
+
+  // All that can be made before it is known what for.
+  void make_ahead() const;
 };
 using Prepare = std::function<Result<Spec>(const Preparing&)>;
 

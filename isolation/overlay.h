@@ -36,6 +36,7 @@ class Vault {
   // A new directory.
   Result<UniqueFd> directory(const std::string& name, mode_t mode) const;
   int fd() const { return mount_.fd(); }
+  const sys::Mount& mount() const { return mount_; }
 
   static constexpr const char* kPath = "/proc";
 

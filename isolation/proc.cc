@@ -47,7 +47,26 @@ Status cover_by_itself(int proc, const char* name) {
   return mount.attach(proc, name);
 }
 
+Status mask_all(int proc, const Devices& devices, const sys::Mount& vault) {
+  if (::mkdirat(vault.fd(), "empty", 0555) != 0 && errno != EEXIST) {
+    return sys_error("mkdir", "empty");
+  }
+  sys::Mount nothing = TRY(sys::clone_mount(devices.null().fd(), "", false));
+  sys::Mount empty = TRY(sys::clone_mount(vault.fd(), "empty", false));
+  TRY(cover_all(proc, kMaskedFiles, std::size(kMaskedFiles), nothing));
+  TRY(cover_all(proc, kMaskedFolders, std::size(kMaskedFolders), empty));
+  for (const char* name : kReadOnlyFolders) TRY(cover_by_itself(proc, name));
+  return {};
+}
+
 }  // namespace
+
+void mask_ahead(const Devices& devices, Spares* spares) {
+  const sys::Mount& proc = spares->peek(Spares::kProc);
+  const sys::Mount& vault = spares->peek(Spares::kVault);
+  if (!proc.valid() || !vault.valid()) return;
+  spares->proc_is_masked = mask_all(proc.fd(), devices, vault).ok();
+}
 
 Status add_proc(bool rootless, Spares* spares, Tree* tree) {
   Result<sys::Mount> mount = spares->take(Spares::kProc);
@@ -63,13 +82,7 @@ Status add_proc(bool rootless, Spares* spares, Tree* tree) {
 }
 
 Status mask_proc(int proc, const Devices& devices, const Vault& vault) {
-  if (::mkdirat(vault.fd(), "empty", 0555) != 0) return sys_error("mkdir", "empty");
-  sys::Mount nothing = TRY(sys::clone_mount(devices.null().fd(), "", false));
-  sys::Mount empty = TRY(sys::clone_mount(vault.fd(), "empty", false));
-  TRY(cover_all(proc, kMaskedFiles, std::size(kMaskedFiles), nothing));
-  TRY(cover_all(proc, kMaskedFolders, std::size(kMaskedFolders), empty));
-  for (const char* name : kReadOnlyFolders) TRY(cover_by_itself(proc, name));
-  return {};
+  return mask_all(proc, devices, vault.mount());
 }
 
 }  // namespace rtlaunch::isolation

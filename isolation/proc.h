@@ -14,6 +14,10 @@ namespace rtlaunch::isolation {
 // (user_namespaces(7)): not in most containers.
 Status add_proc(bool rootless, Spares* spares, Tree* tree);
 
+// What it takes to mask the spare /proc while nobody waits: mounts can be put on one that isn't
+// attached itself since Linux 6.15. Elsewhere mask_proc() does it all.
+void mask_ahead(const Devices& devices, Spares* spares);
+
 // After attach_all() and Devices::fill(); `proc` is the attached mount.
 Status mask_proc(int proc, const Devices& devices, const Vault& vault);
 

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <climits>
 
+#include "isolation/caps.h"
 #include "isolation/line.h"
 #include "isolation/pid1.h"
 #include "isolation/proc.h"
@@ -28,6 +29,7 @@ Status keep_only_given_descriptors(Setup& s, int more) {
   if (s.socket < 3) s.socket = TRY(sys::copy_above_stdio(s.socket)).release();
   std::vector<int> keep = s.spec.leases;
   s.spares.append_to(&keep);
+  if (s.devices) s.devices->append_to(&keep);
   keep.insert(keep.end(), {s.stdio[0], s.stdio[1], s.stdio[2], s.socket, s.spec.line, s.spec.record,
                            s.spec.id_map, more});
   return sys::close_all_but(keep.data(), keep.size());
@@ -59,7 +61,7 @@ Status bind_to_launcher(Setup& s) {
 // A user namespace comes first: without it we have no right to anything.
 Status prepare_spec(Setup& s, const Prepare& prepare) {
   if (s.rootless) TRY(map_own_ids(s.uid, s.gid));
-  s.spec = TRY(prepare({s.socket, s.clock, s.spares}));
+  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices}));
   if (s.supervised()) s.spec.new_session = true;  // else its kill(0) would be our other children's
   s.rights = TRY(Rights::of(s.spec, s.socket));
   s.tree.emplace(*s.rights);
@@ -72,7 +74,8 @@ Status watch_children(Setup& s) {
 }
 
 Status open_devices(Setup& s) {
-  s.devices = TRY(Devices::open(s.stdio));
+  if (!s.devices) s.devices = TRY(Devices::open());
+  s.devices->add_console(s.stdio);
   return {};
 }
 
@@ -118,6 +121,7 @@ Status take_root(Setup& s) {
 
 Status fill_dev_and_proc(Setup& s) {
   TRY(s.devices->fill(s.tree->at("/dev"), &s.spares));
+  if (s.spares.proc_is_masked) return {};
   return mask_proc(s.tree->at("/proc"), *s.devices, *s.vault);
 }
 
@@ -197,6 +201,15 @@ void tell_started(Setup& s) {
 }
 
 }  // namespace
+
+void Preparing::make_ahead() const {
+  (void)shrink_bounding_set().ok();  // the worker drops what is left, and checks
+  spares.make_all();
+  Result<Devices> opened = Devices::open();
+  if (!opened) return;  // told about when they are needed
+  devices = std::move(*opened);
+  mask_ahead(*devices, &spares);
+}
 
 void run_pid1(Setup& s, const Prepare& prepare) {
   Result<pid_t> worker = enter(s, prepare);

@@ -18,6 +18,9 @@ class Spares {
   void make_all();  // one that can't be made is told about when it is needed
   // Not attached yet. `bytes`: the size of a tmpfs, 0: half of the memory.
   Result<sys::Mount> take(Kind kind, uint64_t bytes = 0);
+  // Made and not taken yet: to be finished ahead.
+  const sys::Mount& peek(Kind kind) const { return ready_[kind]; }
+  bool proc_is_masked = false;
   void append_to(std::vector<int>* descriptors) const;
 
  private:

@@ -185,7 +185,7 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
   const int keep[] = {0, 1, 2, preparing.socket, store.dir()};
   TRY(sys::close_all_but(keep, std::size(keep)));
   sys::touch_memory();
-  preparing.spares.make_all();
+  preparing.make_ahead();
   wait_for_request(preparing.socket);
   preparing.clock.restart();
   auto [request, id_map] = TRY(take_request(preparing.socket));

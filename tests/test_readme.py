@@ -1,13 +1,19 @@
 """Every command in README.md runs as it is written there."""
 
+import os
 import pathlib
 import re
 import subprocess
 
 import pytest
 
+from conftest import PLAIN_UID, become
+from daemon_support import daemon, daemon_programs, stopped_daemon, through  # noqa: F401
+
 ROOT = pathlib.Path(__file__).parent.parent
-BLOCKS = re.findall(r'^```(?:sh)?\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
+ALL_BLOCKS = re.findall(r'^```(?:sh)?\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
+NODE = [block for block in ALL_BLOCKS if block.startswith('# with rtlaunchd\n')]
+BLOCKS = [block for block in ALL_BLOCKS if block not in NODE]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith('rtlaunch ')]
 TARGETS = sorted({target for block in BLOCKS for target in re.findall(r'^make (\w+)', block, re.M)})
 
@@ -25,3 +31,15 @@ def test_command(rt_one, command):
 @pytest.mark.parametrize('target', TARGETS)
 def test_target_exists(target):
     assert subprocess.run(['make', '-n', '-C', ROOT, target], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can start rtlaunchd')
+@pytest.mark.parametrize('uid', [0, PLAIN_UID])
+def test_commands_of_a_node(daemon, tmp_path, uid):
+    user = through(daemon, tmp_path / 'user', uid)
+    env = {**user.env, 'PATH': f'{pathlib.Path(user.program).parent}:{user.env["PATH"]}'}
+    assert len(NODE) == 1
+    for command in NODE[0].splitlines()[1:]:
+        done = subprocess.run(command, shell=True, env=env, cwd=user.home, capture_output=True, text=True,
+                              preexec_fn=become(uid))
+        assert done.returncode == 0, (command, done.stderr)

@@ -254,6 +254,7 @@ Status hide_from_peers() {
 Status drop_bounding_set(uint64_t keep) {
   for (int cap = 0; cap <= kLastCapability; ++cap) {
     if (keep >> cap & 1) continue;
+    if (::prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 0) continue;  // ten times quicker than a drop
     if (::prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0) continue;
     if (errno == EINVAL && cap > CAP_AUDIT_READ) break;
     return privilege_error("bounding set");
