@@ -12,6 +12,7 @@
 #include "installers/store/store.h"
 #include "launcher/options.h"
 #include "launcher/report.h"
+#include "launcher/request.h"
 #include "launcher/table.h"
 
 namespace rtlaunch {
@@ -23,6 +24,7 @@ using store::Store;
 
 struct CommandOptions {
   std::string store;
+  std::optional<uid_t> uid;  // of whose environments alone is spoken, by the daemon; errors in JSON
   bool json = false, dry_run = false, all = false, holds = false;
   std::vector<std::string> words;
 };
@@ -39,6 +41,8 @@ Result<CommandOptions> parse(const std::vector<std::string>& args) {
       options.all = true;
     } else if (word == "--holds") {
       options.holds = true;
+    } else if (word == "--uid" && i + 1 < args.size()) {
+      options.uid = static_cast<uid_t>(std::strtoul(args[++i].c_str(), nullptr, 10));
     } else if (word == "--store" && i + 1 < args.size()) {
       options.store = args[++i];
     } else if (word.rfind("--store=", 0) == 0) {
@@ -308,6 +312,17 @@ std::vector<store::Key> own_fields(const Environments& all, const Store::RecordR
   return own;
 }
 
+// A layer that an environment of anybody else names stays.
+Result<std::vector<Store::RecordRow>> other_environments(Store& store,
+                                                         const Store::RecordRow& row) {
+  Store whole = TRY(Store::open(store.path(), false));
+  std::vector<Store::RecordRow> rows = TRY(whole.records("env"));
+  std::erase_if(rows, [&](const Store::RecordRow& other) {
+    return other.asked == row.asked && other.uid == row.uid;
+  });
+  return rows;
+}
+
 Status remove_environment(Store& store, const std::string& prefix, Json& report) {
   Environments all = TRY(read_environments(store));
   Store::RecordRow row = TRY(find_environment(all, prefix));
@@ -315,15 +330,15 @@ Status remove_environment(Store& store, const std::string& prefix, Json& report)
     return make_error("env rm", short_name(row.key.hex), "a running command uses it",
                       "end the command first");
   }
+  std::vector<Store::RecordRow> others = TRY(other_environments(store, row));
   for (const store::Key& key : own_fields(all, row)) TRY(store.forget(key));
   TRY(store.forget(row.key));
   uint64_t bytes = 0, kept = 0;
   std::set<Digest> distinct(row.record.layers.begin(), row.record.layers.end());
   for (const Digest& digest : distinct) {
     // A wheel's layer is also named by the wheel's own record; only other environments count.
-    bool shared = std::any_of(all.rows.begin(), all.rows.end(), [&](const auto& other) {
-      return other.key != row.key &&
-             std::count(other.record.layers.begin(), other.record.layers.end(), digest) > 0;
+    bool shared = std::any_of(others.begin(), others.end(), [&](const auto& other) {
+      return std::count(other.record.layers.begin(), other.record.layers.end(), digest) > 0;
     });
     if (shared || !store.remove_layer(digest)) {
       ++kept;
@@ -379,8 +394,10 @@ using Verb = Status (*)(Store&, const CommandOptions&);
 int dispatch(const std::string& noun, const std::map<std::string, Verb>& verbs,
              const std::vector<std::string>& args) {
   Report report(Report::voice_for(false));
+  bool for_daemon = false;
   auto carry_out = [&]() -> Status {
     CommandOptions options = TRY(parse(args));
+    for_daemon = options.uid.has_value();
     std::string word = options.words.empty() ? "" : options.words[0];
     auto verb = verbs.find(word);
     if (verb == verbs.end()) {
@@ -392,10 +409,12 @@ int dispatch(const std::string& noun, const std::map<std::string, Verb>& verbs,
     }
     std::string path = TRY(store_path(options.store));
     Store store = TRY(Store::open(path, false));
+    if (options.uid) store = TRY(store.for_caller(*options.uid));
     return verb->second(store, options);
   };
   Status status = carry_out();
   if (status) return 0;
+  if (for_daemon) std::fputs(error_line(status.error()).c_str(), stdout);
   report.error(status.error());
   return status.error().exit_code;
 }

@@ -128,6 +128,49 @@ Status list_holds(Client& client, bool json) {
   return {};
 }
 
+// A user's environments in a daemon's store.
+Status list_environments(Client& client, bool json) {
+  Json envs = Json::array();
+  TRY(client.ask({{"op", "envs"}}, {}, [&](const Json& event) {
+    if (event.value("event", "") == "env") envs.push_back(event["env"]);
+  }));
+  if (json) return print_json(envs), Status();
+  std::vector<Row> rows = {{"ENV", "SIZE", "LAYERS", "LAST USED", "IN USE", "KEPT BY", "WHAT"}};
+  for (const Json& env : envs) {
+    int64_t idle = ::time(nullptr) - env.value("last_used", int64_t{0});
+    rows.push_back({short_name(env.value("id", "")), human_bytes(env.value("bytes", uint64_t{0})),
+                    std::to_string(env.value("layers", Json::array()).size()),
+                    human_duration(idle) + " ago", env.value("in_use", false) ? "yes" : "",
+                    env.value("kept_by", ""), printable(env.value("name", ""))});
+  }
+  print_table(rows);
+  return {};
+}
+
+Status forget_environments(Client& client, const Words& words) {
+  if (words.words.empty()) {
+    return make_error("env rm", "", "needs an environment", "rtlaunch env ls shows them");
+  }
+  Json ids = words.words;
+  Json answer = TRY(client.ask({{"op", "forget"}, {"ids", ids}}));
+  Json removed = answer.value("removed", Json::array());
+  if (words.has("--json")) return print_json(removed), Status();
+  for (const Json& env : removed) {
+    std::printf("removed %s: %s; %d layers stay, others use them\n",
+                short_name(env.value("id", "")).c_str(),
+                human_bytes(env.value("bytes", uint64_t{0})).c_str(), env.value("layers_kept", 0));
+  }
+  return {};
+}
+
+// `env ls` and `env rm` of a user, whom the daemon's store is closed to.
+Status ask_daemon(Client& client, const std::string& noun, const std::vector<std::string>& args) {
+  Words words = TRY(parse_words(args, {"--embedded", "--json", "--holds"}, kOptions));
+  if (noun == "rm") return forget_environments(client, words);
+  bool json = words.has("--json");
+  return words.has("--holds") ? list_holds(client, json) : list_environments(client, json);
+}
+
 // rtlaunch-build knows stores, no daemons.
 std::vector<std::string> for_builder(const std::vector<std::string>& args,
                                      const std::string& store) {
@@ -159,13 +202,13 @@ HostOptions host_in(const std::vector<std::string>& args) {
 }
 
 // Whose store is meant: the daemon's where there is one and we are root, else our own.
-Result<std::optional<int>> hand_over(std::vector<std::string>& args, bool is_list) {
+Result<std::optional<int>> hand_over(std::vector<std::string>& args, const std::string& noun) {
   HostOptions options = host_in(args);
   Signals signals = TRY(Signals::block());
   auto client = TRY(find_daemon(options, signals));
   std::string store;
-  if (client && ::geteuid() != 0 && is_list) {
-    TRY(list_holds(*client, std::find(args.begin(), args.end(), "--json") != args.end()));
+  if (client && ::geteuid() != 0 && (noun == "ls" || noun == "rm")) {
+    TRY(ask_daemon(*client, noun, args));
     return std::optional<int>(0);
   }
   if (client && ::geteuid() == 0 && options.store.empty()) {
@@ -290,11 +333,11 @@ Result<std::optional<int>> env_verb(const std::string& noun, std::vector<std::st
     Words words = TRY(parse_words(args, kFlags, kOptions));
     if (TRY(pin(words, noun == "pin"))) return std::optional<int>(0);
   }
-  return hand_over(args, noun == "ls");
+  return hand_over(args, noun);
 }
 
 Result<std::optional<int>> store_verb(const std::string& noun, std::vector<std::string>& args) {
-  if (noun != "limits") return hand_over(args, false);
+  if (noun != "limits") return hand_over(args, "");
   return done(limits(TRY(parse_words(args, kFlags, kLimitOptions))));
 }
 

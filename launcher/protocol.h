@@ -29,6 +29,12 @@
 //             text of JSON, layers only of the caller's own records, which `keys` names: [hex...]
 //   env       {"op", "id"} → {"key", "record"}           id: a key's prefix (at least 4 digits), or
 //             a hold's name
+//   envs      {"op"} → events {"event": "env", "env": {"id", "name", "bytes", "created",
+//   "last_used",
+//             "in_use", "kept_by", "layers": [hex...], "what"}}, then the answer; the caller's own,
+//             root gets everybody's
+//   forget    {"op", "ids": [prefix...]} → {"removed": [{"id", "bytes", "layers_kept"}...]}   the
+//             caller's environments, and what only they need
 //   hold      {"op", "name", "env": id, "ttl": seconds, 0 for ever}; the same name again renews
 //   release   {"op", "name"}
 //   holds     {"op"} → {"holds": [{"name", "env", "uid", "ttl", "expires"}...]}
@@ -112,6 +118,8 @@ enum class Op {
   kStatus,
   kLimits,
   kCollect,
+  kEnvs,
+  kForget,
 };
 const char* name_of(Op op);
 
@@ -119,7 +127,7 @@ struct Request {
   Op op = Op::kHello;
   int64_t version = 0;
   std::string client, env, name, key, data, id, worker;
-  std::vector<std::string> keys, fields, layers;
+  std::vector<std::string> keys, fields, layers, ids;
   bool all = false, follow = false, pinned = false;
   int64_t ttl = 0, signal = 0;
   std::optional<int64_t> max_bytes, min_free, max_inodes, max_age;

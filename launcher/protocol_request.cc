@@ -44,6 +44,8 @@ const std::vector<Rule>& rules() {
       {"status", Op::kStatus, 0, {}, {}},
       {"limits", Op::kLimits, 0, {}, {"max_bytes", "min_free", "max_inodes", "max_age"}},
       {"collect", Op::kCollect, 0, {}, {}},
+      {"envs", Op::kEnvs, 0, {}, {}},
+      {"forget", Op::kForget, 0, {"ids"}, {}},
   };
   return kRules;
 }
@@ -165,6 +167,7 @@ Status take(const std::string& key, const Json& value, Request& request) {
   if (key == "keys") return take_list(key, value, kMostKeys, is_hex, request.keys);
   if (key == "layers") return take_list(key, value, kMostLayers, is_hex, request.layers);
   if (key == "fields") return take_list(key, value, kMostFields, is_field, request.fields);
+  if (key == "ids") return take_list(key, value, kMostFields, is_prefix, request.ids);
   if (key == "all") return take_bool(key, value, request.all);
   if (key == "follow") return take_bool(key, value, request.follow);
   if (key == "pinned") return take_bool(key, value, request.pinned);

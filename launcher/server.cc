@@ -42,7 +42,8 @@ Server::Server(asio::io_context& io, DaemonOptions options, Journal& journal, st
       starts_(kStartsEach, kStarts),
       bytes_(kBytesEach, kBytes),
       descriptors_(kDescriptorsEach, kDescriptors),
-      followers_(kFollowersEach, kFollowers) {}
+      followers_(kFollowersEach, kFollowers),
+      lookers_(kLookersEach, kLookers) {}
 
 Server::~Server() = default;
 

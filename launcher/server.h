@@ -36,6 +36,7 @@ class Server {
   static constexpr size_t kStarts = 512, kStartsEach = 256;
   static constexpr size_t kBytes = 64 << 20, kBytesEach = 8 << 20;       // of frames not whole yet
   static constexpr size_t kDescriptors = 8192, kDescriptorsEach = 2048;  // sent by clients
+  static constexpr size_t kLookers = 32, kLookersEach = 4;               // at their environments
   static constexpr size_t kFollowers = 1024, kFollowersEach = 64;
 
   Server(asio::io_context& io, DaemonOptions options, Journal& journal, std::string tools);
@@ -62,6 +63,7 @@ class Server {
   Quota& bytes() { return bytes_; }
   Quota& descriptors() { return descriptors_; }
   Quota& followers() { return followers_; }
+  Quota& lookers() { return lookers_; }
   Quota& connections() { return connections_; }
   // The store as the caller sees it. Opened anew when its folder is another one by now; an Error
   // while it isn't there.
@@ -100,7 +102,7 @@ class Server {
   std::optional<Housekeeping> housekeeping_;
   std::unique_ptr<MetricsPage> page_;
   Bell news_;
-  Quota connections_, starts_, bytes_, descriptors_, followers_;
+  Quota connections_, starts_, bytes_, descriptors_, followers_, lookers_;
   uint64_t last_connection_ = 0;
   bool draining_ = false, lost_ = false;
   std::string missing_;  // the last trouble with a folder, told once

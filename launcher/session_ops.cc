@@ -115,7 +115,10 @@ Result<std::string> show_holds(Session& session) {
 
 // A pin has no owner and no end: for others than root there are holds.
 Result<std::string> pin(Session& session, const Request& request) {
-  TRY(only_root(session, "pin"));
+  if (session.peer().user.uid != 0) {
+    return Error{"pin", EPERM, request.env, "a pin has no owner, so only root may",
+                 "hold it by a name of yours: rtlaunch env create --name NAME ..."};
+  }
   store::Store store = TRY(session.server().store_of(0));
   auto row = TRY(find_env(store, request.env));
   for (const store::Digest& digest : row.record.layers) {
@@ -274,6 +277,8 @@ awaitable<std::string> carry_out(Session& session, Incoming incoming) {
   if (op == Op::kEnter) co_return co_await enter_worker(session, std::move(incoming));
   if (op == Op::kMake) co_return co_await make_layers(session, std::move(incoming));
   if (op == Op::kLogs) co_return co_await show_logs(session, std::move(incoming.request));
+  if (op == Op::kEnvs) co_return co_await show_envs(session);
+  if (op == Op::kForget) co_return co_await forget_envs(session, std::move(incoming.request));
   if (op == Op::kPs) co_return co_await show_workers(session, std::move(incoming.request));
   auto answer = answer_at_once(session, incoming.request);
   co_return answer ? std::move(*answer) : refusal(session, op, answer.error());

@@ -21,6 +21,8 @@ awaitable<std::string> enter_worker(Session& session, Incoming incoming);
 awaitable<std::string> make_layers(Session& session, Incoming incoming);
 awaitable<std::string> show_logs(Session& session, protocol::Request request);
 awaitable<std::string> show_workers(Session& session, protocol::Request request);
+awaitable<std::string> show_envs(Session& session);
+awaitable<std::string> forget_envs(Session& session, protocol::Request request);
 Result<std::string> show_status(Session& session);
 
 // The layers of the records of `keys`, all of them the caller's own. ESTALE: one isn't there.

@@ -208,3 +208,22 @@ def test_starts_survive_daemons_that_are_killed(own):
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_user_lists_and_removes_his_environments(own, tmp_path):
+    root = own.daemon.launcher(0)
+    stranger = own.daemon.launcher(PLAIN_UID + 1)
+    files = {'a': str(os.urandom(8))}
+    for launcher in (own, stranger):
+        launcher.ok('--working-dir', launcher.make_files('project', files), '--', 'true')
+    [mine] = own.ask('env', 'ls')
+    [theirs] = stranger.ask('env', 'ls')
+    assert mine['layers'] == theirs['layers'] and len(root.ask('env', 'ls')) == 2
+    assert mine['id'][:12] in own.ok('env', 'ls', verb='env') and own.ask('env', 'ls', '--holds') == []
+    assert 'removed ' + mine['id'][:12] in own.ok('env', 'rm', mine['id'][:8], verb='env')
+    assert own.ask('env', 'ls') == [] and len(stranger.ask('env', 'ls')) == 1
+    assert len(root.ask('store', 'ls')) == 1, 'the layer is a stranger\'s as well'
+    assert 'no such environment' in own.fails('env', 'rm', mine['id'], verb='env')
+    assert 'hold it by a name' in stranger.fails('env', 'pin', theirs['id'], verb='env')
+    stranger.ok('env', 'rm', theirs['id'], verb='env')
+    assert root.ask('store', 'ls') == []
