@@ -51,8 +51,9 @@ def leave(process, how, node):
         assert process.wait(20) == 128 + signal.SIGTERM
     else:
         process.stdout.readline()
-        mine = wait_until(lambda: [w for w in node.workers() if w['state'] == 'running'])[-1]
-        os.kill(mine['pid'], signal.SIGKILL)
+        # Those of earlier turns may still be ending.
+        wait_until(lambda: [w['state'] for w in node.workers()] == ['running'])
+        os.kill(node.workers()[0]['pid'], signal.SIGKILL)
         assert process.wait(20) == 128 + signal.SIGKILL
     process.kill()
     process.wait()
