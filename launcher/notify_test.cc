@@ -45,12 +45,12 @@ TEST(Notify, IsSilentWithoutAManager) {
 TEST(Notify, TheWatchdogOfAnotherProcessIsNotOurs) {
   ::setenv("NOTIFY_SOCKET", "/nonexistent", 1);
   ::setenv("WATCHDOG_USEC", "2000000", 1);
-  ::setenv("WATCHDOG_PID", "1", 1);
+  ::setenv("WATCHDOG_PID", std::to_string(::getpid() + 1).c_str(), 1);
   EXPECT_EQ(Notify::from_environment().watchdog_us(), 0);
 }
 
 TEST(InheritedSockets, OfAnotherProcessAreNotOurs) {
-  ::setenv("LISTEN_PID", "1", 1);
+  ::setenv("LISTEN_PID", std::to_string(::getpid() + 1).c_str(), 1);
   ::setenv("LISTEN_FDS", "1", 1);
   EXPECT_TRUE(inherited_sockets().empty());
   EXPECT_EQ(::getenv("LISTEN_FDS"), nullptr);

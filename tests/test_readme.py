@@ -36,6 +36,7 @@ def test_target_exists(target):
 @pytest.mark.skipif(os.geteuid() != 0, reason='only root can start rtlaunchd')
 @pytest.mark.parametrize('uid', [0, PLAIN_UID])
 def test_commands_of_a_node(daemon, tmp_path, uid):
+    (tmp_path / 'user').mkdir(mode=0o755)
     user = through(daemon, tmp_path / 'user', uid)
     env = {**user.env, 'PATH': f'{pathlib.Path(user.program).parent}:{user.env["PATH"]}'}
     assert len(NODE) == 1
