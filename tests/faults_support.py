@@ -138,7 +138,7 @@ class Node(Daemon):
         try:
             now = self.footprint()
         except (OSError, TypeError) as gone:   # of a spawner that is just being replaced
-            return {'spawner': str(gone)}
+            return {'spawner': ('there', str(gone))}
         # Whoever has just begun keeps less ready, and a worker may go without a leaf: that is no leak.
         fewer = ('descriptors of the daemon', 'descriptors of the spawner', 'cgroup leaves')
         return {name: (was, now[name]) for name, was in self.before.items()
@@ -187,6 +187,11 @@ class Node(Daemon):
 
     def kill_spawner(self):
         os.kill(self.spawner(), signal.SIGKILL)
+
+    def start_if_dead(self):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.1)
+            self.start()
 
     def restart(self):
         self.kill()
@@ -297,7 +302,10 @@ class Stepper:
                 self.process.send_signal(signal.SIGTERM)
                 break
             time.sleep(0.002)
-        word, number = self.process.communicate(timeout=20)[0].split()[:2]
+        word, number = self.process.stdout.readline().split()[:2]
+        self.process.wait(20)
+        self.process.stdout.close()
+        self.process.stderr.close()
         return int(number) if word == 'counted' else None
 
 

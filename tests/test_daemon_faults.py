@@ -126,16 +126,15 @@ def start_under(node, stepper, marks, nth, victims, options):
     daemon, spawner = node.process.pid, node.spawner()
     pids = {'daemon': daemon, 'spawner': spawner, 'itself': 0}
     path, command = marks.command(options=options)
-    step = Stepper(stepper, nth, [pids[name] for name in victims], [daemon, spawner, *children_of(spawner)[-2:]])
+    made_ahead = set(children_of(spawner)) - {w['pid'] for w in node.workers()}
+    step = Stepper(stepper, nth, [pids[name] for name in victims], [daemon, spawner, *made_ahead])
     client = marks.launcher.popen(*command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     counted = step.killed(client)
-    if 'daemon' in victims and counted is None:
+    if counted is None and 'daemon' in victims:
         node.process.wait()
         node.start()
-    wait_until(lambda: node.process.poll() is not None or client.poll() is not None, 40)
-    if node.process.poll() is not None:   # it was `itself`, or what it could not do without
-        assert 'itself' in victims
-        node.start()
+    if 'itself' in victims:   # that may have been one of the daemon's threads
+        node.start_if_dead()
     client.wait(40)
     error = client.stderr.read()
     client.stderr.close()
