@@ -70,9 +70,23 @@ std::optional<Cgroups> Cgroups::open(const std::string& folder, const std::strin
   return cgroups;
 }
 
+// Whoever used it before may have left it, and taken it away, since we opened it.
+Status Cgroups::make_folder() {
+  std::string path = hierarchy() + folder_;
+  TRY(sys::make_dirs(path));
+  dir_ = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY));
+  return {};
+}
+
 Result<Leaf> Cgroups::make() {
   std::string name = "w-" + sys::random_name();
-  if (::mkdirat(dir_.get(), name.c_str(), 0755) != 0) return sys_error("cgroup", name);
+  int made = ::mkdirat(dir_.get(), name.c_str(), 0755);
+  if (made != 0 && errno == ENOENT) {
+    TRY(make_folder());
+    made = ::mkdirat(dir_.get(), name.c_str(), 0755);
+  }
+  if (made != 0) return sys_error("cgroup", name);
+  ours_.insert(name);
   Result<UniqueFd> fd = sys::open_at(dir_.get(), name, O_RDONLY | O_DIRECTORY);
   if (!fd) return fd.error();
   return Leaf{folder_ + "/" + name, std::move(*fd)};
@@ -80,6 +94,7 @@ Result<Leaf> Cgroups::make() {
 
 void Cgroups::end(const std::string& path) {
   std::string name = path.substr(path.rfind('/') + 1);
+  ours_.erase(name);
   if (::unlinkat(dir_.get(), name.c_str(), AT_REMOVEDIR) == 0) return;
   if (auto kill = sys::open_at(dir_.get(), name + "/cgroup.kill", O_WRONLY)) {
     (void)!::write(kill->get(), "1", 1);
@@ -95,11 +110,8 @@ bool Cgroups::sweep() {
 }
 
 void Cgroups::leave() {
-  if (auto names = sys::list_dir(dir_.get())) {
-    for (const std::string& name : *names) {
-      if (name.starts_with("w-")) ::unlinkat(dir_.get(), name.c_str(), AT_REMOVEDIR);
-    }
-  }
+  sweep();
+  for (const std::string& name : ours_) ::unlinkat(dir_.get(), name.c_str(), AT_REMOVEDIR);
   ::rmdir((hierarchy() + folder_).c_str());
 }
 

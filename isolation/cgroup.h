@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,14 +32,17 @@ class Cgroups {
   void end(const std::string& path);
   // Removes what could not be removed before; false: something is left.
   bool sweep();
-  // All that is empty, and then the directory. For the end.
+  // What is empty of ours, and then the directory. For the end: another process may have begun to
+  // use the directory meanwhile, whose leaves are empty until somebody is born in them.
   void leave();
 
  private:
   Cgroups(std::string folder, UniqueFd dir) : folder_(std::move(folder)), dir_(std::move(dir)) {}
   std::string folder_;  // from the hierarchy's root
   UniqueFd dir_;
+  Status make_folder();
   std::vector<std::string> waiting_;  // names
+  std::set<std::string> ours_;        // leaves that make() made and end() has not had
 };
 
 struct CgroupUse {

@@ -139,8 +139,7 @@ class Node(Daemon):
             now = self.footprint()
         except (OSError, TypeError) as gone:   # of a spawner that is just being replaced
             return {'spawner': ('there', str(gone))}
-        # Whoever has just begun keeps less ready, and a worker may go without a leaf: that is no leak.
-        fewer = ('descriptors of the daemon', 'descriptors of the spawner', 'cgroup leaves')
+        fewer = ('descriptors of the daemon', 'descriptors of the spawner')   # one that has just begun keeps less ready
         return {name: (was, now[name]) for name, was in self.before.items()
                 if now[name] != was and not (name in fewer and now[name] < was)}
 
