@@ -1,0 +1,313 @@
+"""Ray 2.60.0 as it is on PyPI, for tests: a virtualenv of it that is made once, nodes that are started and
+ended by their pids, and drivers. A node has one of two settings: `stock`, Ray as it comes, or `ours`, the
+same with its runtime environments through rtlaunch.
+
+    from ray_support import ours, stock, ray_programs  # fixtures, a node each for a whole file
+
+    def test_it(stock):
+        assert stock.drive('''
+            connect()
+            @ray.remote(runtime_env={'env_vars': {'A': '1'}})
+            def a():
+                return os.environ['A']
+            answer(ray.get(a.remote()))''') == '1'
+
+Only under tools/run-tests: Ray's own clean-up kills by name, so it gets a pid namespace and a /tmp."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import textwrap
+import time
+
+import pytest
+
+from conftest import BIN, SYSTEM_PYTHON
+from daemon_support import Daemon, daemon_programs, wait_until  # noqa: F401 (a fixture of ours needs it)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RAY = ['ray[default,client]==2.60.0', 'virtualenv', 'pip', 'setuptools']
+VENV = ROOT / 'build/ray-venv'
+PLUGINS = '[{"class": "rtlaunch.ray.Plugin"}]'
+
+PREAMBLE = '''
+import json, os, sys, time
+import ray
+
+def connect(**more):
+    more.setdefault('log_to_driver', False)
+    return ray.init(address=os.environ['NODE_ADDRESS'], logging_level='ERROR', **more)
+
+def answer(value):
+    with open(os.environ['NODE_ANSWER'], 'w') as out:
+        json.dump(value, out)
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, condition
+        time.sleep(0.05)
+    return value
+'''
+
+
+@contextlib.contextmanager
+def locked(name):
+    (ROOT / 'build').mkdir(exist_ok=True)
+    with open(ROOT / 'build' / name, 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def ray_python():
+    """The interpreter of a virtualenv with Ray in it; the first call takes half a minute."""
+    with locked('ray-venv.lock'):
+        stamp = VENV / '.complete'
+        if not stamp.exists() or stamp.read_text() != repr(RAY):
+            shutil.rmtree(VENV, ignore_errors=True)
+            subprocess.run([SYSTEM_PYTHON, '-m', 'venv', VENV], check=True)
+            subprocess.run([VENV / 'bin/python', '-m', 'pip', 'install', '-q', *RAY], check=True)
+            stamp.write_text(repr(RAY))
+    return VENV / 'bin/python'
+
+
+def children_of(pid):
+    """All that descends from a process, itself first."""
+    parents = {}
+    for name in filter(str.isdigit, os.listdir('/proc')):
+        with contextlib.suppress(OSError):
+            stat = pathlib.Path(f'/proc/{name}/stat').read_text()
+            parents.setdefault(int(stat[stat.rindex(')') + 2:].split()[1]), []).append(int(name))
+    found = [pid]
+    for one in found:
+        found += parents.get(one, [])
+    return found
+
+
+def command_of(pid):
+    try:
+        return pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace').strip()
+    except OSError:
+        return ''
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        return one.getsockname()[1]
+
+
+class Driven(AssertionError):
+    """A driver that failed; the text is all it said."""
+
+
+class Node:
+    """One head node, started by `ray start`, in a short folder of its own (a socket's path has 107 bytes)."""
+
+    def __init__(self, env=None, options=(), dashboard=False, cpus=4):
+        assert 'RTLAUNCH_GUESTS' in os.environ, 'tools/run-tests gives this the namespaces it needs'
+        self.python = str(ray_python())
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix='ray-'))
+        self.folder.chmod(0o755)
+        self.home = self.folder / 'home'
+        (self.home / '.ray').mkdir(parents=True)
+        (self.home / '.ray/auth_token').write_text('5a' * 32)
+        self.address, self.dashboard = f'127.0.0.1:{free_port()}', f'127.0.0.1:{free_port()}' if dashboard else None
+        self.client_port = free_port()
+        self.options, self.cpus, self.process, self.tree = list(options), cpus, None, []
+        self.env = {'PATH': f'{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+                    'HOME': str(self.home), 'LANG': 'C.UTF-8', 'PYTHONUNBUFFERED': '1', 'RAY_AUTH_MODE': 'token', 'NODE_ADDRESS': self.address,
+                    'RAY_USAGE_STATS_ENABLED': '0', 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0',
+                    'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'RAY_DEDUP_LOGS': '0'}
+        for name, value in os.environ.items():
+            if name.endswith(('_CERT', '_CERT_FILE', '_CERT_DIR', '_CA_BUNDLE', '_proxy', '_PROXY')) \
+                    or name in ('PIP_INDEX_URL', 'UV_INDEX_URL', 'UV_DEFAULT_INDEX'):
+                self.env[name] = value
+        self.env.update(env or {})
+
+    def command(self):
+        host, port = self.address.split(':')
+        words = [f'{VENV}/bin/ray', 'start', '--head', '--block', f'--node-ip-address={host}', f'--port={port}',
+                 f'--temp-dir={self.folder}/ray', f'--num-cpus={self.cpus}', '--object-store-memory=100000000',
+                 f'--ray-client-server-port={self.client_port}', '--min-worker-port=0', '--max-worker-port=0',
+                 f'--dashboard-agent-listen-port={free_port()}', '--disable-usage-stats']
+        if self.dashboard:
+            words += ['--include-dashboard=true', f'--dashboard-port={self.dashboard.split(":")[1]}']
+        else:
+            words += ['--include-dashboard=false']
+        return words + self.options
+
+    def start(self):
+        with open(self.folder / 'start.log', 'wb') as log:
+            self.process = subprocess.Popen(self.command(), env=self.env, cwd=self.home, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log)
+        wait_until(lambda: 'block forever' in self.said() or self.process.poll() is not None, 60)
+        assert self.process.poll() is None, self.said()
+        return self
+
+    def said(self):
+        return (self.folder / 'start.log').read_text()
+
+    @property
+    def session(self):
+        return (self.folder / 'ray/session_latest').resolve()
+
+    def log(self, name):
+        return (self.session / 'logs' / name).read_text(errors='replace')
+
+    def logs(self):
+        """All of them, for looking for what must not be there."""
+        return {path.name: path.read_text(errors='replace')
+                for path in (self.session / 'logs').rglob('*') if path.is_file() and not path.is_symlink()}
+
+    def processes(self):
+        return children_of(self.process.pid)
+
+    def raylet(self):
+        return next(pid for pid in self.processes() if command_of(pid).split(' ')[0].endswith('/raylet/raylet'))
+
+    def agent(self):
+        """The process that answers the raylet about runtime environments, whoever made it."""
+        wanted = ('ray::RuntimeEnvAgent', 'runtime_env/agent/main.py', 'rtlaunch-agent')
+        return next(pid for pid in children_of(self.raylet())[1:] if any(word in command_of(pid) for word in wanted))
+
+    def spawn(self, script, env=None, cwd=None, **more):
+        """A driver that goes on by itself; `finish` waits for it."""
+        handle, path = tempfile.mkstemp(dir=self.folder, prefix='answer-')
+        os.close(handle)
+        driver = subprocess.Popen([self.python, '-c', PREAMBLE + textwrap.dedent(script)], cwd=cwd or self.home,
+                                  env={**self.env, 'NODE_ANSWER': path, **(env or {})}, stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+        driver.answer = pathlib.Path(path)
+        return driver
+
+    def finish(self, driver, timeout=120):
+        try:
+            output, _ = driver.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            output = driver.communicate()[0] + f'\n*** not done after {timeout} s'
+        text = driver.answer.read_text()
+        driver.output = output
+        if driver.returncode != 0 or not text:
+            raise Driven(f'driver: {driver.returncode}\n{output}')
+        return json.loads(text)
+
+    def drive(self, script, timeout=120, **more):
+        """Runs a driver; what it gave to answer()."""
+        return self.finish(self.spawn(script, **more), timeout)
+
+    def ray(self, *args, timeout=60, **more):
+        return subprocess.run([f'{VENV}/bin/ray', *map(str, args)], env={**self.env, **more.pop('env', {})}, timeout=timeout,
+                              cwd=self.home, stdin=subprocess.DEVNULL, capture_output=True, text=True, **more)
+
+    def stop(self):
+        if self.process is None:
+            return
+        self.tree = self.processes()
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(15)
+        self.process.poll() is None and self.process.kill()
+        for pid in self.tree[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
+    def remove(self):
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def node(**more):
+    one = Node(**more)
+    try:
+        yield one.start()
+    finally:
+        one.remove()
+
+
+def ours_env(programs, socket=None, store=None):
+    """The variables that switch a node over; without a socket its layers are made in `store`, by itself."""
+    install_plugin()
+    env = {'RAY_RUNTIME_ENV_PLUGINS': PLUGINS, 'RTLAUNCH_BIN': str(programs)}
+    env.update({'RTLAUNCH_SOCKET': str(socket)} if socket else {'RTLAUNCH_EMBEDDED': '1', 'RTLAUNCH_STORE': str(store)})
+    return env
+
+
+def install_plugin():
+    """What `pip install rtlaunch` puts into Ray's interpreter, from the wheel that `make wheel` made."""
+    wheels = sorted((ROOT / 'build').glob('rtlaunch-*.whl'))
+    assert wheels, 'make wheel'
+    stamp = VENV / '.wheel'
+    wanted = f'{wheels[-1].name} {wheels[-1].stat().st_mtime_ns}'
+    with locked('ray-venv.lock'):
+        if not stamp.exists() or stamp.read_text() != wanted:
+            subprocess.run([VENV / 'bin/python', '-m', 'pip', 'install', '-q', '--no-deps', '--no-index',
+                            '--force-reinstall', wheels[-1]], check=True)
+            stamp.write_text(wanted)
+
+
+@pytest.fixture(scope='session')
+def ray_programs(daemon_programs):  # noqa: F811
+    ray_python()
+    shutil.copy(BIN / 'rtlaunch-agent', daemon_programs / 'rtlaunch-agent')
+    return daemon_programs
+
+
+@pytest.fixture(scope='module')
+def ray_daemon(ray_programs):
+    """An rtlaunchd for the nodes of a file."""
+    if os.geteuid() != 0:
+        pytest.skip('rtlaunchd has to be started by root')
+    folder = pathlib.Path(tempfile.mkdtemp(prefix='ray-node-'))
+    folder.chmod(0o755)
+    one = Daemon(ray_programs, folder)
+    try:
+        yield one.start()
+    finally:
+        one.stop()
+
+
+@pytest.fixture(scope='module')
+def stock():
+    with node() as one:
+        yield one
+
+
+@pytest.fixture(scope='module')
+def ours(ray_programs, ray_daemon):
+    with node(env=ours_env(ray_programs, ray_daemon.socket)) as one:
+        one.daemon = ray_daemon
+        yield one
+
+
+@pytest.fixture(scope='module')
+def ours_embedded(ray_programs, tmp_path_factory):
+    with node(env=ours_env(ray_programs, store=tmp_path_factory.mktemp('store'))) as one:
+        yield one
+
+
+@pytest.fixture(scope='module', params=['stock', 'ours'])
+def either(request):
+    """A test that must pass with Ray as it comes and with ours."""
+    return request.getfixturevalue(request.param)
+
+
+def ended(pids, seconds=10):
+    """Waits until none of them is there any more."""
+    def left():
+        return [pid for pid in pids if os.path.exists(f'/proc/{pid}') and not command_of(pid) == '']
+    end = time.monotonic() + seconds
+    while left() and time.monotonic() < end:
+        time.sleep(0.05)
+    return not left()
