@@ -89,7 +89,7 @@ class Launcher:
 def programs(tmp_path_factory):
     """A copy that every user can reach, wherever the checkout is."""
     folder = tmp_path_factory.mktemp('programs')
-    for name in ('rtlaunch', 'rtlaunch-build', 'uv', 'packaging.whl'):
+    for name in ('rtlaunch', 'rtlaunchd', 'rtlaunch-spawner', 'rtlaunch-build', 'uv', 'packaging.whl'):
         shutil.copy(BIN / name, folder / name)
     for path in [folder, *folder.parents]:
         if path == pathlib.Path('/tmp') or path == pathlib.Path('/'):

@@ -1,7 +1,7 @@
 """rtlaunchd for tests: on a store, a runtime folder and a socket of its own below tmp_path, ended by its
 pid. `Client` speaks the protocol by hand, with as few manners as a test wants.
 
-    from daemon_support import daemon, daemon_programs  # fixtures
+    from daemon_support import daemon  # a fixture
 
     def test_it(daemon):
         client = daemon.client()
@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -24,7 +23,7 @@ import urllib.request
 
 import pytest
 
-from conftest import BIN, PLAIN_UID, Launcher, become, make_launcher
+from conftest import PLAIN_UID, Launcher, become, make_launcher
 
 HELLO = {'op': 'hello', 'version': 1, 'client': 'test'}
 
@@ -263,15 +262,8 @@ def workers_of(folder):
     return sorted(os.listdir(folder / 'workers')) if (folder / 'workers').is_dir() else []
 
 
-@pytest.fixture(scope='session')
-def daemon_programs(programs):
-    for name in ('rtlaunchd', 'rtlaunch-spawner'):
-        shutil.copy(BIN / name, programs / name)
-    return programs
-
-
 @pytest.fixture
-def stopped_daemon(daemon_programs, tmp_path):
+def stopped_daemon(programs, tmp_path):
     """Not started yet; whatever it becomes is ended after the test."""
     if os.geteuid() != 0:
         pytest.skip('rtlaunchd has to be started by root')
@@ -281,7 +273,7 @@ def stopped_daemon(daemon_programs, tmp_path):
         path.chmod(0o755)
     folder = tmp_path / 'node'
     folder.mkdir(mode=0o755)
-    one = Daemon(daemon_programs, folder)
+    one = Daemon(programs, folder)
     yield one
     if one.process and one.process.poll() is None:
         one.kill()

@@ -18,7 +18,7 @@ import time
 
 import pytest
 
-from daemon_support import Daemon, daemon_programs, wait_until  # noqa: F401
+from daemon_support import Daemon, wait_until  # noqa: F401
 
 SOAK = os.environ.get('RTLAUNCH_SOAK') == '1'
 
@@ -329,7 +329,7 @@ def fill(path, leave):
 
 
 @pytest.fixture
-def node(daemon_programs, tmp_path):
+def node(programs, tmp_path):
     if os.geteuid() != 0:
         pytest.skip('rtlaunchd has to be started by root')
     for path in [tmp_path, *tmp_path.parents]:
@@ -338,6 +338,6 @@ def node(daemon_programs, tmp_path):
         path.chmod(0o755)
     folder = tmp_path / 'node'
     folder.mkdir(mode=0o755)
-    one = Node(daemon_programs, folder).start()
+    one = Node(programs, folder).start()
     yield one
     one.finish()

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import PLAIN_UID
-from daemon_support import HELLO, daemon_programs, fake_builder, stopped_daemon, wait_until
+from daemon_support import HELLO, fake_builder, stopped_daemon, wait_until
 
 OTHER_UID = 23456
 DONE = 'echo \'{"event":"done"}\'\n'

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from conftest import SYSTEM_PYTHON
-from daemon_support import Client, daemon_programs, wait_until, workers_of
+from daemon_support import Client, wait_until, workers_of
 from faults_support import (SOAK, Marks, Node, Stepper, Supervisor, amount, children_of, fill, memory_files, node,
                             small_disk)
 
@@ -472,14 +472,14 @@ def test_a_runtime_folder_that_is_removed_while_workers_start(node):
 
 # --- numbers that come round -------------------------------------------------------------------------------------------------
 
-def test_numbers_of_processes_that_come_round(daemon_programs, node, tmp_path):
+def test_numbers_of_processes_that_come_round(programs, node, tmp_path):
     """In a pid namespace of 1,000 numbers; below is what runs there."""
     node.stop()
     folder = tmp_path / 'small'
     folder.mkdir(mode=0o755)
     script = 'echo 1000 > /proc/sys/kernel/pid_max && exec "$@"'
     done = subprocess.run(['unshare', '--pid', '--fork', '--kill-child', '--mount', '--mount-proc', 'sh', '-c', script, 'sh',
-                           sys.executable, __file__, 'numbers', daemon_programs, folder, str(amount(400, 3000))],
+                           sys.executable, __file__, 'numbers', programs, folder, str(amount(400, 3000))],
                           capture_output=True, text=True, timeout=amount(120, 1200), env={**os.environ, 'PYTHONPATH': str(HERE)})
     if 'pid_max: ' in done.stderr:
         pytest.skip(f'this kernel has one pid_max for all: {done.stderr}')   # before Linux 6.14

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from conftest import PLAIN_UID
-from daemon_support import Start, daemon, daemon_programs, stopped_daemon, wait_until  # noqa: F401
+from daemon_support import Start, daemon, stopped_daemon, wait_until  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists('/dev/fuse'), reason='needs root and FUSE')
 

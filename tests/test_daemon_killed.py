@@ -5,7 +5,7 @@ import subprocess
 import time
 
 from conftest import PLAIN_UID
-from daemon_support import daemon, daemon_programs, stopped_daemon, wait_until, workers_of
+from daemon_support import daemon, stopped_daemon, wait_until, workers_of
 
 
 def test_killed_every_moment_while_starts_go_on(daemon):

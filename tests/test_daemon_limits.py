@@ -9,7 +9,7 @@ import time
 import pytest
 
 from conftest import PLAIN_UID, become
-from daemon_support import (Client, Start, daemon_programs, fake_builder, own_daemon, stopped_daemon, through,  # noqa: F401
+from daemon_support import (Client, Start, fake_builder, own_daemon, stopped_daemon, through,  # noqa: F401
                             wait_until)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='rtlaunchd is for root')
@@ -18,8 +18,8 @@ SHOW = 'cat /proc/self/limits; nice; grep Cpus_allowed_list /proc/self/status; i
 
 
 @pytest.fixture(scope='module')
-def node(daemon_programs, tmp_path_factory):
-    daemon = own_daemon(daemon_programs, tmp_path_factory.mktemp('node'))
+def node(programs, tmp_path_factory):
+    daemon = own_daemon(programs, tmp_path_factory.mktemp('node'))
     yield daemon
     daemon.stop()
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import PLAIN_UID, make_launcher
-from daemon_support import daemon_programs, own_daemon, through  # noqa: F401
+from daemon_support import own_daemon, through  # noqa: F401
 # Each of these takes `rt`, which here is a launcher that talks to a daemon.
 from test_command import (on_terminal, processes_with, wait_for,  # noqa: F401
                           test_a_signal_becomes_128_plus_n, test_background_processes_end_with_the_command,
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='rtlaunchd is for root
 
 
 @pytest.fixture(scope='module')
-def node(daemon_programs, tmp_path_factory):
-    daemon = own_daemon(daemon_programs, tmp_path_factory.mktemp('node'))
+def node(programs, tmp_path_factory):
+    daemon = own_daemon(programs, tmp_path_factory.mktemp('node'))
     yield daemon
     daemon.stop()
 
@@ -36,9 +36,9 @@ def rt(request, node, tmp_path):
 
 
 @pytest.fixture
-def own(daemon_programs, tmp_path):
+def own(programs, tmp_path):
     """A daemon of this test alone, and a user of it."""
-    daemon = own_daemon(daemon_programs, tmp_path / 'node')
+    daemon = own_daemon(programs, tmp_path / 'node')
     yield through(daemon, tmp_path, PLAIN_UID)
     daemon.stop()
 
@@ -106,7 +106,9 @@ def test_a_shell_on_a_terminal_has_job_control(rt):
 
 
 def test_ctrl_c_reaches_all_of_a_pipeline(rt):
-    shown, status = on_terminal(rt, ['--', 'sh', '-c', 'sleep 77 & echo ready; sleep 78'], b'\x03', b'')
+    # Ready when nothing is left to fork: a shell that is just forking keeps SIGINT until its child has ended.
+    script = "sleep 77 & sh -c 'echo ready; exec sleep 78'"
+    shown, status = on_terminal(rt, ['--', 'sh', '-c', script], b'\x03', b'')
     assert os.waitstatus_to_exitcode(status) in (130, -2)
     assert not processes_with('sleep\x0078')
 

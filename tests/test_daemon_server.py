@@ -17,7 +17,7 @@ import time
 import pytest
 
 from conftest import PLAIN_UID
-from daemon_support import HELLO, Client, daemon, daemon_programs, frame, stopped_daemon, wait_until, workers_of
+from daemon_support import HELLO, Client, daemon, frame, stopped_daemon, wait_until, workers_of
 
 OTHER_UID = 23456
 KEY = 'a' * 64

@@ -9,13 +9,13 @@ import time
 import pytest
 
 from conftest import PLAIN_UID, become, make_launcher
-from daemon_support import daemon_programs, own_daemon, through  # noqa: F401
+from daemon_support import own_daemon, through  # noqa: F401
 from test_command import processes_with, wait_for
 
 
 @pytest.fixture(scope='module')
-def node(daemon_programs, tmp_path_factory):
-    daemon = own_daemon(daemon_programs, tmp_path_factory.mktemp('node')) if os.geteuid() == 0 else None
+def node(programs, tmp_path_factory):
+    daemon = own_daemon(programs, tmp_path_factory.mktemp('node')) if os.geteuid() == 0 else None
     yield daemon
     if daemon:
         daemon.stop()

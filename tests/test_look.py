@@ -11,15 +11,15 @@ import time
 import pytest
 
 from conftest import PLAIN_UID, become
-from daemon_support import daemon_programs, own_daemon, through  # noqa: F401
+from daemon_support import own_daemon, through  # noqa: F401
 from test_command import wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='rtlaunchd is for root')
 
 
 @pytest.fixture(scope='module')
-def node(daemon_programs, tmp_path_factory):
-    daemon = own_daemon(daemon_programs, tmp_path_factory.mktemp('node'))
+def node(programs, tmp_path_factory):
+    daemon = own_daemon(programs, tmp_path_factory.mktemp('node'))
     yield daemon
     daemon.stop()
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from conftest import PLAIN_UID, become
-from daemon_support import daemon, daemon_programs, stopped_daemon, through  # noqa: F401
+from daemon_support import daemon, stopped_daemon, through  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent
 ALL_BLOCKS = re.findall(r'^```(?:sh)?\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
