@@ -22,6 +22,8 @@ object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 # a build needs (curl, archives, SQLite) is in rtlaunch-build, which runs when a layer is missing.
 STATIC_release := -static
 LAUNCH_LIBS := -lcrypto -lcap
+# In the wheel, what is loaded lies beside the programs.
+BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
 BUILD_LIBS := -lcurl -larchive -ldeflate -lz -lsqlite3 -lcrypto -lcap
 TEST_LIBS := $(BUILD_LIBS) -lgtest -lgmock
 
@@ -29,7 +31,7 @@ PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
-.PHONY: all build demo test unit e2e soak asan tsan bench lint fmt install setup clean
+.PHONY: all build wheel demo test unit e2e soak asan tsan bench lint fmt install setup clean
 all: build
 
 setup:
@@ -37,6 +39,14 @@ setup:
 
 build: $(PROGRAMS)
 	@tools/fetch-tools $(OUT)/bin
+
+# For `pip install` beside Ray.
+WHEEL := build/.wheel-$(FLAVOUR)
+wheel: build $(WHEEL)
+
+$(WHEEL): tools/make-wheel $(shell find launcher/ray/python -name '*.py') $(PROGRAMS)
+	@tools/make-wheel $(OUT)/bin build
+	@touch $@
 
 $(OUT)/obj/%.o: %.cc
 	@mkdir -p $(@D)
@@ -59,7 +69,7 @@ $(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.
 $(OUT)/bin/rtlaunch-build: $(call object,launcher/build_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $^ -o $@ $(BUILD_LIBS)
+	@g++ $(CXXFLAGS) $(BESIDE) $^ -o $@ $(BUILD_LIBS)
 
 $(OUT)/bin/rtlaunch-spawner: $(call object,launcher/spawner_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
@@ -78,13 +88,13 @@ $(OUT)/guests/%: tests/guests/%.c
 tests: $(TEST_PROGRAMS) $(GUESTS)
 
 test: setup
-	@$(MAKE) --no-print-directory -j$$(nproc) build tests
+	@$(MAKE) --no-print-directory -j$$(nproc) wheel tests
 	@tools/run-tests --out $(OUT)
 
 unit: tests build
 	@tools/run-tests --out $(OUT) --unit
 
-e2e: build $(GUESTS)
+e2e: wheel $(GUESTS)
 	@tools/run-tests --out $(OUT) --e2e
 
 # The tests of faults at full length.

@@ -1,0 +1,3 @@
+from rtlaunch.command import main
+
+main()

@@ -1,0 +1,118 @@
+"""The wheel beside Ray: its programs need nothing but glibc (uv: libgcc), its class switches a node over, and where it
+can't, Ray's own agent goes on."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from ray_support import PLUGINS, ROOT, VENV, command_of, install_plugin, node
+
+WHEEL = next(iter(sorted((ROOT / 'build').glob('rtlaunch-*.whl'))), None)
+GLIBC = ('ld-linux-x86-64.so.2', 'libc.so.6', 'libm.so.6', 'libresolv.so.2', 'libpthread.so.0', 'libdl.so.2', 'librt.so.1',
+         'libgcc_s.so.1')   # the last is Debian's base as well, and uv's only wish
+
+ASK = '''
+    connect()
+    @ray.remote(runtime_env={'env_vars': {'A': '1'}})
+    def a():
+        return os.environ['A']
+    answer(ray.get(a.remote()))'''
+
+# Writes down how it was started, and is Ray's own agent from there on.
+STAND_IN = '''#!{python}
+import json, os, sys
+facts = dict(argv=sys.argv, parent=os.getppid(), python=os.environ.get('RTLAUNCH_RAY_PYTHON'), fds=dict())
+for fd in range(256):
+    if os.path.lexists('/proc/self/fd/%d' % fd):
+        facts['fds'][fd] = os.readlink('/proc/self/fd/%d' % fd)
+with open('{facts}', 'w') as out:
+    json.dump(facts, out)
+print('the stand-in speaks', flush=True)
+del os.environ['RAY_RUNTIME_ENV_PLUGINS']
+os.execv('{python}', ['{python}', '-u', '{agent}', *sys.argv[1:]])
+'''
+
+
+@pytest.fixture(scope='module')
+def unpacked(tmp_path_factory):
+    """As pip unpacks it."""
+    folder = tmp_path_factory.mktemp('wheel')
+    with zipfile.ZipFile(WHEEL) as wheel:
+        for info in wheel.infolist():
+            os.chmod(wheel.extract(info, folder), info.external_attr >> 16 & 0o777)
+    return folder
+
+
+def in_root(root, *command):
+    enter = 'mount -t proc proc "$1/proc" && exec chroot "$@"'   # the loader finds $ORIGIN by /proc/self/exe
+    return subprocess.run(['unshare', '--mount', 'sh', '-c', enter, 'sh', root, *command], timeout=20, text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def test_the_programs_load_where_only_glibc_is(unpacked, tmp_path):
+    (tmp_path / 'proc').mkdir()
+    for name in GLIBC:
+        source = pathlib.Path('/lib64' if name.startswith('ld-') else '/lib/x86_64-linux-gnu', name)
+        target = tmp_path / ('lib64' if name.startswith('ld-') else 'lib/x86_64-linux-gnu') / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    shutil.copytree(unpacked / 'rtlaunch', tmp_path / 'rtlaunch')
+    for program in sorted((unpacked / 'rtlaunch/bin').iterdir()):
+        if program.suffix == '.whl':
+            continue
+        done = in_root(tmp_path, f'/rtlaunch/bin/{program.name}', '--help')
+        assert done.returncode >= 0 and 'shared libraries' not in done.stderr, (program.name, done)
+    shutil.rmtree(tmp_path / 'rtlaunch/lib')
+    done = in_root(tmp_path, '/rtlaunch/bin/rtlaunch-build')
+    assert 'shared libraries' in done.stderr, 'the control: without what the wheel brings it does not load'
+
+
+def test_the_command_is_the_program(unpacked):
+    done = subprocess.run([sys.executable, '-m', 'rtlaunch', '--version'], cwd=unpacked, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, 'rtlaunch 0.1.0\n')
+
+
+def test_the_variable_keeps_the_users_plugins():
+    install_plugin()
+    theirs = {**os.environ, 'RAY_RUNTIME_ENV_PLUGINS': '[{"class": "their.Plugin", "priority": 3}]'}
+    done = subprocess.run([VENV / 'bin/rtlaunch', 'ray', 'env'], env=theirs, capture_output=True, text=True)
+    value = subprocess.run(['sh', '-c', done.stdout + 'printf %s "$RAY_RUNTIME_ENV_PLUGINS"'], capture_output=True, text=True)
+    assert json.loads(value.stdout) == [{'class': 'rtlaunch.ray.Plugin'}, {'class': 'their.Plugin', 'priority': 3}]
+
+
+def test_the_class_becomes_the_agent(tmp_path):
+    install_plugin()
+    agent = next(VENV.glob('lib/python3*/site-packages/ray/_private/runtime_env/agent/main.py'))
+    for name in ('rtlaunch', 'rtlaunch-build', 'uv'):
+        (tmp_path / name).symlink_to('/bin/true')
+    stand_in = tmp_path / 'rtlaunch-agent'
+    stand_in.write_text(STAND_IN.format(python=VENV / 'bin/python', facts=tmp_path / 'facts', agent=agent))
+    stand_in.chmod(0o755)
+    with node(env={'RAY_RUNTIME_ENV_PLUGINS': PLUGINS, 'RTLAUNCH_BIN': str(tmp_path)}) as one:
+        assert one.drive(ASK) == '1'
+        facts = json.loads((tmp_path / 'facts').read_text())
+        assert facts['parent'] == one.raylet() and facts['python'] == str(VENV / 'bin/python')
+        assert any(word.startswith('--node-id=') for word in facts['argv'])
+        assert facts['fds']['1'].endswith('/runtime_env_agent.out') and facts['fds']['2'].endswith('/runtime_env_agent.err')
+        assert len([fd for fd, target in facts['fds'].items() if target.startswith('pipe:')]) <= 2, facts['fds']
+        assert 'the stand-in speaks' in one.log('runtime_env_agent.out')
+
+
+@pytest.mark.parametrize('plugins, line', [
+    (PLUGINS, 'lacks rtlaunch-agent'),
+    ('[{"class": "rtlaunch.ray.Plugin"}, {"class": "other_plugin.Other"}]', 'other_plugin.Other must run')])
+def test_else_rays_own_agent_goes_on(tmp_path, plugins, line):
+    install_plugin()
+    (tmp_path / 'other_plugin.py').write_text(
+        'from ray._private.runtime_env.plugin import RuntimeEnvPlugin\nclass Other(RuntimeEnvPlugin):\n    name = "other"\n')
+    env = {'RAY_RUNTIME_ENV_PLUGINS': plugins, 'RTLAUNCH_BIN': str(tmp_path), 'PYTHONPATH': str(tmp_path)}
+    with node(env=env) as one:
+        assert one.drive(ASK) == '1'
+        assert line in one.log('runtime_env_agent.log')
+        assert 'ray::RuntimeEnvAgent' in command_of(one.agent())
