@@ -97,10 +97,10 @@ unit: tests build
 e2e: wheel $(GUESTS)
 	@tools/run-tests --out $(OUT) --e2e
 
-# The tests of faults at full length.
+# The tests of faults at full length; with FLAVOUR=asan or tsan ten minutes under the sanitizer.
 soak: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build $(GUESTS)
-	@tools/soak
+	@tools/soak $(OUT)
 
 demo: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build

@@ -109,6 +109,10 @@ class Daemon:
     def log(self):
         return self.log_name().read_text()
 
+    def all_logs(self):
+        """With what sanitizers say, the spawner's too: its stderr is the daemon's."""
+        return ''.join((self.folder / f'log.{run}').read_text(errors='replace') for run in range(1, self.runs + 1))
+
     def events(self, name):
         lines = [json.loads(line) for line in self.log().splitlines() if line.startswith('{')]
         return [line for line in lines if line.get('event') == name]

@@ -1,6 +1,7 @@
 """What tests of faults have in common: a daemon that is measured and broken, commands that count how often
 they ran, and how much of each test is run. RTLAUNCH_SOAK=1 (`make soak`) runs all of it, `make test` a
-part that takes seconds.
+part that takes seconds. RTLAUNCH_SOAK_SECONDS: turns() goes on for so long instead, for programs that
+sanitizers have made slow.
 
     node.settle()                        # what there is when nothing happens
     ... start, kill ...
@@ -8,6 +9,7 @@ part that takes seconds.
 """
 
 import contextlib
+import itertools
 import os
 import pathlib
 import random
@@ -21,10 +23,19 @@ import pytest
 from daemon_support import Daemon, wait_until  # noqa: F401
 
 SOAK = os.environ.get('RTLAUNCH_SOAK') == '1'
+SECONDS = int(os.environ.get('RTLAUNCH_SOAK_SECONDS', '0'))
 
 
 def amount(bounded, full):
     return full if SOAK else bounded
+
+
+def turns(bounded, full):
+    if not SECONDS:
+        yield from range(amount(bounded, full))
+        return
+    end = time.monotonic() + SECONDS
+    yield from itertools.takewhile(lambda _: time.monotonic() < end, itertools.count())
 
 
 # --- what there is on this machine ---------------------------------------------------------------------------
