@@ -97,33 +97,62 @@ void Devices::add_console(const int (&stdio)[3]) {
 
 void Devices::append_to(std::vector<int>* descriptors) const {
   for (const Node& node : nodes_) descriptors->push_back(node.mount.fd());
+  descriptors->insert(descriptors->end(), {dir_.get(), mount_.fd()});
+}
+
+void Devices::make_ahead(Spares* spares) {
+  const sys::Mount& vault = spares->peek(Spares::kVault);
+  if (!vault.valid()) return;
+  if (make_directory(vault.fd()).ok()) (void)fill(mount_.fd(), spares).ok();
+}
+
+// All or nothing: the directory goes again if it can't be mounted yet.
+Status Devices::make_directory(int vault) {
+  if (::mkdirat(vault, "dev", 0755) != 0) return sys_error("mkdir", "dev");
+  Result<sys::Mount> mount = sys::clone_mount(vault, "dev", false);
+  if (!mount) {
+    ::unlinkat(vault, "dev", AT_REMOVEDIR);
+    return mount.error();
+  }
+  constexpr uint64_t kAttributes = sys::kSafe | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC;
+  dir_ = TRY(sys::open_at(vault, "dev", O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  TRY(sys::set_mount_attributes(mount->fd(), "", kAttributes, false));
+  for (const Link& link : kLinks) {
+    if (::symlinkat(link.target, dir_.get(), link.name) != 0)
+      return sys_error("symlink", link.name);
+  }
+  for (const char* name : kFolders) {
+    if (::mkdirat(dir_.get(), name, 0755) != 0) return sys_error("mkdir", name);
+  }
+  mount_ = std::move(*mount);
+  return add_mount_points();
+}
+
+Status Devices::add_mount_points() {
+  for (; points_ < nodes_.size(); ++points_) {
+    const std::string& name = nodes_[points_].name;
+    if (::mknodat(dir_.get(), name.c_str(), S_IFREG | 0666, 0) != 0)
+      return sys_error("mknod", name);
+  }
+  return {};
 }
 
 Status Devices::add_to(const Vault& vault, Spares* spares, Tree* tree) {
-  UniqueFd dir = TRY(vault.directory("dev", 0755));
-  for (const Link& link : kLinks) {
-    if (::symlinkat(link.target, dir.get(), link.name) != 0) return sys_error("symlink", link.name);
-  }
-  for (const char* name : kFolders) {
-    if (::mkdirat(dir.get(), name, 0755) != 0) return sys_error("mkdir", name);
-  }
-  for (const Node& node : nodes_) {
-    if (::mknodat(dir.get(), node.name.c_str(), S_IFREG | 0666, 0) != 0) {
-      return sys_error("mknod", node.name);
-    }
-  }
-  sys::Mount mount = TRY(sys::clone_mount(vault.fd(), "dev", false));
-  TRY(sys::set_mount_attributes(mount.fd(), "", sys::kSafe | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC,
-                                false));
-  tree->add(Tree::Kind::kPrivate, "/dev", std::move(mount), std::move(dir));
+  TRY(mount_.valid() ? add_mount_points() : make_directory(vault.fd()));
+  tree->add(Tree::Kind::kPrivate, "/dev", std::move(mount_), std::move(dir_));
   return add_shared_memory(spares, tree);
 }
 
 Status Devices::fill(int dev, Spares* spares) {
-  TRY(mount_at(dev, "pts", Spares::kPts, spares));
-  Status queues = mount_at(dev, "mqueue", Spares::kQueues, spares);
-  if (!queues && queues.error().code != ENODEV) return queues;  // kernel without POSIX queues
-  for (const Node& node : nodes_) TRY(node.mount.attach(dev, node.name));
+  if (!has_file_systems_) {
+    TRY(mount_at(dev, "pts", Spares::kPts, spares));
+    Status queues = mount_at(dev, "mqueue", Spares::kQueues, spares);
+    if (!queues && queues.error().code != ENODEV) return queues;  // kernel without POSIX queues
+    has_file_systems_ = true;
+  }
+  for (; mounted_ < nodes_.size(); ++mounted_) {
+    TRY(nodes_[mounted_].mount.attach(dev, nodes_[mounted_].name));
+  }
   return {};
 }
 

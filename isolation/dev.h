@@ -19,9 +19,12 @@ class Devices {
   static Result<Devices> open();
   // The terminal, if one of `stdio` is one, becomes /dev/console, so that ttyname(3) finds it.
   void add_console(const int (&stdio)[3]);
+  // The whole directory in the spare vault, before anybody asks (Linux 6.15: neither is attached).
+  // What doesn't go is done later.
+  void make_ahead(Spares* spares);
   // Adds /dev and /dev/shm to the tree.
   Status add_to(const Vault& vault, Spares* spares, Tree* tree);
-  // Mounts all that is in it; `dev` is the attached directory.
+  // Mounts all that is in it and isn't yet; `dev` is the attached directory.
   Status fill(int dev, Spares* spares);
   // The checked /dev/null, to mask files with.
   const sys::Mount& null() const { return nodes_.front().mount; }
@@ -32,7 +35,14 @@ class Devices {
     std::string name;
     sys::Mount mount;
   };
+  Status make_directory(int vault);
+  Status add_mount_points();
+
   std::vector<Node> nodes_;
+  UniqueFd dir_;                     // writable
+  sys::Mount mount_;                 // read-only
+  size_t points_ = 0, mounted_ = 0;  // how many of the nodes have a mount point, are mounted
+  bool has_file_systems_ = false;
 };
 
 }  // namespace rtlaunch::isolation

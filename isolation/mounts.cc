@@ -88,9 +88,9 @@ bool stays_writable(const Spec& spec, const std::string& path) {
 
 // Mounts that an overlay on `target` would cover go back on top of it. One that a layer has removed
 // the mount point of is gone, as the rest of what that layer removed.
-Status keep_mounts_below(const Spec& spec, const std::string& mountinfo, const std::string& target,
-                         const Rights& rights, Tree* tree) {
-  for (const std::string& point : TRY(sys::mounts_below(mountinfo, target))) {
+Status keep_mounts_below(const Spec& spec, const std::string& target, const Rights& rights,
+                         const sys::MountTable& mounts, Tree* tree) {
+  for (const std::string& point : mounts.below(target)) {
     uint64_t attributes = stays_writable(spec, point) ? sys::kSafe : kReadOnly;
     TRY(add_clone(Tree::Kind::kUncovered, point, point, attributes, true, rights, tree));
   }
@@ -198,12 +198,12 @@ Status add_binds(const Spec& spec, const Rights& rights, Tree* tree) {
   return {};
 }
 
-Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Tree* tree) {
-  std::string mountinfo;
+Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Spares* spares,
+                                 Tree* tree) {
   for (const Overlay& overlay : spec.overlays) {
     if (!overlay.over_host) continue;
-    if (mountinfo.empty()) mountinfo = TRY(sys::read_file("/proc/self/mountinfo"));
-    TRY(keep_mounts_below(spec, mountinfo, overlay.target, rights, tree));
+    if (!spares->mounts) spares->mounts = TRY(sys::MountTable::open());
+    TRY(keep_mounts_below(spec, overlay.target, rights, *spares->mounts, tree));
   }
   return {};
 }
@@ -218,14 +218,12 @@ Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, Uniqu
 }
 
 // Each hidden directory has an empty one of its own, as mount points may have to be made in it.
-Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree) {
+Status add_hidden(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree) {
   int number = 0;
   for (const std::string& path : spec.hidden) {
-    std::string name = "h" + std::to_string(number++);
-    UniqueFd empty = TRY(vault.directory(name, 0555));
-    sys::Mount mount = TRY(sys::clone_mount(vault.fd(), name, false));
-    TRY(sys::set_mount_attributes(mount.fd(), "", kReadOnly, false));
-    tree->add(Tree::Kind::kHidden, path, std::move(mount), std::move(empty));
+    std::optional<Spares::Empty> empty = spares->take_empty();
+    if (!empty) empty = TRY(Spares::Empty::make(vault.fd(), "h" + std::to_string(number++)));
+    tree->add(Tree::Kind::kHidden, path, std::move(empty->mount), std::move(empty->dir));
   }
   return {};
 }

@@ -74,8 +74,9 @@ Status add_binds(const Spec& spec, const Rights& rights, Tree* tree);
 // `report` gets the upper that the caller asked for.
 Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, UniqueFd* report);
 // The mounts that lie below the target of an overlay over the host, to go back on top of it.
-Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Tree* tree);
-Status add_hidden(const Spec& spec, const Vault& vault, Tree* tree);
+Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Spares* spares,
+                                 Tree* tree);
+Status add_hidden(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);
 // /tmp, a tmpfs of its own, and the seldom used /var/tmp, which shares the vault's size with the
 // uppers. What the host doesn't have the sandbox doesn't have.
 Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);

@@ -3,6 +3,7 @@
 #include <sys/sysmacros.h>
 
 #include "isolation/sandbox_testing.h"
+#include "isolation/sys/mount.h"
 #include "isolation/userns.h"
 
 namespace rtlaunch::isolation {
@@ -33,6 +34,26 @@ struct Layered {
   }
   std::string target, layer;
 };
+
+// What was read ahead is of no use once the host has mounted something.
+SANDBOX_TEST(TheMountTableFollowsTheNamespace) {
+  if (!world.root) return;
+  std::string prefix = world.make(world.host + "/prefix"), inner = world.make(prefix + "/a b");
+  auto table = sys::MountTable::open();
+  ASSERT_TRUE(table.ok());
+  EXPECT_TRUE(table->below(prefix).empty());
+  for (const std::string& point : {inner, prefix}) {
+    ASSERT_EQ(::mount("t", point.c_str(), "tmpfs", 0, nullptr), 0);
+  }
+  ASSERT_EQ(::mkdir((prefix + "/b").c_str(), 0755), 0);
+  ASSERT_EQ(::mount("t", (prefix + "/b").c_str(), "tmpfs", 0, nullptr), 0);
+  EXPECT_TRUE(table->below(prefix).empty());
+  ASSERT_TRUE(table->refresh().ok());
+  EXPECT_EQ(table->below(prefix), (std::vector<std::string>{inner, prefix + "/b"}));
+  ASSERT_EQ(::umount((prefix + "/b").c_str()), 0);
+  ASSERT_TRUE(table->refresh().ok());
+  EXPECT_EQ(table->below(prefix), std::vector<std::string>{inner});
+}
 
 SANDBOX_TEST(HostRootIsReadOnly) {
   Outcome outcome = run(shell("touch " + world.host + "/x || echo refused; ls -d " + world.host));

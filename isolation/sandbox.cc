@@ -73,6 +73,12 @@ Status watch_children(Setup& s) {
   return {};
 }
 
+// To become private is a change of the table, too, and the last of the host's.
+Status leave_peer_groups(Setup& s) {
+  if (s.spares.mounts) TRY(s.spares.mounts->refresh());
+  return sys::make_all_private();
+}
+
 Status open_devices(Setup& s) {
   if (!s.devices) s.devices = TRY(Devices::open());
   s.devices->add_console(s.stdio);
@@ -85,7 +91,7 @@ Status open_host_directories(Setup& s) {
     TRY(add_visible(s.spec, *s.rights, &*s.tree));
   }
   TRY(add_binds(s.spec, *s.rights, &*s.tree));
-  return add_mounts_below_overlays(s.spec, *s.rights, &*s.tree);
+  return add_mounts_below_overlays(s.spec, *s.rights, &s.spares, &*s.tree);
 }
 
 Status open_vault(Setup& s) {
@@ -103,7 +109,7 @@ Status make_private_directories(Setup& s) {
   TRY(add_tmp(s.spec, *s.vault, &s.spares, &*s.tree));
   TRY(s.devices->add_to(*s.vault, &s.spares, &*s.tree));
   TRY(add_proc(s.rootless, &s.spares, &*s.tree));
-  return add_hidden(s.spec, *s.vault, &*s.tree);
+  return add_hidden(s.spec, *s.vault, &s.spares, &*s.tree);
 }
 
 Status take_root(Setup& s) {
@@ -168,7 +174,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   TRY(did.took("request", prepare_spec(s, prepare)));
   TRY(did.took("descriptors", keep_only_given_descriptors(s, -1)));
   TRY(did.took("signals", watch_children(s)));
-  TRY(did.took("private mounts", sys::make_all_private()));
+  TRY(did.took("private mounts", leave_peer_groups(s)));
   // Beyond this point no mount of ours reaches the host, nor one of the host's us.
   TRY(did.took("devices", open_devices(s)));
   TRY(did.took("host directories", open_host_directories(s)));
@@ -209,6 +215,7 @@ void Preparing::make_ahead() const {
   if (!opened) return;  // told about when they are needed
   devices = std::move(*opened);
   mask_ahead(*devices, &spares);
+  devices->make_ahead(&spares);
 }
 
 void run_pid1(Setup& s, const Prepare& prepare) {

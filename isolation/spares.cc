@@ -1,8 +1,16 @@
 #include "isolation/spares.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "isolation/sys/files.h"
+
 namespace rtlaunch::isolation {
 namespace {
 
+// The store and the daemon's folder are always hidden. One too many would cost: closing a mount
+// that was never attached waits for all CPUs.
+constexpr int kEmpty = 2;
 constexpr uint64_t kNoPrograms = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
 
 struct FileSystem {
@@ -35,10 +43,36 @@ void Spares::make_all() {
     Result<sys::Mount> mount = make(static_cast<Kind>(kind), 0);
     if (mount) ready_[kind] = std::move(*mount);
   }
+  if (auto table = sys::MountTable::open()) mounts = std::move(*table);
+  for (int i = 0; i < kEmpty && ready_[kVault].valid(); ++i) {
+    Result<Empty> empty = Empty::make(ready_[kVault].fd(), "e" + std::to_string(i));
+    if (!empty) break;
+    empty_.push_back(std::move(*empty));
+  }
+}
+
+Result<Spares::Empty> Spares::Empty::make(int vault, const std::string& name) {
+  if (::mkdirat(vault, name.c_str(), 0555) != 0) return sys_error("mkdir", name);
+  Empty empty;
+  empty.dir = TRY(sys::open_at(vault, name, O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  empty.mount = TRY(sys::clone_mount(vault, name, false));
+  TRY(sys::set_mount_attributes(empty.mount.fd(), "", sys::kSafe | MOUNT_ATTR_RDONLY, false));
+  return empty;
+}
+
+std::optional<Spares::Empty> Spares::take_empty() {
+  if (empty_.empty()) return std::nullopt;
+  Empty empty = std::move(empty_.back());
+  empty_.pop_back();
+  return empty;
 }
 
 void Spares::append_to(std::vector<int>* descriptors) const {
   for (const sys::Mount& mount : ready_) descriptors->push_back(mount.fd());
+  for (const Empty& empty : empty_) {
+    descriptors->insert(descriptors->end(), {empty.dir.get(), empty.mount.fd()});
+  }
+  if (mounts) descriptors->push_back(mounts->fd());
 }
 
 Result<sys::Mount> Spares::take(Kind kind, uint64_t bytes) {

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <array>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "isolation/sys/mount.h"
@@ -21,10 +23,21 @@ class Spares {
   // Made and not taken yet: to be finished ahead.
   const sys::Mount& peek(Kind kind) const { return ready_[kind]; }
   bool proc_is_masked = false;
+  std::optional<sys::MountTable> mounts;  // of our namespace
   void append_to(std::vector<int>* descriptors) const;
+
+  // An empty, read-only directory of a vault, to cover another with.
+  struct Empty {
+    static Result<Empty> make(int vault, const std::string& name);
+    UniqueFd dir;  // the same, writable: a way to make mount points in it
+    sys::Mount mount;
+  };
+  // One of the spare vault's (Linux 6.15: it isn't attached), as long as there are.
+  std::optional<Empty> take_empty();
 
  private:
   std::array<sys::Mount, kCount> ready_;
+  std::vector<Empty> empty_;
 };
 
 }  // namespace rtlaunch::isolation

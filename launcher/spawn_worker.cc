@@ -93,7 +93,6 @@ Status lease(const std::vector<store::Digest>& layers, const store::Store& store
 }
 
 Result<Spec> decoded(const SpawnRequest& request) {
-  (void)sys::set_oom_score(0).ok();  // not the spawner's own
   std::string document = TRY(read_document(request.document.get()));
   Spec spec = TRY(isolation::decode(document));
   TRY(isolation::check_line(request.line.get()));
@@ -184,8 +183,9 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
   // or one made after us, keep the other end. Also for that nothing else of the spawner's stays.
   const int keep[] = {0, 1, 2, preparing.socket, store.dir()};
   TRY(sys::close_all_but(keep, std::size(keep)));
-  sys::touch_memory();
+  (void)sys::set_oom_score(0).ok();  // not the spawner's own
   preparing.make_ahead();
+  sys::touch_memory();
   wait_for_request(preparing.socket);
   preparing.clock.restart();
   auto [request, id_map] = TRY(take_request(preparing.socket));
@@ -195,7 +195,10 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
   return spec;
 }
 
-Result<Spec> enter_spec(const SpawnRequest& request) { return decoded(request); }
+Result<Spec> enter_spec(const SpawnRequest& request) {
+  (void)sys::set_oom_score(0).ok();
+  return decoded(request);
+}
 
 Result<Spec> receive_enter(const isolation::Preparing& preparing) {
   wait_for_request(preparing.socket);

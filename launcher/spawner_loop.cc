@@ -37,6 +37,12 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kMostIdMaps = 256, kMostReplies = 4096, kReady = 2;
 constexpr std::chrono::seconds kGraceAfterKill(2), kBetweenSweeps(2);
 
+// A pid 1, and what its record says of it.
+struct Made {
+  Launch launch;
+  std::string start_time;
+};
+
 // A child of ours that has not told yet whether it started, or that we owe a kEnded for.
 struct Child {
   uint64_t id = 0;
@@ -94,15 +100,15 @@ class Loop {
   Status enter(SpawnRequest& request);
   Status enter_by(Courier& courier, SpawnRequest& request);
   Status build(SpawnRequest& request);
-  Result<Launch> make_ahead();
+  Result<Made> make_ahead();
   Result<Launch> in_leaf(const std::function<Result<Launch>(int cgroup)>& make);
   void end_leaf(pid_t pid);
   void sweep_leaves();
-  Result<Launch> handed_over(const SpawnRequest& request, int map, Courier* courier);
+  Result<Made> handed_over(const SpawnRequest& request, int map, Courier* courier);
   void prepare_one();
   bool is_idle() const;
   std::string leaf_of(pid_t pid) const;
-  Status record(const SpawnRequest& request, const Launch& launch);
+  Status record(const SpawnRequest& request, const Made& made);
   Result<int> id_map(const isolation::User& user);
   Result<const store::Store*> store();
   Child& add(const SpawnRequest& request, Launch launch);
@@ -127,8 +133,8 @@ class Loop {
   std::optional<isolation::Cgroups> cgroups_;
   std::map<pid_t, std::string> leaves_;  // of every child that has one
   Clock::time_point next_sweep_ = Clock::time_point::max();
-  std::vector<Launch> ready_;  // wait for a request
-  bool can_prepare_ = true;    // until one couldn't be made
+  std::vector<Made> ready_;  // wait for a request
+  bool can_prepare_ = true;  // until one couldn't be made
   std::deque<Outgoing> outgoing_;
 };
 
@@ -148,10 +154,10 @@ Result<int> Loop::id_map(const isolation::User& user) {
   return id_maps_.emplace(std::pair(user.uid, user.gid), std::move(map)).first->second.get();
 }
 
-Status Loop::record(const SpawnRequest& request, const Launch& launch) {
-  std::string text = "{\"pid\":" + std::to_string(launch.pid()) +
-                     ",\"start_time\":" + TRY(start_time(launch.pid())) + ",\"cgroup\":\"" +
-                     leaf_of(launch.pid()) + "\"}\n";
+Status Loop::record(const SpawnRequest& request, const Made& made) {
+  pid_t pid = made.launch.pid();
+  std::string text = "{\"pid\":" + std::to_string(pid) + ",\"start_time\":" + made.start_time +
+                     ",\"cgroup\":\"" + leaf_of(pid) + "\"}\n";
   return sys::write_all(request.record.get(), text, "record");
 }
 
@@ -163,12 +169,14 @@ Child& Loop::add(const SpawnRequest& request, Launch launch) {
 }
 
 // Namespaces and a pid 1 in them, before anybody asked.
-Result<Launch> Loop::make_ahead() {
+Result<Made> Loop::make_ahead() {
   const store::Store* store = TRY(this->store());
   auto prepare = [&](auto& preparing) { return receive_start(preparing, config_, *store); };
-  return in_leaf([&](int cgroup) {
+  Launch launch = TRY(in_leaf([&](int cgroup) {
     return Launch::begin(prepare, {.cgroup = cgroup, .exit_signal = SIGCHLD});
-  });
+  }));
+  std::string since = TRY(start_time(launch.pid()));  // it is not reaped before we say so
+  return Made{std::move(launch), std::move(since)};
 }
 
 // Accounting is no reason not to start.
@@ -206,9 +214,9 @@ void Loop::sweep_leaves() {
 
 // Not while anybody waits. What fails now is told when it fails for somebody.
 void Loop::prepare_one() {
-  Result<Launch> launch = make_ahead();
-  if (launch) ready_.push_back(std::move(*launch));
-  can_prepare_ = launch.ok();
+  Result<Made> made = make_ahead();
+  if (made) ready_.push_back(std::move(*made));
+  can_prepare_ = made.ok();
 }
 
 bool Loop::is_idle() const {
@@ -220,17 +228,17 @@ Status hand_over(const Launch& launch, const SpawnRequest& request, int map, Cou
   return courier ? courier->deliver(launch.fd(), map) : send_start(launch.fd(), request, map);
 }
 
-Result<Launch> Loop::handed_over(const SpawnRequest& request, int map, Courier* courier) {
+Result<Made> Loop::handed_over(const SpawnRequest& request, int map, Courier* courier) {
   can_prepare_ = true;
   while (!ready_.empty()) {
-    Launch launch = std::move(ready_.back());
+    Made made = std::move(ready_.back());
     ready_.pop_back();
-    if (hand_over(launch, request, map, courier)) return launch;  // else somebody killed it
-    if (courier) break;                                           // it goes one way only
+    if (hand_over(made.launch, request, map, courier)) return made;  // else somebody killed it
+    if (courier) break;                                              // it goes one way only
   }
-  Launch launch = TRY(make_ahead());
-  TRY(hand_over(launch, request, map, courier));
-  return launch;
+  Made made = TRY(make_ahead());
+  TRY(hand_over(made.launch, request, map, courier));
+  return made;
 }
 
 // A file that has lost its name was taken for that of a worker which never started.
@@ -245,10 +253,10 @@ Status take_record(int record) {
 Status Loop::start(SpawnRequest& request, Courier* courier) {
   int map = TRY(id_map(request.caller));
   TRY(take_record(request.record.get()));
-  Launch launch = TRY(handed_over(request, map, courier));
-  Status recorded = record(request, launch);
-  if (recorded) launch.go();
-  Child& child = add(request, std::move(launch));
+  Made made = TRY(handed_over(request, map, courier));
+  Status recorded = record(request, made);
+  if (recorded) made.launch.go();
+  Child& child = add(request, std::move(made.launch));
   if (recorded) return {};
   (void)sys::send_signal(child.launch->pidfd(), SIGKILL).ok();
   child.error = std::move(recorded.error());
@@ -382,7 +390,7 @@ void Loop::heard_from(pid_t pid, Child& child) {
 void Loop::ended(pid_t pid, int status) {
   auto found = children_.find(pid);
   if (found == children_.end()) {  // a worker, whose line has been told; or one made ahead
-    std::erase_if(ready_, [&](const Launch& launch) { return launch.pid() == pid; });
+    std::erase_if(ready_, [&](const Made& made) { return made.launch.pid() == pid; });
     return;
   }
   Child& child = found->second;
@@ -477,9 +485,9 @@ Status Loop::open() {
 
 // The daemon has gone. What we made ahead ends with us, so its leaves have to be emptied first.
 void Loop::leave() {
-  for (const Launch& launch : ready_) {
-    (void)sys::send_signal(launch.pidfd(), SIGKILL).ok();
-    (void)sys::wait_for(launch.pidfd()).ok();
+  for (const Made& made : ready_) {
+    (void)sys::send_signal(made.launch.pidfd(), SIGKILL).ok();
+    (void)sys::wait_for(made.launch.pidfd()).ok();
   }
   if (cgroups_) cgroups_->leave();
 }

@@ -1,6 +1,7 @@
 #include "isolation/sys/mount.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -153,24 +154,38 @@ Status pivot_into(int root) {
   return {};
 }
 
-Result<std::vector<std::string>> mounts_below(const std::string& mountinfo,
-                                              const std::string& dir) {
-  std::vector<std::string> found;
-  std::string_view rest = mountinfo;
+Result<MountTable> MountTable::open() {
+  MountTable table(TRY(open_at(AT_FDCWD, "/proc/self/mountinfo", O_RDONLY)));
+  TRY(table.read());
+  return table;
+}
+
+Status MountTable::read() {
+  if (::lseek(file_.get(), 0, SEEK_SET) != 0) return sys_error("lseek", "mountinfo");
+  std::string text = TRY(read_all(file_.get(), "mountinfo"));
+  points_.clear();
+  std::string_view rest = text;
   while (!rest.empty()) {
     size_t end = rest.find('\n');
-    std::string_view field = nth_field(rest.substr(0, end), 4);
+    points_.push_back(unescaped(nth_field(rest.substr(0, end), 4)));
     rest = end == std::string_view::npos ? std::string_view() : rest.substr(end + 1);
-    if (!is_beneath(unescaped(field), dir)) continue;
-    std::string point = unescaped(field);
-    if (point != dir) found.push_back(std::move(point));
   }
-  std::sort(found.begin(), found.end());
+  std::sort(points_.begin(), points_.end());
+  return {};
+}
+
+Status MountTable::refresh() {
+  struct pollfd changed = {file_.get(), POLLPRI, 0};
+  return ::poll(&changed, 1, 0) == 0 ? Status() : read();
+}
+
+std::vector<std::string> MountTable::below(const std::string& dir) const {
   std::vector<std::string> outermost;
-  for (std::string& point : found) {
+  for (const std::string& point : points_) {
+    if (point == dir || !is_beneath(point, dir)) continue;
     bool inside = std::any_of(outermost.begin(), outermost.end(),
                               [&](const std::string& outer) { return is_beneath(point, outer); });
-    if (!inside) outermost.push_back(std::move(point));
+    if (!inside) outermost.push_back(point);
   }
   return outermost;
 }

@@ -83,8 +83,24 @@ Status mount_by_options(const char* type, const std::string& target, unsigned lo
 // pivot_root(".", ".") into `root`, then the old root is detached. Leaves the caller in `/`.
 Status pivot_into(int root);
 
-// Mount points of this process's namespace strictly below `dir`, each once, outermost first,
-// without those that lie below another of them. From /proc/self/mountinfo (proc(5)).
-Result<std::vector<std::string>> mounts_below(const std::string& mountinfo, const std::string& dir);
+// The mount points of this process's namespace, as of the last look at /proc/self/mountinfo
+// (proc(5)).
+class MountTable {
+ public:
+  static Result<MountTable> open();
+  // Looks again if poll(2) says that something was mounted, unmounted or given other attributes.
+  Status refresh();
+  // Those strictly below `dir`, each once, outermost first, without those that lie below another of
+  // them.
+  std::vector<std::string> below(const std::string& dir) const;
+  int fd() const { return file_.get(); }
+
+ private:
+  explicit MountTable(UniqueFd file) : file_(std::move(file)) {}
+  Status read();
+
+  UniqueFd file_;
+  std::vector<std::string> points_;
+};
 
 }  // namespace rtlaunch::sys
