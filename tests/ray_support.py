@@ -30,7 +30,7 @@ import time
 import pytest
 
 from conftest import BIN, SYSTEM_PYTHON
-from daemon_support import Daemon, daemon_programs, wait_until  # noqa: F401 (a fixture of ours needs it)
+from daemon_support import Daemon, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RAY = ['ray[default,client]==2.60.0', 'virtualenv', 'pip', 'setuptools']
@@ -258,10 +258,10 @@ def install_plugin():
 
 
 @pytest.fixture(scope='session')
-def ray_programs(daemon_programs):  # noqa: F811
+def ray_programs(programs):
     ray_python()
-    shutil.copy(BIN / 'rtlaunch-agent', daemon_programs / 'rtlaunch-agent')
-    return daemon_programs
+    shutil.copy(BIN / 'rtlaunch-agent', programs / 'rtlaunch-agent')
+    return programs
 
 
 @pytest.fixture(scope='module')
