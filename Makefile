@@ -27,8 +27,18 @@ BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
 BUILD_LIBS := -lcurl -larchive -ldeflate -lz -lsqlite3 -lcrypto -lcap
 TEST_LIBS := $(BUILD_LIBS) -lgtest -lgmock
 
-PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner
-TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS))
+# Ray's agent has libraries of its own, which the archive's programs must not need.
+RAY_SOURCES := $(wildcard launcher/ray/*.cc)
+RAY_TESTS := $(filter %_test.cc,$(RAY_SOURCES))
+RAY_PARTS := $(filter-out %_main.cc $(RAY_TESTS),$(RAY_SOURCES))
+GENERATED := $(OUT)/generated
+RAY_MESSAGES := $(GENERATED)/launcher/ray/runtime_env_agent.pb
+RAY_LIBS := -lprotobuf-lite $(LAUNCH_LIBS)
+$(call object,$(RAY_SOURCES)): CXXFLAGS += -isystem $(GENERATED)
+
+PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner \
+  $(OUT)/bin/rtlaunch-agent
+TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS) $(RAY_TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
 .PHONY: all build wheel demo test unit e2e soak asan tsan bench lint fmt install setup clean
@@ -76,6 +86,31 @@ $(OUT)/bin/rtlaunch-spawner: $(call object,launcher/spawner_main.cc) $(OUT)/libr
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
 
+$(GENERATED)/%.pb.cc $(GENERATED)/%.pb.h: %.proto
+	@mkdir -p $(GENERATED)
+	@echo "  PROTOC $<"
+	@protoc --cpp_out=$(GENERATED) $<
+
+$(OUT)/obj/%.pb.o: $(GENERATED)/%.pb.cc
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	@$(CXX) $(CXXFLAGS) -w -isystem $(GENERATED) -c $< -o $@
+
+$(call object,$(RAY_SOURCES)): | $(RAY_MESSAGES).h
+
+$(OUT)/librtlaunch-ray.a: $(call object,$(RAY_PARTS)) $(OUT)/obj/launcher/ray/runtime_env_agent.pb.o
+	@rm -f $@ && ar qcs $@ $^
+
+$(OUT)/bin/rtlaunch-agent: $(call object,launcher/ray/agent_main.cc) $(OUT)/librtlaunch-ray.a $(OUT)/librtlaunch.a
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(RAY_LIBS)
+
+$(OUT)/test/launcher/ray/%: $(OUT)/obj/launcher/ray/%.o $(OUT)/librtlaunch-ray.a $(OUT)/librtlaunch.a
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ $(CXXFLAGS) $^ -o $@ $(TEST_LIBS) -lprotobuf-lite -lgtest_main
+
 $(OUT)/test/%: $(OUT)/obj/%.o $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
@@ -115,11 +150,11 @@ asan tsan: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) FLAVOUR=$@ build tests
 	@tools/run-tests --out build/$@ --unit
 
-lint: setup
+lint: setup $(RAY_MESSAGES).h
 	@tools/lint
 
 fmt: setup
-	@clang-format -i $(SOURCES) $(foreach f,$(FOLDERS) tests/guests,$(wildcard $(f)/*.h))
+	@clang-format -i $(SOURCES) $(RAY_SOURCES) $(foreach f,$(FOLDERS) launcher/ray tests/guests,$(wildcard $(f)/*.h))
 
 PREFIX ?= /usr/local
 install: build
@@ -128,7 +163,7 @@ install: build
 	install -m 644 $(OUT)/bin/packaging.whl $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install $(OUT)/bin/rtlaunchd $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-agent $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	ln -sf ../libexec/rtlaunch/rtlaunchd $(DESTDIR)$(PREFIX)/sbin/rtlaunchd
 	for unit in rtlaunchd.service rtlaunchd.socket; do \
 	  sed 's|@LIBEXEC@|$(PREFIX)/libexec/rtlaunch|' launcher/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
@@ -136,6 +171,6 @@ install: build
 clean:
 	rm -rf build
 
--include $(patsubst %.cc,$(OUT)/obj/%.d,$(SOURCES))
+-include $(patsubst %.cc,$(OUT)/obj/%.d,$(SOURCES) $(RAY_SOURCES))
 .SECONDARY:
 .PHONY: tests

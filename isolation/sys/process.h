@@ -40,8 +40,10 @@ struct ProgramStart {
   std::vector<int> fds;           // become 0, 1, 2, ...; all others are closed; 8 at most
   int exit_signal = 0;
   bool idle = false;  // step_back(): nobody waits for it
+  std::string cwd = "/";
+  bool default_signals = false;  // none is ignored, whatever we ignore
 };
-// Starts a program in a session of its own, in `/`, that dies with this thread (PDEATHSIG); returns
+// Starts a program in a session of its own that dies with this thread (PDEATHSIG); returns
 // once it has been exec'ed. oom_score_adj is 0, whatever ours is.
 Result<Cloned> start_program(const ProgramStart& program);
 

@@ -1,0 +1,98 @@
+#include "launcher/ray/auth.h"
+
+#include "isolation/sys/files.h"
+
+namespace rtlaunch::ray {
+namespace {
+
+using Variables = std::map<std::string, std::string>;
+
+constexpr std::string_view kBearer = "Bearer ";
+constexpr std::string_view kCookie = "ray-authentication-token";
+constexpr const char* kBlank = " \t\r\n";
+
+std::string value_of(const Variables& variables, const std::string& name) {
+  auto found = variables.find(name);
+  return found == variables.end() ? "" : found->second;
+}
+
+std::string_view trimmed(std::string_view text) {
+  size_t first = text.find_first_not_of(kBlank);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kBlank) - first + 1);
+}
+
+std::string first_line(const std::string& text) {
+  return std::string(trimmed(std::string_view(text).substr(0, text.find('\n'))));
+}
+
+Result<std::string> token_in(const std::string& path) {
+  std::string token = first_line(TRY(sys::read_file(path, 1 << 20)));
+  if (token.empty()) return make_error("token", path, "is empty", "write Ray's token into it");
+  return token;
+}
+
+Result<std::string> find_token(const Variables& variables) {
+  std::string token = first_line(value_of(variables, "RAY_AUTH_TOKEN"));
+  if (!token.empty()) return token;
+  std::string path = value_of(variables, "RAY_AUTH_TOKEN_PATH");
+  if (!path.empty()) return token_in(path);
+  return token_in(value_of(variables, "HOME") + "/.ray/auth_token");
+}
+
+// The cookie's value; "" when it isn't there.
+std::string_view cookie_in(std::string_view cookies) {
+  while (!cookies.empty()) {
+    size_t end = std::min(cookies.find(';'), cookies.size());
+    std::string_view one = trimmed(cookies.substr(0, end));
+    size_t equals = one.find('=');
+    if (equals != std::string_view::npos && trimmed(one.substr(0, equals)) == kCookie) {
+      std::string_view value = trimmed(one.substr(equals + 1));
+      bool quoted = value.size() >= 2 && value.front() == '"' && value.back() == '"';
+      return quoted ? value.substr(1, value.size() - 2) : value;
+    }
+    cookies.remove_prefix(std::min(end + 1, cookies.size()));
+  }
+  return {};
+}
+
+// Looks at as many bytes whatever they are; only lengths can be told apart.
+bool equal(std::string_view given, std::string_view right) {
+  unsigned char differs = given.size() != right.size();
+  for (size_t i = 0; i < given.size(); ++i) {
+    differs |= static_cast<unsigned char>(given[i] ^ right[i % right.size()]);
+  }
+  return differs == 0;
+}
+
+}  // namespace
+
+Result<Auth> Auth::load(const Variables& variables) {
+  Auth auth;
+  if (value_of(variables, "RAY_AUTH_MODE") != "token") return auth;
+  std::string kubernetes = value_of(variables, "RAY_ENABLE_K8S_TOKEN_AUTH");
+  if (kubernetes == "1" || kubernetes == "true") {
+    return make_error("token", "RAY_ENABLE_K8S_TOKEN_AUTH", "Kubernetes' tokens are not supported",
+                      "use Ray's own tokens, or Ray's own agent");
+  }
+  auth.needed_ = true;
+  auth.token_ = TRY(find_token(variables));
+  return auth;
+}
+
+Auth::Verdict Auth::judge(std::string_view authorization, std::string_view ray_authorization,
+                          std::string_view cookies) const {
+  if (!needed_) return Verdict::kAllowed;
+  std::string_view given = authorization.empty() ? ray_authorization : authorization;
+  if (given.empty()) {
+    given = cookie_in(cookies);
+    if (given.empty()) return Verdict::kMissing;
+  } else if (given.substr(0, kBearer.size()) == kBearer) {
+    given.remove_prefix(kBearer.size());
+  } else {
+    return Verdict::kWrong;
+  }
+  return equal(given, token_) ? Verdict::kAllowed : Verdict::kWrong;
+}
+
+}  // namespace rtlaunch::ray

@@ -1,0 +1,40 @@
+// Ray's token: who may talk to the agent, and what the agent says to Ray's key-value store.
+//
+//   Auth auth = TRY(Auth::load(environment_variables()));
+//   if (!auth.allows(request headers)) ...
+//
+// Off unless RAY_AUTH_MODE=token. The token is looked for where Ray looks: RAY_AUTH_TOKEN, the file
+// named by RAY_AUTH_TOKEN_PATH (which then has to be there), $HOME/.ray/auth_token. Kubernetes'
+// tokens (RAY_ENABLE_K8S_TOKEN_AUTH), which only its API can judge, are not supported: load() says
+// so. A token is a secret: it is never in an Error.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "isolation/sys/result.h"
+
+namespace rtlaunch::ray {
+
+class Auth {
+ public:
+  enum class Verdict { kAllowed, kMissing, kWrong };
+
+  Auth() = default;  // everybody may
+  static Result<Auth> load(const std::map<std::string, std::string>& variables);
+
+  bool needed() const { return needed_; }
+  const std::string& token() const { return token_; }
+  // Of a request: its headers Authorization and X-Ray-Authorization, and all of its cookies ("" for
+  // what isn't there). The first that is there counts. Takes as long for a wrong token as for the
+  // right one.
+  Verdict judge(std::string_view authorization, std::string_view ray_authorization,
+                std::string_view cookies) const;
+
+ private:
+  bool needed_ = false;
+  std::string token_;
+};
+
+}  // namespace rtlaunch::ray

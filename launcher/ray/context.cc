@@ -1,0 +1,116 @@
+#include "launcher/ray/context.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "config/json.h"
+#include "launcher/ray/names.h"
+
+namespace rtlaunch::ray {
+namespace {
+
+using config::Json;
+
+// MAX_ARG_STRLEN, less the option's name and what else a raylet may put there.
+constexpr size_t kMostBytes = (128 << 10) - 1024;
+constexpr std::string_view kLocal = "local://";
+
+bool is_local(const std::string& uri) { return uri.rfind(kLocal, 0) == 0; }
+
+// Where the URI's content is for the worker.
+std::string place_of(const std::string& field, const std::string& uri, const std::string& folder) {
+  if (is_local(uri)) return uri.substr(kLocal.size());
+  return folder + "/" + field + "_files/" + directory_of(uri);
+}
+
+void put_first(std::string& path, const std::string& entry) {
+  path = path.empty() ? entry : entry + ":" + path;
+}
+
+// Ray's order: modules, working_dir, the user's own, the agent's.
+std::string python_path(const ContextRequest& request, const std::string& users) {
+  std::string path = users;
+  const RayEnv& env = request.env;
+  if (!request.pythonpath.empty()) path += (path.empty() ? "" : ":") + request.pythonpath;
+  if (env.working_dir) {
+    put_first(path, place_of("working_dir", *env.working_dir, request.runtime_env_dir));
+  }
+  for (auto uri = env.py_modules.rbegin(); uri != env.py_modules.rend(); ++uri) {
+    put_first(path, place_of("py_modules", *uri, request.runtime_env_dir));
+  }
+  return path;
+}
+
+Json variables(const ContextRequest& request) {
+  Json json = Json::object();
+  for (const auto& [name, value] : request.env.env_vars) json[name] = value;
+  if (!request.env.working_dir && request.env.py_modules.empty()) return json;
+  json["PYTHONPATH"] = python_path(request, json.value("PYTHONPATH", ""));
+  return json;
+}
+
+void add_places(const ContextRequest& request, std::vector<std::string>& words) {
+  const RayEnv& env = request.env;
+  if (env.working_dir && !is_local(*env.working_dir)) {
+    words.push_back("--working-dir-at");
+    words.push_back(place_of("working_dir", *env.working_dir, request.runtime_env_dir));
+  }
+  for (const std::string& uri : env.py_modules) {
+    if (is_local(uri)) continue;
+    words.push_back("--py-module-at");
+    words.push_back(place_of("py_modules", uri, request.runtime_env_dir));
+  }
+}
+
+std::vector<std::string> sandbox_words(const ContextRequest& request) {
+  std::vector<std::string> words = {"exec", request.rtlaunch};
+  if (request.id.empty()) {
+    words.push_back("run");
+  } else {
+    words.insert(words.end(), {"exec", request.id});
+  }
+  words.insert(words.end(), {"--profile", "ray", "--die-with-parent"});
+  words.insert(words.end(), request.where.begin(), request.where.end());
+  add_places(request, words);
+  words.push_back("--");
+  return words;
+}
+
+Json prefix(const ContextRequest& request) {
+  Json words = Json::array();
+  if (!request.id.empty() || request.sandbox_all) {
+    for (const std::string& word : sandbox_words(request)) words.push_back(shell_quoted(word));
+  }
+  return words;
+}
+
+}  // namespace
+
+Result<std::string> make_context(const ContextRequest& request) {
+  const RayEnv& env = request.env;
+  Json json = {{"command_prefix", prefix(request)},
+               {"env_vars", variables(request)},
+               {"py_executable", nullptr},
+               {"override_worker_entrypoint", nullptr},
+               {"java_jars", Json::array()}};
+  if (env.py_executable) json["py_executable"] = *env.py_executable;
+  std::string text = json.dump(-1, ' ', true, Json::error_handler_t::replace);
+  if (text.size() <= kMostBytes) return text;
+  return Error{"runtime_env",
+               EFBIG,
+               "env_vars",
+               "with them a worker's command line has " + std::to_string(text.size()) +
+                   " bytes, and may have " + std::to_string(kMostBytes),
+               "put what is large into a file of the working_dir",
+               125};
+}
+
+std::vector<std::string> mount_points(const RayEnv& env, const std::string& runtime_env_dir) {
+  std::vector<std::string> paths;
+  for (const Uri& uri : env.uris) {
+    if (!uri.directory.empty()) paths.push_back(runtime_env_dir + "/" + uri.directory);
+  }
+  return paths;
+}
+
+}  // namespace rtlaunch::ray

@@ -1,0 +1,35 @@
+// What a raylet starts a worker with: the JSON that Ray's setup_worker.py reads, with exactly five
+// keys. A worker that needs layers, or is to be shut in anyhow, is started by `rtlaunch exec`:
+// command_prefix is `exec rtlaunch exec ID ... --`, which setup_worker puts in front of
+//   exec <py_executable> default_worker.py ...        for Python
+//   java -cp ... io.ray....DefaultWorker              for Java
+//   exec default_worker ...                           for C++
+// so one prefix serves all three; the word `exec` that it finds behind its `--` rtlaunch drops.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "isolation/sys/result.h"
+#include "launcher/ray/ray_env.h"
+
+namespace rtlaunch::ray {
+
+struct ContextRequest {
+  const RayEnv& env;
+  std::string id;  // of the environment; "": it has no layers
+  std::string runtime_env_dir;
+  std::string rtlaunch;            // the program
+  std::vector<std::string> where;  // --socket S, --embedded, --store D
+  std::string pythonpath;          // our own PYTHONPATH
+  bool sandbox_all = false;
+};
+
+// EFBIG: longer than the kernel lets one argument be (128 KiB, execve(2)); the raylet would fail
+// without a word.
+Result<std::string> make_context(const ContextRequest& request);
+
+// The directories, absolute, that have to be there as mount points.
+std::vector<std::string> mount_points(const RayEnv& env, const std::string& runtime_env_dir);
+
+}  // namespace rtlaunch::ray

@@ -1,0 +1,261 @@
+#include "launcher/ray/environments.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
+
+#include "isolation/sys/files.h"
+#include "launcher/ray/context.h"
+#include "launcher/ray/failure.h"
+#include "launcher/ray/packages.h"
+#include "launcher/report.h"
+
+namespace rtlaunch::ray {
+namespace {
+
+constexpr const char* kNotCounted = "client_server";
+constexpr auto kRenewEvery = seconds(Maker::kHoldSeconds / 3);
+constexpr auto kForEver = std::chrono::hours(24 * 365);
+
+bool counts(const std::string& source) { return source != kNotCounted; }
+
+}  // namespace
+
+struct Environments::Entry {
+  explicit Entry(asio::io_context& io) : bell(io) {}
+
+  enum class State { kNew, kMaking, kMade, kFailed } state = State::kNew;
+  int64_t uses = 0;
+  std::string text;  // the context, or the error
+  int64_t creation_ms = 0;
+  Clock::time_point forget_failure_at;
+  std::vector<Uri> uris;  // of what was made
+  bool uses_uris = false;
+  std::string hold;  // "": none
+  Bell bell;         // when making has ended
+};
+
+Environments::Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs,
+                           Maker& maker, std::string rtlaunch, std::vector<std::string> where,
+                           Log log)
+    : io_(io),
+      options_(options),
+      knobs_(knobs),
+      maker_(maker),
+      rtlaunch_(std::move(rtlaunch)),
+      where_(std::move(where)),
+      log_(std::move(log)),
+      uris_([this](const std::string& field) { return knobs_.cache_bytes(field); }) {}
+
+Environments::~Environments() = default;
+
+Environments::EntryPtr Environments::entry_of(const std::string& env) {
+  EntryPtr& entry = entries_[env];
+  if (!entry) entry = std::make_shared<Entry>(io_);
+  return entry;
+}
+
+void Environments::count_use(Entry& entry, const std::string& source) {
+  if (counts(source)) ++entry.uses;
+  if (entry.uses == 0 || entry.uses_uris || entry.state != Entry::State::kMade) return;
+  for (const Uri& uri : entry.uris) uris_.use(uri);
+  entry.uses_uris = true;
+}
+
+void Environments::take_back(Entry& entry, const std::string& source) {
+  if (counts(source) && entry.uses > 0) --entry.uses;
+  if (entry.uses > 0 || !entry.uses_uris) return;
+  for (const Uri& uri : entry.uris) uris_.unuse(uri);
+  entry.uses_uris = false;
+}
+
+// After a change: what nobody uses may have to go.
+void Environments::settle(const std::string& env, Entry& entry) {
+  if (entry.uses > 0 || entry.state == Entry::State::kMaking) return;
+  bool forgettable =
+      entry.state == Entry::State::kNew ||
+      (entry.state == Entry::State::kMade && entry.uris.empty()) ||
+      (entry.state == Entry::State::kFailed && entry.forget_failure_at < Clock::now());
+  if (forgettable) entries_.erase(env);
+  forget_unused();
+}
+
+void Environments::forget_unused() {
+  for (const char* field : {"working_dir", "py_modules", "pip", "uv"}) {
+    for (const Uri& gone : uris_.take_excess(field)) forget_with(gone);
+  }
+}
+
+// Its directory, and the unused environments that have it.
+void Environments::forget_with(const Uri& gone) {
+  if (!gone.directory.empty()) ::rmdir((options_.runtime_env_dir + "/" + gone.directory).c_str());
+  std::vector<std::string> theirs;
+  for (const auto& [env, entry] : entries_) {
+    bool has = std::count(entry->uris.begin(), entry->uris.end(), gone) > 0;
+    if (has && entry->uses == 0 && entry->state == Entry::State::kMade) theirs.push_back(env);
+  }
+  for (const std::string& env : theirs) drop(env, *entries_[env]);
+  log_(LogLevel::kInfo, "unused and over the limit: " + gone.field + " " + gone.directory);
+}
+
+awaitable<void> release(Maker& maker, std::string hold) {
+  (void)(co_await maker.release(std::move(hold))).ok();  // else it expires
+}
+
+void Environments::drop(const std::string& env, Entry& entry) {
+  if (!entry.hold.empty()) spawn(io_, release(maker_, entry.hold));
+  entries_.erase(env);
+}
+
+std::optional<GetAnswer> Environments::get_known(const GetRequest& request) {
+  auto found = entries_.find(request.env);
+  if (found == entries_.end()) return std::nullopt;
+  Entry& entry = *found->second;
+  if (entry.state == Entry::State::kFailed && Clock::now() < entry.forget_failure_at) {
+    return GetAnswer{false, entry.text};
+  }
+  if (entry.state != Entry::State::kMade) return std::nullopt;
+  count_use(entry, request.source);
+  return GetAnswer{true, entry.text};
+}
+
+awaitable<GetAnswer> Environments::get(GetRequest request) {
+  if (auto known = get_known(request)) co_return *known;
+  EntryPtr entry = entry_of(request.env);
+  count_use(*entry, request.source);
+  if (entry->state == Entry::State::kMaking) {
+    while (entry->state == Entry::State::kMaking) co_await entry->bell.wait(kForEver);
+  } else {
+    entry->state = Entry::State::kMaking;
+    co_await make(entry, request);
+    entry->bell.ring();
+  }
+  GetAnswer answer{entry->state == Entry::State::kMade, entry->text};
+  if (!answer.ok) take_back(*entry, request.source);
+  settle(request.env, *entry);
+  co_return answer;
+}
+
+awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
+  SetupLog log(options_.log_dir, {options_.rotate_bytes, options_.rotate_count}, request.job,
+               request.log_files);
+  auto began = Clock::now();
+  if (knobs_.sleep_first > seconds(0)) co_await sleep_for(io_, knobs_.sleep_first);
+  Status made = co_await try_make(*entry, request, log);
+  auto took = std::chrono::duration_cast<milliseconds>(Clock::now() - began);
+  entry->creation_ms = took.count();
+  if (made) {
+    entry->state = Entry::State::kMade;
+    count_use(*entry, kNotCounted);
+    log.info("runtime_env is ready after " + human_seconds(took.count() * 1000));
+    co_return;
+  }
+  bool passes = may_pass(made.error());
+  entry->state = Entry::State::kFailed;
+  entry->text = failure_text(options_.node_ip, made.error());
+  entry->forget_failure_at = Clock::now() + (passes ? seconds(0) : knobs_.failed_for);
+  log.write(LogLevel::kError, entry->text);
+  log_(LogLevel::kError, "job " + request.job + ": " + entry->text);
+}
+
+awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request, SetupLog& log) {
+  auto env = read_ray_env(request.env);
+  if (!env) co_return env.error();
+  for (const std::string& warning : env->warnings) log.write(LogLevel::kWarning, warning);
+  Status allowed = check_packages(*env, knobs_.python);
+  if (!allowed) co_return allowed;
+  ContextRequest context{
+      *env, "", options_.runtime_env_dir, rtlaunch_, where_, knobs_.pythonpath, knobs_.sandbox_all};
+  if (!env->runtime_env.empty()) {
+    if (entry.hold.empty()) {
+      entry.hold = "ray-" + options_.node_id.substr(0, 16) + "-" + std::to_string(++holds_);
+    }
+    auto id = co_await make_layers(*env, entry.hold, request.limit, log);
+    if (!id) co_return id.error();
+    context.id = *id;
+  }
+  Status places = make_mount_points(*env);
+  if (!places) co_return places;
+  auto text = make_context(context);
+  if (!text) co_return text.error();
+  entry.text = *text;
+  entry.uris = env->uris;
+  co_return Status();
+}
+
+awaitable<Result<std::string>> Environments::make_layers(const RayEnv& env, std::string hold,
+                                                         std::optional<seconds> limit,
+                                                         SetupLog& log) {
+  auto deadline = limit ? Clock::now() + *limit : Clock::time_point::max();
+  if (knobs_.fail_download) {
+    for (const Uri& uri : env.uris) {
+      if (uri.uri.rfind("gcs://", 0) == 0) co_return package_gone(uri.uri);
+    }
+  }
+  for (int attempt = 1;; ++attempt) {
+    auto id = co_await maker_.make(env.runtime_env, hold, deadline, log);
+    if (id) co_return id;
+    if (id.error().code == kTimeIsUp && limit) co_return too_late(*limit);
+    bool again = may_pass(id.error()) && attempt < knobs_.attempts &&
+                 Clock::now() + knobs_.retry_after < deadline;
+    if (!again) co_return id.error();
+    log.write(LogLevel::kWarning, "this may pass: it is tried again");
+    co_await sleep_for(io_, knobs_.retry_after);
+  }
+}
+
+Status Environments::make_mount_points(const RayEnv& env) {
+  for (const std::string& path : mount_points(env, options_.runtime_env_dir)) {
+    TRY(sys::make_dirs(path));
+  }
+  return {};
+}
+
+Status Environments::remove(const std::string& env, const std::string& source) {
+  if (!counts(source)) return {};
+  auto found = entries_.find(env);
+  if (found == entries_.end() || found->second->uses == 0) {
+    return make_error("", "",
+                      "Failed to decrement reference for runtime env for " + fields_of(env) +
+                          " cannot decrement reference since the reference count is 0");
+  }
+  EntryPtr entry = found->second;
+  take_back(*entry, source);
+  settle(env, *entry);
+  return {};
+}
+
+std::vector<EnvironmentState> Environments::states() const {
+  std::vector<EnvironmentState> states;
+  for (const auto& [env, entry] : entries_) {
+    bool failed = entry->state == Entry::State::kFailed;
+    if (entry->uses == 0 && !failed) continue;
+    EnvironmentState state{env, entry->uses, std::nullopt, failed ? entry->text : "", std::nullopt};
+    if (failed || entry->state == Entry::State::kMade) {
+      state.made = !failed;
+      state.creation_ms = entry->creation_ms;
+    }
+    states.push_back(std::move(state));
+  }
+  return states;
+}
+
+// A hold that can't be renewed because it isn't there: the layers may be gone, too.
+awaitable<void> Environments::keep_holds() {
+  for (;;) {
+    co_await sleep_for(io_, kRenewEvery);
+    std::vector<EntryPtr> held;
+    for (const auto& [env, entry] : entries_) {
+      if (entry->state == Entry::State::kMade && !entry->hold.empty()) held.push_back(entry);
+    }
+    for (const EntryPtr& entry : held) {
+      Status renewed = co_await maker_.renew(entry->hold);
+      if (renewed || may_pass(renewed.error())) continue;
+      log_(LogLevel::kWarning, "hold " + entry->hold + " is lost: " + renewed.error().message());
+      if (entry->state == Entry::State::kMade) entry->state = Entry::State::kNew;
+    }
+  }
+}
+
+}  // namespace rtlaunch::ray

@@ -1,0 +1,93 @@
+// Which environments there are, who uses them, and how they came to be: Ray's rules on top of
+// rtlaunch's. Keyed by the very string that the raylet sent, since its deletes repeat it.
+//
+// - Each get counts one use, each delete takes one back; those of "client_server" don't count.
+// - A failed get leaves no use behind. The failure is remembered for a while, unless it is one that
+//   may pass by itself.
+// - An environment is made once, however many ask. What may pass is tried again until the request's
+//   one deadline; what can't isn't.
+// - Unused ones stay until their URIs are over the limit (uri_cache.h). Until then a hold keeps
+//   their layers; it is renewed, and whoever lost it is made anew at the next get.
+//
+// One thread. All coroutines refer to the object, which outlives the io_context's run.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "launcher/ray/agent_options.h"
+#include "launcher/ray/maker.h"
+#include "launcher/ray/ray_env.h"
+#include "launcher/ray/uri_cache.h"
+#include "launcher/server_async.h"
+
+namespace rtlaunch::ray {
+
+struct GetRequest {
+  std::string env;                    // as it was sent
+  std::string source;                 // source_process
+  std::string job;                    // hex digits
+  std::optional<seconds> limit{600};  // nothing: none
+  std::vector<std::string> log_files = {};
+};
+
+struct GetAnswer {
+  bool ok = false;
+  std::string text;  // the context, or the error
+};
+
+struct EnvironmentState {
+  std::string env;
+  int64_t uses = 0;
+  std::optional<bool> made;  // nothing: it is on its way
+  std::string error;
+  std::optional<int64_t> creation_ms;
+};
+
+class Environments {
+ public:
+  using Log = std::function<void(LogLevel, const std::string&)>;
+  Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs, Maker& maker,
+               std::string rtlaunch, std::vector<std::string> where, Log log);
+  ~Environments();
+
+  // Counts, and answers if nothing has to be made or waited for.
+  std::optional<GetAnswer> get_known(const GetRequest& request);
+  awaitable<GetAnswer> get(GetRequest request);  // the same, however long it takes
+  Status remove(const std::string& env, const std::string& source);
+  std::vector<EnvironmentState> states() const;
+  awaitable<void> keep_holds();  // for ever
+
+ private:
+  struct Entry;
+  using EntryPtr = std::shared_ptr<Entry>;
+
+  EntryPtr entry_of(const std::string& env);
+  void count_use(Entry& entry, const std::string& source);
+  void take_back(Entry& entry, const std::string& source);
+  void settle(const std::string& env, Entry& entry);
+  void forget_unused();
+  void forget_with(const Uri& gone);
+  void drop(const std::string& env, Entry& entry);
+  awaitable<void> make(EntryPtr entry, GetRequest request);
+  awaitable<Status> try_make(Entry& entry, const GetRequest& request, SetupLog& log);
+  awaitable<Result<std::string>> make_layers(const RayEnv& env, std::string hold,
+                                             std::optional<seconds> limit, SetupLog& log);
+  Status make_mount_points(const RayEnv& env);
+
+  asio::io_context& io_;
+  const AgentOptions& options_;
+  const Knobs& knobs_;
+  Maker& maker_;
+  std::string rtlaunch_;
+  std::vector<std::string> where_;
+  Log log_;
+  UriCache uris_;
+  std::unordered_map<std::string, EntryPtr> entries_;
+  uint64_t holds_ = 0;
+};
+
+}  // namespace rtlaunch::ray

@@ -1,0 +1,26 @@
+// The text that a user sees when an environment can't be made: the cause, what to do, and on which
+// node it was; ten lines at most. A raylet takes no answer over 8 MiB, and passes the text through
+// logs and exceptions: it is kept short, and is valid UTF-8 whatever a tool has said.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "isolation/sys/result.h"
+
+namespace rtlaunch::ray {
+
+// "[Node 10.0.0.1] cause\ncure"
+std::string failure_text(const std::string& node_ip, const Error& error);
+
+// The Error of a setup that took longer than `limit`, in Ray's words.
+Error too_late(std::chrono::seconds limit);
+
+// The Error of a gcs:// package that isn't there any more, in Ray's words.
+Error package_gone(const std::string& uri);
+
+// At most `lines` lines and `bytes` bytes, valid UTF-8, no control characters but the line break.
+std::string trimmed_text(const std::string& text, size_t lines, size_t bytes);
+
+}  // namespace rtlaunch::ray

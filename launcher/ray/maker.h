@@ -1,0 +1,55 @@
+// Environments are made by a child, `rtlaunch env create`, so that the agent never waits for a disk
+// or a network. What the environment is goes by a file in memory, never by argv: it has secrets.
+// The child is killed when its time is up, and dies with us.
+//
+//   auto id = co_await maker.make(runtime_env, "ray-0123-1", deadline, log);   // an Error, or the
+//   id auto kept = co_await maker.renew("ray-0123-1");
+//
+// One thread. Everything refers to the Maker, which outlives the io_context's run.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "isolation/sys/result.h"
+#include "launcher/ray/setup_log.h"
+#include "launcher/server_async.h"
+
+namespace rtlaunch::ray {
+
+struct MakerOptions {
+  std::string rtlaunch;                          // the program
+  std::string python;                            // the base interpreter; "": rtlaunch finds it
+  std::string cwd;                               // where relative requirements files are
+  std::vector<std::string> where;                // --socket S, --embedded, --store D
+  std::map<std::string, std::string> variables;  // all that the child has
+};
+
+// Whether the same may work when it is tried again: the network, a daemon that starts anew.
+bool may_pass(const Error& error);
+constexpr int kTimeIsUp = ETIME;  // Error::code when the deadline came first
+
+class Maker {
+ public:
+  Maker(asio::io_context& io, MakerOptions options) : io_(io), options_(std::move(options)) {}
+
+  awaitable<Result<std::string>> make(std::string runtime_env, std::string hold,
+                                      Clock::time_point deadline, SetupLog& log);
+  awaitable<Status> renew(std::string hold);
+  awaitable<Status> release(std::string hold);
+  static constexpr int kHoldSeconds = 3600;  // unless renewed
+
+ private:
+  struct Ended;
+  using OnLine = std::function<void(const std::string&)>;
+  awaitable<Result<Ended>> run(std::vector<std::string> args, std::string input,
+                               Clock::time_point deadline, OnLine on_line);
+  awaitable<Status> run_quick(std::string verb, std::string hold, std::vector<std::string> more);
+
+  asio::io_context& io_;
+  MakerOptions options_;
+};
+
+}  // namespace rtlaunch::ray

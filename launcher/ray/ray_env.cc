@@ -1,0 +1,205 @@
+#include "launcher/ray/ray_env.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "config/json.h"
+#include "launcher/ray/names.h"
+
+namespace rtlaunch::ray {
+namespace {
+
+using config::Json;
+
+constexpr const char* kStep = "runtime_env";
+
+// What can't be made yet, and what to do instead.
+const std::map<std::string, const char*> kLater = {
+    {"conda", "name its packages with pip or uv"},
+    {"container", "use pip, uv and working_dir"},
+    {"image_uri", "use pip, uv and working_dir"},
+    {"java_jars", "put the jars on every node, and on the class path"},
+    {"_nsight", "start the profiler around the driver"},
+    {"_rocprof_sys", "start the profiler around the driver"},
+};
+const std::vector<std::string> kPassedOver = {"config",
+                                              "excludes",
+                                              "_ray_release",
+                                              "_ray_commit",
+                                              "_inject_current_ray",
+                                              "worker_process_setup_hook"};
+
+Error bad(const std::string& field, const std::string& reason, const std::string& cure) {
+  return make_error(kStep, field, reason, cure);
+}
+
+std::string dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+void write_python(const Json& json, std::string& text) {
+  if (json.is_object()) {
+    std::map<std::string, const Json*> sorted;
+    for (const auto& [key, value] : json.items()) sorted[key] = &value;
+    text += '{';
+    for (const auto& [key, value] : sorted) {
+      if (text.back() != '{') text += ", ";
+      text += Json(key).dump(-1, ' ', true) + ": ";
+      write_python(*value, text);
+    }
+    text += '}';
+  } else if (json.is_array()) {
+    text += '[';
+    for (const Json& value : json) {
+      if (text.back() != '[') text += ", ";
+      write_python(value, text);
+    }
+    text += ']';
+  } else {
+    text += json.dump(-1, ' ', true);
+  }
+}
+
+std::string sorted_dump(const Json& json) {
+  std::string text;
+  write_python(json, text);
+  return text;
+}
+
+class Reader {
+ public:
+  Result<RayEnv> read(const Json& root) {
+    if (!root.is_object()) return bad("", "is no JSON object", "send a runtime_env");
+    for (const auto& [key, value] : root.items()) {
+      if (!value.is_null()) TRY(field(key, value));
+    }
+    finish();
+    return std::move(env_);
+  }
+
+ private:
+  Status field(const std::string& key, const Json& value) {
+    if (auto later = kLater.find(key); later != kLater.end()) {
+      return bad(key, "is not supported by rtlaunch yet",
+                 std::string(later->second) + ", or run this job with Ray's own agent");
+    }
+    if (key == "env_vars") return variables(value);
+    if (key == "working_dir") return working_dir(value);
+    if (key == "py_modules") return modules(value);
+    if (key == "py_executable") return executable(value);
+    if (key == "pip" || key == "uv") return packages(key, value);
+    bool known = std::count(kPassedOver.begin(), kPassedOver.end(), key) > 0;
+    if (!known) {
+      env_.warnings.push_back("runtime_env field " + key.substr(0, 200) +
+                              " is not recognized by Ray and will be ignored.  In the future, "
+                              "unrecognized fields in the runtime_env will raise an exception.");
+    }
+    return {};
+  }
+
+  Status variables(const Json& value) {
+    if (!value.is_object()) return bad("env_vars", "is no object", "write {\"NAME\": \"value\"}");
+    for (const auto& [name, text] : value.items()) {
+      bool good = !name.empty() && name.find_first_of(std::string_view("=\0", 2)) == name.npos &&
+                  text.is_string() && text.get_ref<const std::string&>().find('\0') == name.npos;
+      if (!good) {
+        return bad("env_vars." + name.substr(0, name.find('=')), "is no variable with a string",
+                   "write {\"NAME\": \"value\"}");
+      }
+      env_.env_vars.emplace_back(name, text.get<std::string>());
+    }
+    ours_["env_vars"] = value;
+    return {};
+  }
+
+  Result<std::string> uri_in(const std::string& where, const Json& value) {
+    if (!value.is_string()) return bad(where, "is no string", "give a URI");
+    std::string uri = value;
+    if (uri.find("://") == std::string::npos) {
+      return bad(where, "Expected URI but received path " + uri.substr(0, 500),
+                 "upload it with the job, or give a URI");
+    }
+    return uri;
+  }
+
+  void count(const std::string& field, const std::string& uri, const std::string& folder) {
+    std::string name = directory_of(uri);
+    env_.uris.push_back({field, uri, name.empty() ? "" : folder + "/" + name});
+  }
+
+  Status working_dir(const Json& value) {
+    if (value == "") return {};
+    std::string uri = TRY(uri_in("working_dir", value));
+    env_.working_dir = uri;
+    ours_["working_dir"] = uri;
+    count("working_dir", uri, "working_dir_files");
+    return {};
+  }
+
+  Status modules(const Json& value) {
+    if (!value.is_array()) return bad("py_modules", "is no list", "give a list of URIs");
+    for (size_t i = 0; i < value.size(); ++i) {
+      std::string uri = TRY(uri_in("py_modules[" + std::to_string(i) + "]", value[i]));
+      env_.py_modules.push_back(uri);
+      count("py_modules", uri, "py_modules_files");
+    }
+    if (!value.empty()) ours_["py_modules"] = value;
+    return {};
+  }
+
+  Status executable(const Json& value) {
+    if (!value.is_string()) return bad("py_executable", "is no string", "give a command");
+    if (value != "") env_.py_executable = value.get<std::string>();
+    return {};
+  }
+
+  Status packages(const std::string& key, const Json& value) {
+    const Json& list = value.is_object() && value.contains("packages") ? value["packages"] : value;
+    if (!list.is_array() ||
+        !std::all_of(list.begin(), list.end(), [](const Json& one) { return one.is_string(); })) {
+      return bad(key, "has no list of packages", "write {\"packages\": [\"name==1.0\"]}");
+    }
+    if (list.empty()) return {};
+    for (const Json& line : list) env_.packages.push_back(line);
+    ours_[key] = value;
+    std::string hash = sha1_hex(sorted_dump(value));
+    env_.uris.push_back({key, key + "://" + hash, key + "/" + hash});
+    return {};
+  }
+
+  // Variables alone make no layer; with one they may matter to it (an index, a name in a line).
+  void finish() {
+    bool layers = ours_.contains("working_dir") || ours_.contains("py_modules") ||
+                  ours_.contains("pip") || ours_.contains("uv");
+    if (layers) env_.runtime_env = dump(ours_);
+  }
+
+  RayEnv env_;
+  Json ours_ = Json::object();
+};
+
+}  // namespace
+
+Result<RayEnv> read_ray_env(const std::string& text) {
+  Json root = TRY(config::parse_json(text, "runtime_env"));
+  return Reader().read(root);
+}
+
+std::string fields_of(const std::string& text) {
+  auto root = config::parse_json(text, "");
+  std::string fields;
+  if (root && root->is_object()) {
+    for (const auto& [key, value] : root->items()) {
+      fields += (fields.empty() ? "" : ", ") + key.substr(0, 100);
+    }
+  }
+  return "{" + fields + "}";
+}
+
+std::string python_dump(const std::string& json) {
+  auto parsed = config::parse_json(json, "");
+  return parsed ? sorted_dump(*parsed) : "";
+}
+
+}  // namespace rtlaunch::ray

@@ -1,0 +1,48 @@
+// From the JSON that a raylet sends to what rtlaunch makes of it.
+//
+//   RayEnv env = TRY(read_ray_env(text));
+//
+// An error says which field and what to do. What Ray adds by itself (_ray_commit, ...) and what is
+// no concern of ours (worker_process_setup_hook, config: the request has one of its own) is passed
+// over; a field that nobody knows is, as with Ray, a warning. Values of env_vars are secrets: they
+// are in no error and no warning.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "isolation/sys/result.h"
+
+namespace rtlaunch::ray {
+
+// A thing with a name of its own, that Ray counts and caches.
+struct Uri {
+  std::string field;      // "working_dir", "py_modules", "pip", "uv"
+  std::string uri;        // "pip://<sha1>" for packages
+  std::string directory;  // below the runtime env folder; "": none
+  bool operator==(const Uri&) const = default;
+  auto operator<=>(const Uri&) const = default;
+};
+
+struct RayEnv {
+  std::string runtime_env;  // rtlaunch's JSON; "" when no layer is needed
+  std::vector<std::pair<std::string, std::string>> env_vars;  // in the order written
+  std::optional<std::string> working_dir;                     // URIs as they came
+  std::vector<std::string> py_modules;
+  std::optional<std::string> py_executable;  // raw shell text
+  std::vector<std::string> packages;         // requirement lines
+  std::vector<Uri> uris;
+  std::vector<std::string> warnings;
+};
+
+Result<RayEnv> read_ray_env(const std::string& text);
+
+// "{env_vars, pip}": the fields of an env, without what is in them.
+std::string fields_of(const std::string& text);
+
+// As Python's json.dumps(value, sort_keys=True) writes it: Ray hashes such texts.
+std::string python_dump(const std::string& json);
+
+}  // namespace rtlaunch::ray
