@@ -63,10 +63,10 @@ int with_options(Parse parse, Do act, const Args& args) {
   return status.error().exit_code;
 }
 
-int become_builder(const Args& args) {
+int become(const std::string& name, const Args& args) {
   auto folder = tools_folder();
   if (!folder) return fail(folder.error());
-  std::string program = *folder + "/rtlaunch-build";
+  std::string program = *folder + "/" + name;
   std::vector<char*> argv = {const_cast<char*>("rtlaunch")};
   for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
   argv.push_back(nullptr);
@@ -83,7 +83,7 @@ int store_or_env(const std::string& verb, Args args) {
   if (!done) return fail(done.error(), has_word(args, "--json"));
   if (*done) return **done;
   args.insert(args.begin(), {verb, noun});
-  return become_builder(args);
+  return become("rtlaunch-build", args);
 }
 
 int unknown(const std::string& verb) {
@@ -103,6 +103,7 @@ int main(int argc, char** argv) {
   if (verb == "run") return with_options(parse_run_options, run, args);
   if (verb == "exec") return with_options(parse_exec_options, exec, args);
   if (verb == "store" || verb == "env") return store_or_env(verb, args);
+  if (verb == "agent") return become("rtlaunch-agent", args);
   if (verb == "--version") return std::puts("rtlaunch 0.1.0") < 0;
   auto status = look(verb, args);
   if (!status) return fail(status.error(), has_word(args, "--json"));

@@ -130,7 +130,10 @@ Status check_host(const RunOptions& options) {
   return usage_error("--embedded", "and --socket exclude each other", "leave one of them out");
 }
 
+// The command. A shell's `exec` in front of it says what is done anyhow: Ray's setup_worker.py puts
+// one there.
 std::vector<std::string> rest(const std::vector<std::string>& args, size_t at) {
+  if (at + 1 < args.size() && args[at] == "exec") ++at;
   return {args.begin() + static_cast<long>(at), args.end()};
 }
 

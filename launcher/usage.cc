@@ -20,6 +20,8 @@ Runs commands in runtime environments: packages and files as read-only layers, i
   kill WORKER [SIGNAL]            end one
   status                          the daemon
 
+  agent                           what Ray's raylet talks to, in the place of its own; see launcher/ray
+
   rtlaunch COMMAND --help says more. All but ps, top, logs, enter, kill and status work without a
   daemon too. --socket PATH (or RTLAUNCH_SOCKET) names the daemon's socket, --embedded uses none;
   without either it is /run/rtlaunch/rtlaunchd.sock, if a daemon answers there and no store is named.

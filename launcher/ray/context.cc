@@ -55,8 +55,7 @@ void add_places(const ContextRequest& request, std::vector<std::string>& words) 
     words.push_back("--working-dir-at");
     words.push_back(place_of("working_dir", *env.working_dir, request.runtime_env_dir));
   }
-  for (const std::string& uri : env.py_modules) {
-    if (is_local(uri)) continue;
+  for (const std::string& uri : env.py_modules) {  // of all or of none, also if used in place
     words.push_back("--py-module-at");
     words.push_back(place_of("py_modules", uri, request.runtime_env_dir));
   }

@@ -53,12 +53,12 @@ std::string failure_text(const std::string& node_ip, const Error& error) {
 Error too_late(std::chrono::seconds limit) {
   Error error;
   error.reason = "Failed to install runtime_env within the timeout of " +
-                 std::to_string(limit.count()) + " seconds. ";
-  error.cure =
-      "Consider increasing the timeout in the runtime_env config. For example: \n"
-      "    runtime_env={\"config\": {\"setup_timeout_seconds\": 1800}, ...}\n"
-      "If not provided, the default timeout is " +
-      std::to_string(kDefaultTimeout) + " seconds. ";
+                 std::to_string(limit.count()) +
+                 " seconds. "
+                 "Consider increasing the timeout in the runtime_env config. For example: \n"
+                 "    runtime_env={\"config\": {\"setup_timeout_seconds\": 1800}, ...}\n"
+                 "If not provided, the default timeout is " +
+                 std::to_string(kDefaultTimeout) + " seconds. ";
   return error;
 }
 
