@@ -102,7 +102,8 @@ int exec_program(void* argument) {
     if (exec->program.default_signals) ::signal(signal, SIG_DFL);
   }
   bool ready = ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && ::getppid() == exec->parent &&
-               ::setsid() >= 0 && ::chdir(exec->program.cwd.c_str()) == 0 && take_descriptors(exec->program.fds) &&
+               ::setsid() >= 0 && ::chdir(exec->program.cwd.c_str()) == 0 &&
+               take_descriptors(exec->program.fds) &&
                ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0;
   if (ready) ::execve(exec->argv[0], exec->argv.data(), exec->env.data());
   *exec->code = errno == 0 ? ESRCH : errno;
