@@ -82,7 +82,8 @@ Result<Spec> checked(Spec spec) {
     TRY(clean_path(&bind.source));
     TRY(clean_target(&bind.target));
   }
-  for (auto* paths : {&spec.writable, &spec.hidden, &spec.visible}) TRY(clean_paths(paths));
+  for (auto* paths : {&spec.writable, &spec.closed, &spec.visible}) TRY(clean_paths(paths));
+  for (std::string& path : spec.hidden) TRY(clean_target(&path));
   return spec;
 }
 

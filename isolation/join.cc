@@ -22,7 +22,7 @@ constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLO
 Status prepare_spec(Setup& s, const Prepare& prepare) {
   s.umask = ::umask(0);
   TRY(sys::die_with_parent());
-  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices}));
+  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices, nullptr}));
   s.spec.new_session = true;
   return {};
 }

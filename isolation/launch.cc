@@ -38,8 +38,11 @@ Result<Launch> Launch::begin(const Prepare& prepare, const LaunchOptions& option
   setup.uid = ::geteuid();
   setup.gid = ::getegid();
   setup.socket = pair.pid1.get();
+  setup.outside = options.outside;
+  setup.shared = options.shared;
+  uint64_t namespaces = sandbox_namespaces(setup.rootless, options.shared);
   Result<sys::Cloned> cloned =
-      sys::clone_process({sandbox_namespaces(setup.rootless), options.cgroup, options.exit_signal});
+      sys::clone_process({namespaces, options.cgroup, options.exit_signal});
   if (!cloned) return explain_clone(std::move(cloned.error()), setup.rootless);
   if (cloned->pid == 0) {
     pair.launcher.reset();  // or we would keep our own socket from ending
@@ -127,8 +130,12 @@ Result<int> Sandbox::wait() {
 
 Result<Sandbox> start(const Spec& wanted) {
   Spec spec = TRY(checked(wanted));
-  Launch launch =
-      TRY(Launch::begin([&](const Preparing&) -> Result<Spec> { return std::move(spec); }));
+  bool shared = spec.root == Root::kShared;
+  std::optional<Outside> outside;
+  if (shared || spec.same_pid) outside = TRY(Outside::look());
+  LaunchOptions options{.outside = outside ? &*outside : nullptr, .shared = shared};
+  Launch launch = TRY(
+      Launch::begin([&](const Preparing&) -> Result<Spec> { return std::move(spec); }, options));
   auto state = std::make_unique<Sandbox::State>();
   Result<Started> started = launch.finish();
   if (!started) {

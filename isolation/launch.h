@@ -23,6 +23,7 @@
 
 #include "isolation/dev.h"
 #include "isolation/report.h"
+#include "isolation/same_pid.h"
 #include "isolation/sandbox.h"
 #include "isolation/spares.h"
 #include "isolation/sys/result.h"
@@ -38,6 +39,7 @@ struct Preparing {
   StepClock& clock;
   Spares& spares;
   std::optional<Devices>& devices;
+  const Outside* outside;
 
   // All that can be made before it is known what for.
   void make_ahead() const;
@@ -47,6 +49,11 @@ using Prepare = std::function<Result<Spec>(const Preparing&)>;
 struct LaunchOptions {
   int cgroup = -1;      // a cgroup2 directory that pid 1 is born in
   int exit_signal = 0;  // sent when pid 1 ends; SIGCHLD for who reaps by waitpid(2)
+  // Needed for Root::kShared and same_pid; must outlive the start.
+  const Outside* outside = nullptr;
+  // ipc and uts are the host's from the start. Else a kShared one goes back to them, as only root
+  // may.
+  bool shared = false;
 };
 
 class Launch {

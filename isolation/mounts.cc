@@ -82,6 +82,7 @@ Result<sys::Mount> clone_owned(const Bind& bind, int id_map, const Rights& right
 }
 
 bool stays_writable(const Spec& spec, const std::string& path) {
+  if (spec.root == Root::kShared) return true;
   return std::any_of(spec.writable.begin(), spec.writable.end(),
                      [&](const std::string& dir) { return sys::is_beneath(path, dir); });
 }
@@ -99,7 +100,14 @@ Status keep_mounts_below(const Spec& spec, const std::string& target, const Righ
 
 // Nothing to hide, or no longer a place to put it: the launch goes on.
 bool may_be_missing(Tree::Kind kind) {
-  return kind == Tree::Kind::kHidden || kind == Tree::Kind::kUncovered;
+  return kind == Tree::Kind::kHidden || kind == Tree::Kind::kClosed ||
+         kind == Tree::Kind::kUncovered;
+}
+
+// Who can't get there needs nothing hidden from it.
+bool needs_no_cover(Tree::Kind kind, const Error& error) {
+  if (kind == Tree::Kind::kHidden && error.code == EACCES) return true;
+  return may_be_missing(kind) && is_absent(error);
 }
 
 }  // namespace
@@ -136,7 +144,7 @@ const Tree::Point& Tree::point_above(const std::string& path) const {
 // An error must not tell a caller what is in a directory that is closed to it.
 Result<UniqueFd> Tree::on_host(int root, const Item& item) const {
   Rights::Borrowed as_caller;
-  bool named_by_caller = item.kind != Kind::kPrivate && item.kind != Kind::kHidden;
+  bool named_by_caller = item.kind != Kind::kPrivate && item.kind != Kind::kClosed;
   if (named_by_caller) as_caller = TRY(rights_.borrow());
   return sys::open_in_root(root, item.path, O_PATH);
 }
@@ -153,7 +161,7 @@ Result<UniqueFd> Tree::mount_point(const Item& item) const {
 
 Status Tree::attach(Item* item) {
   Result<UniqueFd> target = mount_point(*item);
-  if (!target && may_be_missing(item->kind) && is_absent(target.error())) return {};
+  if (!target && needs_no_cover(item->kind, target.error())) return {};
   if (!target) return no_mount_point(std::move(target.error()), item->path);
   Status attached = item->mount.attach(target->get(), "");
   if (!attached) return no_mount_point(std::move(attached.error()), item->path);
@@ -217,18 +225,16 @@ Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, Uniqu
   return {};
 }
 
+namespace {
+
 // Each hidden directory has an empty one of its own, as mount points may have to be made in it.
-Status add_hidden(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree) {
-  int number = 0;
-  for (const std::string& path : spec.hidden) {
-    std::optional<Spares::Empty> empty = spares->take_empty();
-    if (!empty) empty = TRY(Spares::Empty::make(vault.fd(), "h" + std::to_string(number++)));
-    tree->add(Tree::Kind::kHidden, path, std::move(empty->mount), std::move(empty->dir));
-  }
+Status add_cover(Tree::Kind kind, const std::string& path, const std::string& name,
+                 const Vault& vault, Spares* spares, Tree* tree) {
+  std::optional<Spares::Empty> empty = spares->take_empty();
+  if (!empty) empty = TRY(Spares::Empty::make(vault.fd(), name));
+  tree->add(kind, path, std::move(empty->mount), std::move(empty->dir));
   return {};
 }
-
-namespace {
 
 bool host_has_directory(const char* path) {
   struct stat info;
@@ -243,6 +249,16 @@ Status add_own_tmp(uint64_t bytes, Spares* spares, Tree* tree) {
 }
 
 }  // namespace
+
+Status add_hidden(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree) {
+  int number = 0;
+  auto add = [&](Tree::Kind kind, const std::string& path) {
+    return add_cover(kind, path, "h" + std::to_string(number++), vault, spares, tree);
+  };
+  for (const std::string& path : spec.closed) TRY(add(Tree::Kind::kClosed, path));
+  for (const std::string& path : spec.hidden) TRY(add(Tree::Kind::kHidden, path));
+  return {};
+}
 
 Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree) {
   if (host_has_directory("/tmp")) TRY(add_own_tmp(spec.tmp_bytes, spares, tree));

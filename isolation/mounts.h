@@ -25,7 +25,7 @@ namespace rtlaunch::isolation {
 class Tree {
  public:
   // Of two mounts at one path the later kind is on top.
-  enum class Kind { kWritable, kPrivate, kOverlay, kUncovered, kBind, kHidden, kVisible };
+  enum class Kind { kWritable, kPrivate, kOverlay, kUncovered, kBind, kHidden, kClosed, kVisible };
 
   explicit Tree(const Rights& rights) : rights_(rights) {}
 

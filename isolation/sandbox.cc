@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,6 +31,7 @@ Status keep_only_given_descriptors(Setup& s, int more) {
   std::vector<int> keep = s.spec.leases;
   s.spares.append_to(&keep);
   if (s.devices) s.devices->append_to(&keep);
+  if (s.outside) keep.push_back(s.outside->pidfd.get());
   keep.insert(keep.end(), {s.stdio[0], s.stdio[1], s.stdio[2], s.socket, s.spec.line, s.spec.record,
                            s.spec.id_map, more});
   return sys::close_all_but(keep.data(), keep.size());
@@ -61,7 +63,7 @@ Status bind_to_launcher(Setup& s) {
 // A user namespace comes first: without it we have no right to anything.
 Status prepare_spec(Setup& s, const Prepare& prepare) {
   if (s.rootless) TRY(map_own_ids(s.uid, s.gid));
-  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices}));
+  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices, s.outside}));
   if (s.supervised()) s.spec.new_session = true;  // else its kill(0) would be our other children's
   s.rights = TRY(Rights::of(s.spec, s.socket));
   s.tree.emplace(*s.rights);
@@ -79,7 +81,20 @@ Status leave_peer_groups(Setup& s) {
   return sys::make_all_private();
 }
 
+// Namespaces may have been made before it was known that this one goes without.
+Status share_with_host(Setup& s) {
+  bool has_own = s.spec.root == Root::kShared && !s.shared;
+  if (!has_own && !s.spec.same_pid) return {};
+  if (s.outside == nullptr) return make_error("share", "", "its launcher can't share its host");
+  if (has_own) {
+    TRY(sys::join_namespaces(s.outside->pidfd.get(), CLONE_NEWIPC | CLONE_NEWUTS));
+  }
+  if (s.spec.same_pid) s.same_pid = TRY(SamePid::prepare(*s.outside));
+  return {};
+}
+
 Status open_devices(Setup& s) {
+  if (s.spec.root == Root::kShared) return {};
   if (!s.devices) s.devices = TRY(Devices::open());
   s.devices->add_console(s.stdio);
   return {};
@@ -106,10 +121,14 @@ Status make_overlays(Setup& s) {
 }
 
 Status make_private_directories(Setup& s) {
+  TRY(add_hidden(s.spec, *s.vault, &s.spares, &*s.tree));
+  if (s.spec.root == Root::kShared) {
+    Spares none;  // one that was made ahead has been masked
+    return add_proc(s.rootless, &none, &*s.tree);
+  }
   TRY(add_tmp(s.spec, *s.vault, &s.spares, &*s.tree));
   TRY(s.devices->add_to(*s.vault, &s.spares, &*s.tree));
-  TRY(add_proc(s.rootless, &s.spares, &*s.tree));
-  return add_hidden(s.spec, *s.vault, &s.spares, &*s.tree);
+  return add_proc(s.rootless, &s.spares, &*s.tree);
 }
 
 Status take_root(Setup& s) {
@@ -119,20 +138,24 @@ Status take_root(Setup& s) {
     s.tree->set_own_root(std::move(root), std::move(make_in));
     return {};
   }
-  TRY(seal_host_root(s.spec));
-  TRY(sys::clear_mount_attributes(s.vault->fd(), MOUNT_ATTR_RDONLY));  // it was attached, so sealed
+  if (s.spec.root == Root::kHost) {
+    TRY(seal_host_root(s.spec));
+    // It was attached, so sealed.
+    TRY(sys::clear_mount_attributes(s.vault->fd(), MOUNT_ATTR_RDONLY));
+  }
   s.tree->set_host_root(TRY(sys::open_at(AT_FDCWD, "/", O_PATH | O_DIRECTORY)));
   return {};
 }
 
 Status fill_dev_and_proc(Setup& s) {
+  if (s.spec.root == Root::kShared) return {};
   TRY(s.devices->fill(s.tree->at("/dev"), &s.spares));
   if (s.spares.proc_is_masked) return {};
   return mask_proc(s.tree->at("/proc"), *s.devices, *s.vault);
 }
 
 Status leave_the_host(Setup& s) {
-  if (s.spec.root == Root::kHost) return {};
+  if (s.spec.root != Root::kEmpty) return {};
   TRY(sys::set_mount_attributes(s.tree->root(), "", sys::kSafe | MOUNT_ATTR_RDONLY, false));
   return sys::pivot_into(s.tree->root());
 }
@@ -153,6 +176,7 @@ bool worker_is_another_user(const Setup& s) { return s.spec.user && s.spec.user-
 Result<pid_t> exec(Setup& s) {
   Command command(s.spec, s.stdio, s.umask, &s.clock);
   if (!s.rootless) command.privileges.user = s.spec.user;
+  if (s.same_pid) command.same_pid = &*s.same_pid;
   if (s.spec.keep_caps && !s.rootless && !worker_is_another_user(s)) {
     command.privileges.keep = kKeptByRoot;
   }
@@ -176,6 +200,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   TRY(did.took("signals", watch_children(s)));
   TRY(did.took("private mounts", leave_peer_groups(s)));
   // Beyond this point no mount of ours reaches the host, nor one of the host's us.
+  TRY(did.took("share", share_with_host(s)));
   TRY(did.took("devices", open_devices(s)));
   TRY(did.took("host directories", open_host_directories(s)));
   TRY(did.took("vault", open_vault(s)));

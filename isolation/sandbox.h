@@ -2,9 +2,13 @@
 // caller is not root), the layers mounted where they matter, a pid 1 of our own that reaps and
 // forwards.
 //
-// Two shapes of root:
+// Shapes of root:
 //   kHost   the caller's own root stays `/`, made read-only (nosuid, nodev) but for `writable`;
 //           things are mounted over it. No pivot: nothing has to be unmounted on the launch path.
+//   kShared the caller's own root as it is: with /tmp, /dev, ipc and uts of the host's, nothing
+//   made
+//           read-only; only /proc is the sandbox's own, whole. For who lives with other processes
+//           of the host's and talks with them by files, as Ray's workers do.
 //   kEmpty  a tmpfs root with only what `binds` and `overlays` bring in, then pivot_root. For
 //           builds, whose code may see nothing of the caller's.
 //
@@ -68,7 +72,7 @@ struct Bind {
   bool owned = false;     // as for an Overlay
 };
 
-enum class Root { kHost, kEmpty };
+enum class Root { kHost, kEmpty, kShared };
 
 // Whom a command runs as, and with whose rights host paths are opened.
 struct User {
@@ -88,6 +92,7 @@ struct Spec {
   std::vector<Overlay> overlays;
   std::vector<Bind> binds;
   std::vector<std::string> hidden;   // covered by an empty, read-only directory, e.g. the store
+  std::vector<std::string> closed;   // the same, of the launcher's, whatever a caller may see
   std::vector<std::string> visible;  // kHost: host directories under a private one (/tmp, /dev/shm)
                                      // or under a hidden one that are bound back, read-only
   uint64_t upper_bytes = 0;          // size of the uppers' tmpfs; 0: half of the memory
@@ -104,6 +109,7 @@ struct Spec {
   int stdin_fd = 0, stdout_fd = 1, stderr_fd = 2;
   std::string hostname;           // uts; empty: unchanged
   std::optional<uint32_t> umask;  // the command's; else start()'s caller's
+  bool same_pid = false;          // its pid outside is the same number (same_pid.h), or no start
   bool new_session = false;       // setsid: builds, which must not reach the terminal
   bool use_mount2 = false;        // make overlays as before Linux 6.7 (for tests)
 };

@@ -9,6 +9,7 @@
 #include "isolation/overlay.h"
 #include "isolation/report.h"
 #include "isolation/rights.h"
+#include "isolation/same_pid.h"
 #include "isolation/sandbox.h"
 #include "isolation/spares.h"
 
@@ -20,7 +21,9 @@ struct Setup {
   bool rootless = false;
   uid_t uid = 0;  // as they were before the namespaces were made
   gid_t gid = 0;
-  int socket = -1;  // to the launcher
+  int socket = -1;                   // to the launcher
+  const Outside* outside = nullptr;  // as in LaunchOptions
+  bool shared = false;
   Spec spec = {};
   Spares spares = {};
   mode_t umask = 0;
@@ -31,6 +34,7 @@ struct Setup {
   std::optional<Devices> devices = {};
   std::optional<Vault> vault = {};
   UniqueFd upper = {};
+  std::optional<SamePid> same_pid = {};
   bool made = false;  // what can fail now is the command's own
 
   bool supervised() const { return spec.line >= 0; }

@@ -7,7 +7,7 @@
 namespace rtlaunch::isolation {
 namespace {
 
-constexpr std::string_view kMagic("RTSPEC\1\0", 8);
+constexpr std::string_view kMagic("RTSPEC\2\0", 8);
 constexpr size_t kLeastOverlay = 4 + 4 + 4 + 4, kLeastBind = 4 + 4 + 3;
 
 void write(const Overlay& overlay, Writer* out) {
@@ -45,8 +45,8 @@ Bind read_bind(Reader* in) {
 
 Root read_root(Reader* in) {
   uint32_t root = in->number();
-  if (root > 1) in->fail();
-  return root == 1 ? Root::kEmpty : Root::kHost;
+  if (root > static_cast<uint32_t>(Root::kShared)) in->fail();
+  return static_cast<Root>(root);
 }
 
 constexpr uint32_t kNoMask = UINT32_MAX;
@@ -60,7 +60,7 @@ Error refused(const char* reason) {
 std::string encode(const Spec& spec) {
   Writer out;
   out.texts(spec.argv).texts(spec.env).text(spec.cwd).text(spec.hostname);
-  out.number(spec.root == Root::kEmpty ? 1 : 0).flag(spec.new_session);
+  out.number(static_cast<uint32_t>(spec.root)).flag(spec.same_pid).flag(spec.new_session);
   out.number(spec.umask.value_or(kNoMask));
   out.texts(spec.writable).texts(spec.hidden).texts(spec.visible);
   out.long_number(spec.upper_bytes).long_number(spec.tmp_bytes);
@@ -81,6 +81,7 @@ Result<Spec> decode(std::string_view bytes) {
   spec.cwd = in.text();
   spec.hostname = in.text();
   spec.root = read_root(&in);
+  spec.same_pid = in.flag();
   spec.new_session = in.flag();
   uint32_t mask = in.number();
   if (mask != kNoMask && mask > 0777) return refused("its umask is none");

@@ -5,7 +5,8 @@
 // encode() leaves them out.
 //
 //   "RTSPEC" version:u16, then, with list = u32 count and text = u32 length and bytes without NUL:
-//   argv env: list of text · cwd hostname: text · root: u32, 0 host, 1 empty · new_session: u8 ·
+//   argv env: list of text · cwd hostname: text · root: u32, 0 host, 1 empty, 2 shared ·
+//   same_pid new_session: u8 ·
 //   umask: u32, all ones for none
 //   writable hidden visible: list of text · upper_bytes tmp_bytes: u64
 //   overlays: list of {target: text, lowers: list of text, over_host writable report owned: u8,

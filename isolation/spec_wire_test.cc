@@ -19,7 +19,8 @@ Spec full() {
   spec.env = {"A=b", "EMPTY="};
   spec.cwd = "/tmp/x";
   spec.hostname = "worker";
-  spec.root = Root::kEmpty;
+  spec.root = Root::kShared;
+  spec.same_pid = true;
   spec.new_session = true;
   spec.umask = 027;
   spec.writable = {"/home/me"};
@@ -46,7 +47,8 @@ TEST(SpecWire, CarriesAllThatACallerMayChoose) {
   EXPECT_EQ(read->argv, full().argv);
   EXPECT_EQ(read->env, full().env);
   EXPECT_EQ(read->cwd, "/tmp/x");
-  EXPECT_EQ(read->root, Root::kEmpty);
+  EXPECT_EQ(read->root, Root::kShared);
+  EXPECT_TRUE(read->same_pid);
   EXPECT_TRUE(read->new_session);
   EXPECT_EQ(read->umask, 027u);
   EXPECT_EQ(read->upper_bytes, uint64_t{5} << 33);

@@ -66,8 +66,9 @@ const char* clone_cure(int code, bool rootless) {
 
 bool is_rootless() { return ::geteuid() != 0; }
 
-uint64_t sandbox_namespaces(bool rootless) {
-  uint64_t flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
+uint64_t sandbox_namespaces(bool rootless, bool shared) {
+  uint64_t flags = CLONE_NEWNS | CLONE_NEWPID;
+  if (!shared) flags |= CLONE_NEWIPC | CLONE_NEWUTS;
   return rootless ? flags | CLONE_NEWUSER : flags;
 }
 

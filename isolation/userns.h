@@ -16,8 +16,8 @@ namespace rtlaunch::isolation {
 // True when we need a user namespace to make the others: the caller isn't root.
 bool is_rootless();
 
-// The CLONE_NEW* flags of a sandbox.
-uint64_t sandbox_namespaces(bool rootless);
+// The CLONE_NEW* flags of a sandbox; `shared`: one that has ipc and uts of the host's.
+uint64_t sandbox_namespaces(bool rootless, bool shared);
 
 // For pid 1, first of all: maps `uid` and `gid` (as they were before the clone) to themselves.
 Status map_own_ids(uid_t uid, gid_t gid);

@@ -164,7 +164,8 @@ Command::Command(const Spec& given, const int (&fds)[3], mode_t mask, StepClock*
 
 Result<pid_t> start_worker(Command* command) {
   Handover handover{command, std::nullopt};
-  pid_t pid = TRY(sys::spawn_borrowing_memory(worker, &handover));
+  pid_t pid = TRY(command->same_pid ? command->same_pid->spawn(worker, &handover)
+                                    : sys::spawn_borrowing_memory(worker, &handover));
   if (handover.error) return std::move(*handover.error);
   return pid;
 }

@@ -9,6 +9,7 @@
 
 #include "isolation/caps.h"
 #include "isolation/report.h"
+#include "isolation/same_pid.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
 
@@ -22,6 +23,7 @@ struct Command {
   int stdio[3];
   mode_t umask;
   Privileges privileges;
+  const SamePid* same_pid = nullptr;
   bool dies_with_parent = false;  // for who is no pid 1, whose end the kernel sees to
   std::vector<char*> argv, env;
   std::vector<std::string> candidates;  // argv[0] along PATH, as execvp(3) would try

@@ -269,7 +269,22 @@ Error lost(const std::string& socket, bool going) {
   return error;
 }
 
+// Its pid namespace is where the command's pid is chosen. A peer that we can't see has none here
+// (unix(7)), and lives further out.
+Status check_same_processes(Client& client) {
+  if (client.broken()) TRY(client.ask({{"op", "lookup"}, {"keys", Json::array()}}));
+  struct ucred daemon = {};
+  socklen_t size = sizeof daemon;
+  if (::getsockopt(client.fd(), SOL_SOCKET, SO_PEERCRED, &daemon, &size) != 0) {
+    return sys_error("getsockopt", "rtlaunchd");
+  }
+  if (daemon.pid != 0) return {};
+  return make_error("same pid", client.socket(), "the daemon is in another pid namespace than this",
+                    "run an rtlaunchd in this container, or rtlaunch --embedded");
+}
+
 Result<std::unique_ptr<Running>> DaemonHost::start(Launch launch) {
+  if (launch.spec.same_pid) TRY(check_same_processes(client_));
   Json request = {{"op", "start"}, {"keys", Json::array()}, {"name", launch.name}};
   if (!launch.environment.hex.empty()) {
     request["env"] = launch.environment.hex;

@@ -66,6 +66,34 @@ Status set_ttl(RunOptions& options, const std::string& value) {
   return {};
 }
 
+Status set_profile(RunOptions& options, const std::string& value) {
+  if (value != "ml" && value != "ray") {
+    return usage_error("--profile " + value, "no such profile", "ml and ray are there");
+  }
+  options.profile = value == "ray" ? Profile::kRay : Profile::kMl;
+  return {};
+}
+
+Result<std::string> absolute(const std::string& option, const std::string& path) {
+  if (!path.empty() && path[0] == '/') return sys::absolute_path(path, "/");
+  return usage_error(option + " " + path, "not an absolute path", "begin it with /");
+}
+
+Status set_working_dir_at(RunOptions& options, const std::string& value) {
+  options.working_dir_at = TRY(absolute("--working-dir-at", value));
+  return {};
+}
+
+Status add_py_module_at(RunOptions& options, const std::string& value) {
+  options.py_modules_at.push_back(TRY(absolute("--py-module-at", value)));
+  return {};
+}
+
+Status add_hidden(RunOptions& options, const std::string& value) {
+  options.hidden.push_back(TRY(absolute("--hide", value)));
+  return {};
+}
+
 constexpr Option kOptions[] = {
     {"--runtime-env", kRun | kCreate, nullptr, into<&RunOptions::runtime_env>},
     {"--working-dir", kRun | kCreate, nullptr, into<&RunOptions::working_dir>},
@@ -75,6 +103,11 @@ constexpr Option kOptions[] = {
     {"--env", kAll, nullptr, add_variable},
     {"--keep", kRun | kExec, nullptr, into<&RunOptions::keep>},
     {"--upper-size", kRun | kExec, nullptr, set_upper_size},
+    {"--profile", kRun | kExec, nullptr, set_profile},
+    {"--working-dir-at", kRun | kExec, nullptr, set_working_dir_at},
+    {"--py-module-at", kRun | kExec, nullptr, add_py_module_at},
+    {"--hide", kRun | kExec, nullptr, add_hidden},
+    {"--die-with-parent", kRun | kExec, &RunOptions::die_with_parent, nullptr},
     {"--timings", kRun | kExec, &RunOptions::timings, nullptr},
     {"--name", kCreate, nullptr, into<&RunOptions::name>},
     {"--ttl", kCreate, nullptr, set_ttl},

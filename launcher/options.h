@@ -12,23 +12,30 @@
 
 namespace rtlaunch {
 
+enum class Profile { kMl, kRay };  // see worker.h
+
 struct RunOptions {
   std::string runtime_env;                 // --runtime-env: a file's name or JSON; "" for none
   std::optional<std::string> working_dir;  // --working-dir
   std::vector<std::string> pip;            // --pip, each a requirement line
   std::vector<std::pair<std::string, std::string>> env;  // --env; `--env KEY` takes ours
   std::string store;                                     // --store; "" for the default
-  std::string python;            // --python: the base interpreter; "" to find it
-  std::string keep;              // --keep: where files written in working_dir go
-  uint64_t upper_bytes = 0;      // --upper-size; 0: half of the memory
-  bool allow_conflicts = false;  // --allow-conflicts
-  bool json = false;             // --json: events instead of lines, on stderr
-  bool timings = false;          // --timings: microseconds per step, on stderr
-  std::string socket;            // --socket: the daemon's; "" for the default one if it is there
-  bool embedded = false;         // --embedded: no daemon
-  std::string name;              // env create --name: of the hold
-  int64_t ttl = 0;               // env create --ttl, seconds; 0: until it is released
-  std::string environment;       // exec: an id or a hold's name
+  std::string python;                      // --python: the base interpreter; "" to find it
+  std::string keep;                        // --keep: where files written in working_dir go
+  Profile profile = Profile::kMl;          // --profile
+  std::string working_dir_at;              // --working-dir-at, absolute; "" for its own place
+  std::vector<std::string> py_modules_at;  // --py-module-at, absolute; none, or one for each
+  std::vector<std::string> hidden;         // --hide, absolute
+  bool die_with_parent = false;            // --die-with-parent
+  uint64_t upper_bytes = 0;                // --upper-size; 0: half of the memory
+  bool allow_conflicts = false;            // --allow-conflicts
+  bool json = false;                       // --json: events instead of lines, on stderr
+  bool timings = false;                    // --timings: microseconds per step, on stderr
+  std::string socket;       // --socket: the daemon's; "" for the default one if it is there
+  bool embedded = false;    // --embedded: no daemon
+  std::string name;         // env create --name: of the hold
+  int64_t ttl = 0;          // env create --ttl, seconds; 0: until it is released
+  std::string environment;  // exec: an id or a hold's name
   std::vector<std::string> command;
 };
 

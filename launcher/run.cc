@@ -1,9 +1,11 @@
 #include "launcher/run.h"
 
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 
+#include "isolation/sys/process.h"
 #include "launcher/asked.h"
 #include "launcher/attend.h"
 #include "launcher/environment.h"
@@ -172,6 +174,15 @@ Status add_bytecode(const Host::Found& found, Plan plan, Host& host) {
   return host.hold_again(found.id);
 }
 
+// Killed, we take the command with us, whoever started it.
+Status take_on_death(const RunOptions& options) {
+  if (!options.die_with_parent) return {};
+  pid_t parent = ::getppid();
+  TRY(sys::die_with_parent());
+  if (::getppid() == parent) return {};
+  return make_error("--die-with-parent", "", "the parent has gone already");
+}
+
 int exit_status(int status) {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
@@ -195,6 +206,7 @@ Result<Ready> make_ready(const PlanRequest& request, Host& host, Report& report)
 
 Result<int> run(const RunOptions& options, Report& report) {
   int64_t began = now_microseconds();
+  TRY(take_on_death(options));
   Signals signals = TRY(Signals::block());
   std::unique_ptr<Host> host = TRY(choose_host(host_options(options), signals));
   PlanRequest request = TRY(read_request(options));
@@ -218,6 +230,7 @@ Result<int> run(const RunOptions& options, Report& report) {
 
 Result<int> exec(const RunOptions& options, Report& report) {
   int64_t began = now_microseconds();
+  TRY(take_on_death(options));
   Signals signals = TRY(Signals::block());
   std::unique_ptr<Host> host = TRY(choose_host(host_options(options), signals));
   PlanRequest request = TRY(exec_request(options));

@@ -83,6 +83,7 @@ void write_limits(const std::optional<sys::Limits>& limits, Writer* out) {
   write_mask(limits->cpus, out);
   out->number(limits->policy).number(limits->priority).number(limits->io);
   out->number(static_cast<uint32_t>(limits->nice)).flag(limits->reset_on_fork);
+  out->number(static_cast<uint32_t>(limits->oom_score));
 }
 
 std::optional<sys::Limits> read_limits(Reader* in) {
@@ -98,6 +99,7 @@ std::optional<sys::Limits> read_limits(Reader* in) {
   limits.io = in->number();
   limits.nice = static_cast<int32_t>(in->number());
   limits.reset_on_fork = in->flag();
+  limits.oom_score = static_cast<int32_t>(in->number());
   return limits;
 }
 

@@ -15,6 +15,7 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 #include "launcher/spawn_wire.h"
+#include "launcher/worker.h"
 
 namespace rtlaunch {
 namespace {
@@ -48,17 +49,23 @@ struct Guard {
   Status none(const std::string& path) const {
     return is_ours(path) ? refused(path, "store and daemon are closed to workers") : Status();
   }
+  // In the empty directory that covers the store there is room for what has no other place.
+  Status target(const std::string& path) const {
+    bool in_cover =
+        path == store + kWorkingDirInStore || sys::is_beneath(path, store + kPyModulesInStore);
+    return in_cover ? Status() : none(path);
+  }
 };
 
 Status check_overlay(const Overlay& overlay, Guard* guard) {
-  TRY(guard->none(overlay.target));
+  TRY(guard->target(overlay.target));
   for (const std::string& lower : overlay.lowers) TRY(guard->layer(lower));
   return {};
 }
 
 Status check_bind(const Bind& bind, Guard* guard) {
   TRY(bind.writable ? guard->none(bind.source) : guard->layer(bind.source));
-  return guard->none(bind.target);
+  return guard->target(bind.target);
 }
 
 Layers by_path(const std::vector<store::Digest>& digests, const store::Store& store) {
@@ -133,8 +140,7 @@ Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config
   std::vector<store::Digest> layers =
       TRY(named_layers(spec, request.entitled, store, config.runtime));
   TRY(lease(layers, store, &spec));
-  spec.hidden.push_back(store.path());
-  spec.hidden.push_back(config.runtime);
+  spec.closed = {store.path(), config.runtime};
   return spec;
 }
 
@@ -181,7 +187,7 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
                            const store::Store& store) {
   // The spawner may have died before we asked to die with it; then our socket has ended, unless we,
   // or one made after us, keep the other end. Also for that nothing else of the spawner's stays.
-  const int keep[] = {0, 1, 2, preparing.socket, store.dir()};
+  const int keep[] = {0, 1, 2, preparing.socket, store.dir(), preparing.outside->pidfd.get()};
   TRY(sys::close_all_but(keep, std::size(keep)));
   (void)sys::set_oom_score(0).ok();  // not the spawner's own
   preparing.make_ahead();

@@ -127,6 +127,7 @@ class Loop {
   const SpawnerConfig& config_;
   int socket_;
   UniqueFd signals_, null_;
+  isolation::Outside outside_;
   std::optional<store::Store> store_;
   std::map<std::pair<uid_t, gid_t>, UniqueFd> id_maps_;
   std::map<pid_t, Child> children_;
@@ -173,7 +174,7 @@ Result<Made> Loop::make_ahead() {
   const store::Store* store = TRY(this->store());
   auto prepare = [&](auto& preparing) { return receive_start(preparing, config_, *store); };
   Launch launch = TRY(in_leaf([&](int cgroup) {
-    return Launch::begin(prepare, {.cgroup = cgroup, .exit_signal = SIGCHLD});
+    return Launch::begin(prepare, {.cgroup = cgroup, .exit_signal = SIGCHLD, .outside = &outside_});
   }));
   std::string since = TRY(start_time(launch.pid()));  // it is not reaped before we say so
   return Made{std::move(launch), std::move(since)};
@@ -477,6 +478,7 @@ int Loop::timeout() const {
 Status Loop::open() {
   null_ = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
   signals_ = TRY(sys::block_signals_but_child());
+  outside_ = TRY(isolation::Outside::look());
   cgroups_ = isolation::Cgroups::open(config_.cgroup, instance_name(config_.runtime));
   if (cgroups_) next_sweep_ = Clock::now();
   (void)store().ok();  // when there is none yet, each start tries again

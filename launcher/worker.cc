@@ -33,16 +33,51 @@ std::vector<std::string> layer_paths(const std::vector<store::Digest>& layers,
   return paths;
 }
 
-// Where the working directory is inside; "" when the env has none.
-std::string working_dir_target(const Plan& plan) {
-  const Field* field = plan.find("working_dir");
-  if (field == nullptr) return "";
-  bool own_place = field->in_place() || field->source->kind == installers::Source::Kind::kDirectory;
-  return own_place ? field->source->path : kWorkingDir;
+bool is_module(const Field& field) { return field.name.rfind("py_modules[", 0) == 0; }
+
+// Where the fields are inside.
+struct Places {
+  std::string working_dir;           // "" when the env has none
+  std::vector<std::string> modules;  // in the order of the fields
+};
+
+Error no_place(const std::string& option, const std::string& reason) {
+  return make_error("command line", option, reason, "give a place for what is mounted, in order");
 }
 
-std::string module_target(const Field& field, size_t number) {
-  return field.in_place() ? field.source->path : kPyModules + ("/" + std::to_string(number));
+Result<std::string> working_dir_place(const RunOptions& options, const Plan& plan,
+                                      const std::string& otherwise) {
+  const Field* field = plan.find("working_dir");
+  if (field == nullptr) {
+    if (options.working_dir_at.empty()) return std::string();
+    return no_place("--working-dir-at", "the environment has no working_dir");
+  }
+  if (field->in_place()) return field->source->path;
+  if (!options.working_dir_at.empty()) return options.working_dir_at;
+  bool own_place = field->source->kind == installers::Source::Kind::kDirectory;
+  return own_place ? field->source->path : otherwise;
+}
+
+Result<Places> places_of(const RunOptions& options, const Plan& plan, const std::string& store) {
+  bool shared = options.profile == Profile::kRay;
+  std::string modules = shared ? store + kPyModulesInStore : kPyModules;
+  Places places;
+  places.working_dir =
+      TRY(working_dir_place(options, plan, shared ? store + kWorkingDirInStore : kWorkingDir));
+  for (const Field& field : plan.fields) {
+    if (!is_module(field)) continue;
+    size_t number = places.modules.size();
+    std::string place = number < options.py_modules_at.size()
+                            ? options.py_modules_at[number]
+                            : modules + "/" + std::to_string(number);
+    places.modules.push_back(field.in_place() ? field.source->path : place);
+  }
+  if (options.py_modules_at.empty() || options.py_modules_at.size() == places.modules.size()) {
+    return places;
+  }
+  return no_place("--py-module-at", "there are " + std::to_string(options.py_modules_at.size()) +
+                                        " for " + std::to_string(places.modules.size()) +
+                                        " py_modules");
 }
 
 // A directory of the host that may lie under a private one, /tmp say. What is writable is shown as
@@ -62,16 +97,16 @@ void show_cwd(const std::string& cwd, Spec& spec) {
   show(cwd, spec);
 }
 
-void mount_working_dir(const Plan& plan, const std::string& store, Spec& spec) {
+void mount_working_dir(const Plan& plan, const Places& places, const std::string& store,
+                       Spec& spec) {
   const Field* field = plan.find("working_dir");
   if (field == nullptr) return;
-  std::string target = working_dir_target(plan);
   if (field->in_place()) {
-    spec.writable.push_back(target);
+    spec.writable.push_back(places.working_dir);
     return;
   }
   Overlay overlay;
-  overlay.target = target;
+  overlay.target = places.working_dir;
   overlay.lowers = layer_paths(field->record->layers, store);
   overlay.writable = true;
   overlay.report = true;
@@ -93,11 +128,11 @@ Status mount_packages(const Plan& plan, const std::string& store, Spec& spec) {
   return {};
 }
 
-void mount_modules(const Plan& plan, const std::string& store, Spec& spec) {
+void mount_modules(const Plan& plan, const Places& places, const std::string& store, Spec& spec) {
   size_t number = 0;
   for (const Field& field : plan.fields) {
-    if (field.name.rfind("py_modules[", 0) != 0) continue;
-    std::string target = module_target(field, number++);
+    if (!is_module(field)) continue;
+    const std::string& target = places.modules[number++];
     if (field.in_place()) {
       show(target, spec);
     } else {
@@ -110,10 +145,10 @@ void mount_modules(const Plan& plan, const std::string& store, Spec& spec) {
 
 // A virtualenv inside the working directory is excluded from its layer, but needed: it comes back
 // at its place, as a mount of its own.
-void keep_interpreter(const PlanRequest& request, const Plan& plan, Spec& spec) {
-  std::string working_dir = working_dir_target(plan);
-  const Field* field = plan.find("working_dir");
-  if (working_dir.empty() || field->in_place()) return;
+void keep_interpreter(const PlanRequest& request, const Plan& plan, const Places& places,
+                      Spec& spec) {
+  const std::string& working_dir = places.working_dir;
+  if (working_dir.empty() || plan.find("working_dir")->in_place()) return;
   std::vector<std::string> prefixes;
   if (plan.python) {
     prefixes = plan.python->mounts;
@@ -140,16 +175,14 @@ bool has_entry(const std::string& list, const std::string& entry) {
   return (":" + list + ":").find(":" + entry + ":") != std::string::npos;
 }
 
-void set_python_path(const Plan& plan, Environment& variables) {
-  std::vector<std::string> entries;
-  std::string working_dir = working_dir_target(plan);
-  if (!working_dir.empty()) entries.push_back(working_dir);
-  size_t number = 0;
-  for (const Field& field : plan.fields) {
-    if (field.name.rfind("py_modules[", 0) == 0) entries.push_back(module_target(field, number++));
-  }
+// Whoever composed the list himself, as Ray's agent does, knows better where they belong.
+void set_python_path(const Places& places, Environment& variables) {
+  std::vector<std::string> entries = places.modules;
+  if (!places.working_dir.empty()) entries.insert(entries.begin(), places.working_dir);
+  auto found = variables.find("PYTHONPATH");
+  std::string given = found == variables.end() ? "" : found->second;
   for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-    prepend(variables, "PYTHONPATH", *entry);
+    if (!has_entry(given, *entry)) prepend(variables, "PYTHONPATH", *entry);
   }
 }
 
@@ -160,11 +193,20 @@ void set_path(const Plan& plan, Environment& variables) {
   if (!has_entry(variables["PATH"], scripts)) prepend(variables, "PATH", scripts);
 }
 
-std::vector<std::string> worker_environment(const PlanRequest& request, const Plan& plan,
+// A worker of Ray's ends when the process of this number has gone: for one that can't see its
+// raylet, that is the pid 1 that lives as long as the raylet wants it to.
+void name_raylet(Environment& variables) {
+  auto found = variables.find("RAY_RAYLET_PID");
+  if (found != variables.end()) found->second = "1";
+}
+
+std::vector<std::string> worker_environment(const RunOptions& options, const PlanRequest& request,
+                                            const Plan& plan, const Places& places,
                                             const std::string& cwd) {
   Environment variables = installers::expanded_variables(request);
-  set_python_path(plan, variables);
+  set_python_path(places, variables);
   set_path(plan, variables);
+  if (options.profile == Profile::kRay) name_raylet(variables);
   variables["PWD"] = cwd;
   std::vector<std::string> list;
   for (const auto& [name, value] : variables) list.push_back(name + "=" + value);
@@ -178,25 +220,38 @@ std::string home_of(const Environment& variables) {
   return real && *real != "/" && is_directory(*real) ? *real : "";
 }
 
+// What of the host is there, and how.
+void take_profile(const RunOptions& options, const PlanRequest& request, Spec& spec) {
+  if (options.profile == Profile::kRay) {
+    spec.root = isolation::Root::kShared;
+    spec.same_pid = true;
+    // With a terminal its keys go to our group, and a shell wants to be in it.
+    spec.new_session = !::isatty(STDIN_FILENO);
+    return;
+  }
+  std::string home = home_of(request.variables);
+  if (!home.empty()) spec.writable.push_back(home);
+}
+
 }  // namespace
 
 Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, const Plan& plan,
                          const std::string& store, std::vector<std::string> hidden) {
+  Places places = TRY(places_of(options, plan, store));
   Spec spec;
   spec.argv = options.command;
-  std::string working_dir = working_dir_target(plan);
-  spec.cwd = working_dir.empty() ? request.cwd : working_dir;
-  spec.env = worker_environment(request, plan, spec.cwd);
+  spec.cwd = places.working_dir.empty() ? request.cwd : places.working_dir;
+  spec.env = worker_environment(options, request, plan, places, spec.cwd);
   spec.keep_caps = ::geteuid() == 0;
   spec.upper_bytes = options.upper_bytes;
-  std::string home = home_of(request.variables);
-  if (!home.empty()) spec.writable.push_back(home);
+  take_profile(options, request, spec);
   spec.hidden = std::move(hidden);
-  mount_working_dir(plan, store, spec);
+  spec.hidden.insert(spec.hidden.end(), options.hidden.begin(), options.hidden.end());
+  mount_working_dir(plan, places, store, spec);
   TRY(mount_packages(plan, store, spec));
   show_cwd(request.cwd, spec);
-  mount_modules(plan, store, spec);
-  keep_interpreter(request, plan, spec);
+  mount_modules(plan, places, store, spec);
+  keep_interpreter(request, plan, places, spec);
   // Parents before what lies in them, else the parent's mount would cover it.
   std::stable_sort(
       spec.overlays.begin(), spec.overlays.end(),

@@ -1,6 +1,10 @@
 // From a plan to what the sandbox is told: which layers are mounted where, what the command sees of
-// the host, its variables and its working directory. Profile `ml`: the host's root read-only but
-// for the caller's home, /tmp, /dev, /dev/shm, ipc private, the store hidden.
+// the host, its variables and its working directory.
+//   ml   the host's root read-only but for the caller's home, /tmp, /dev, /dev/shm, ipc private,
+//        the store hidden
+//   ray  for a process that belongs to a running Ray: the host as the caller sees it, but for
+//        processes; the packages and the private working_dir at their places; the store hidden.
+//        Its pid is the same outside, and it leads a session, so that a raylet can end it.
 #pragma once
 
 #include <string>
@@ -16,6 +20,9 @@ namespace rtlaunch {
 // Where a working_dir that is no directory of this host is mounted, and each py_module below.
 inline constexpr char kWorkingDir[] = "/tmp/rtlaunch/working_dir";
 inline constexpr char kPyModules[] = "/tmp/rtlaunch/py_modules";
+// The same with profile ray, whose /tmp is the host's: below the store's path, in what covers it.
+inline constexpr char kWorkingDirInStore[] = "/working_dir";
+inline constexpr char kPyModulesInStore[] = "/py_modules";
 
 // `store` is the absolute path of the store that the layers lie in; `hidden` are folders that are
 // nobody's business inside.

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/process.h"
 
 namespace rtlaunch::sys {
 namespace {
@@ -118,6 +119,9 @@ Result<Limits> limits_of(pid_t pid) {
   limits.priority = attr.priority;
   limits.nice = deadline ? 0 : attr.nice;
   limits.reset_on_fork = (attr.flags & SCHED_FLAG_RESET_ON_FORK) != 0;
+  std::string process = pid == 0 ? "self" : std::to_string(pid);
+  std::string score = TRY(read_file("/proc/" + process + "/oom_score_adj", 64));
+  limits.oom_score = std::atoi(score.c_str());
   long io = ::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, pid);
   if (io > 0) limits.io = static_cast<uint32_t>(io);
   return limits;
@@ -126,6 +130,7 @@ Result<Limits> limits_of(pid_t pid) {
 Status take_limits(const Limits& limits) {
   TRY(take_cpus(limits.cpus));
   TRY(take_scheduling(limits));
+  if (limits.oom_score != 0) (void)set_oom_score(limits.oom_score).ok();
   for (size_t number = 0; number < limits.resources.size(); ++number) {
     TRY(take_resource(static_cast<int>(number), limits.resources[number]));
   }

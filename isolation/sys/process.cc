@@ -54,11 +54,69 @@ Result<Cloned> clone_process(const CloneOptions& options) {
   return cloned;
 }
 
+namespace {
+
+alignas(64) char borrower_stack[128 * 1024];
+
+// No C library has a clone3 that takes a stack: the child must not return into our frame.
+long clone3_onto_stack(struct clone_args* args, int (*function)(void*), void* argument) {
+#if defined(__x86_64__)
+  long result = SYS_clone3;
+  asm volatile(
+      "syscall\n\t"
+      "test %%rax, %%rax\n\t"
+      "jnz 1f\n\t"
+      "mov %[argument], %%rdi\n\t"
+      "call *%[function]\n\t"
+      "ud2\n"
+      "1:"
+      : "+a"(result)
+      : "D"(args), "S"(sizeof *args), [function] "r"(function), [argument] "r"(argument)
+      : "rcx", "r11", "memory", "cc");
+  return result;
+#elif defined(__aarch64__)
+  register long number asm("x8") = SYS_clone3;
+  register long result asm("x0") = reinterpret_cast<long>(args);
+  register size_t size asm("x1") = sizeof *args;
+  asm volatile(
+      "svc #0\n\t"
+      "cbnz x0, 1f\n\t"
+      "mov x0, %[argument]\n\t"
+      "blr %[function]\n\t"
+      "brk #1\n"
+      "1:"
+      : "+r"(result)
+      : "r"(number), "r"(size), [function] "r"(function), [argument] "r"(argument)
+      : "memory", "cc");
+  return result;
+#else
+#error "clone3 with a stack isn't written for this machine"
+#endif
+}
+
+}  // namespace
+
 Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument) {
-  alignas(64) static char stack[128 * 1024];
-  int pid = ::clone(function, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, argument);
+  char* stack = borrower_stack;
+  int pid =
+      ::clone(function, stack + sizeof borrower_stack, CLONE_VM | CLONE_VFORK | SIGCHLD, argument);
   if (pid < 0) return sys_error("clone", "");
   return static_cast<pid_t>(pid);
+}
+
+Result<pid_t> spawn_as(pid_t pid, size_t levels, int (*function)(void*), void* argument) {
+  const pid_t numbers[] = {pid, pid};
+  struct clone_args args = {};
+  args.flags = CLONE_VM | CLONE_VFORK;
+  args.exit_signal = SIGCHLD;
+  args.stack = reinterpret_cast<uint64_t>(borrower_stack);
+  args.stack_size = sizeof borrower_stack;
+  args.set_tid = reinterpret_cast<uint64_t>(numbers);
+  args.set_tid_size = std::min(levels, std::size(numbers));
+  long made = clone3_onto_stack(&args, function, argument);
+  if (made > 0) return static_cast<pid_t>(made);
+  errno = static_cast<int>(-made);
+  return sys_error("clone3", std::to_string(pid));
 }
 
 namespace {
@@ -150,6 +208,12 @@ void touch_memory() {
 Status join_namespaces(int pidfd, uint64_t namespaces) {
   if (::setns(pidfd, static_cast<int>(namespaces)) == 0) return {};
   return sys_error("setns", "");
+}
+
+Result<UniqueFd> open_pidfd(pid_t pid) {
+  long fd = ::syscall(SYS_pidfd_open, pid, 0);
+  if (fd < 0) return sys_error("pidfd_open", std::to_string(pid));
+  return UniqueFd(static_cast<int>(fd));
 }
 
 Status send_signal(int pidfd, int signal) {

@@ -33,6 +33,10 @@ Result<Cloned> clone_process(const CloneOptions& options);
 // ends (CLONE_VM|CLONE_VFORK): no page table is copied. What it writes, we see; it must not return
 // but by _exit. It has its own descriptors, credentials and signal mask.
 Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument);
+// The same as `pid` in our own pid namespace and in as many above it as `levels` says (clone3(2)
+// set_tid). EEXIST: somebody has that number; EINVAL: a namespace has none so high; EPERM: we lack
+// CAP_CHECKPOINT_RESTORE over one of them.
+Result<pid_t> spawn_as(pid_t pid, size_t levels, int (*function)(void*), void* argument);
 
 struct ProgramStart {
   std::vector<std::string> argv;  // argv[0] is a path
@@ -57,6 +61,7 @@ Status join_namespaces(int pidfd, uint64_t namespaces);
 
 // --- watching and ending them ---
 
+Result<UniqueFd> open_pidfd(pid_t pid);
 Status send_signal(int pidfd, int signal);
 // Reaps; the status as waitpid(2) gives it.
 Result<int> wait_for(int pidfd);
