@@ -82,8 +82,10 @@ Result<Spec> checked(Spec spec) {
     TRY(clean_path(&bind.source));
     TRY(clean_target(&bind.target));
   }
-  for (auto* paths : {&spec.writable, &spec.closed, &spec.visible}) TRY(clean_paths(paths));
-  for (std::string& path : spec.hidden) TRY(clean_target(&path));
+  for (auto* paths : {&spec.writable, &spec.closed}) TRY(clean_paths(paths));
+  for (auto* paths : {&spec.hidden, &spec.visible}) {
+    for (std::string& path : *paths) TRY(clean_target(&path));
+  }
   return spec;
 }
 

@@ -80,9 +80,16 @@ Result<Places> places_of(const RunOptions& options, const Plan& plan, const std:
                                         " py_modules");
 }
 
+// `/` is no mount point in a sandbox, and of /dev and /proc it has its own.
+bool can_be_covered(const std::string& path) {
+  return path != "/" && !sys::is_beneath(path, "/proc") &&
+         (!sys::is_beneath(path, "/dev") || sys::is_beneath(path, "/dev/shm"));
+}
+
 // A directory of the host that may lie under a private one, /tmp say. What is writable is shown as
 // such already.
 void show(const std::string& path, Spec& spec) {
+  if (!can_be_covered(path)) return;
   for (const std::string& writable : spec.writable) {
     if (sys::is_beneath(path, writable)) return;
   }

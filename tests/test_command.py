@@ -164,6 +164,12 @@ def test_shut_in(rt):
         assert 'CapEff:\t0000000000000000' in out and 'CapBnd:\t0000000000000000' in out
 
 
+def test_started_in_the_root_it_is_shut_in_as_well(rt):
+    out = rt.ok('--', 'sh', '-c', 'pwd; ls /proc/1/stat; touch /usr/x 2>&1; ls -A ' + rt.store + ' | wc -l', cwd='/')
+    assert out.split('\n')[:2] == ['/', '/proc/1/stat']
+    assert 'Read-only file system' in out and out.split()[-1] == '0'
+
+
 def test_store_and_uppers_are_not_visible(rt):
     project = rt.make_files('project', {'a.txt': 'a'})
     rt.ok('--working-dir', project, '--', 'true')
