@@ -12,15 +12,15 @@ import zipfile
 import pytest
 
 from conftest import PLAIN_UID, become, make_launcher
-from daemon_support import daemon_programs, own_daemon, through  # noqa: F401
+from daemon_support import own_daemon, through  # noqa: F401
 from test_command import processes_with, wait_for
 
 RAY = ('--profile', 'ray')
 
 
 @pytest.fixture(scope='module')
-def node(daemon_programs, tmp_path_factory):
-    daemon = own_daemon(daemon_programs, tmp_path_factory.mktemp('node')) if os.geteuid() == 0 else None
+def node(programs, tmp_path_factory):
+    daemon = own_daemon(programs, tmp_path_factory.mktemp('node')) if os.geteuid() == 0 else None
     yield daemon
     if daemon:
         daemon.stop()
@@ -284,9 +284,11 @@ def holds(pid, inode):
 
 def test_the_clients_own_words_are_the_commands(rt):
     env = make(rt)
-    process = subprocess.Popen([rt.program, 'exec', env, *RAY, '--', 'sleep', '60', '-m'], env=rt.env, cwd=rt.home,
-                               stderr=subprocess.DEVNULL, preexec_fn=become(rt.uid))
-    assert b'sleep\x0060\0-m' in pathlib.Path(f'/proc/{process.pid}/cmdline').read_bytes()
+    words = ['sh', '-c', 'echo; read line', '-m', 'ray.util.client.server']
+    process = subprocess.Popen([rt.program, 'exec', env, *RAY, '--', *words], env=rt.env, cwd=rt.home, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, preexec_fn=become(rt.uid))
+    assert process.stdout.readline() == b'\n'
+    assert '\0'.join(words).encode() in pathlib.Path(f'/proc/{process.pid}/cmdline').read_bytes()
     process.kill()
     process.wait()
 
