@@ -43,8 +43,10 @@ std::string last_part(const std::string& url) {
   return part.empty() ? url : part;
 }
 
-Error fetch_error(const Transfer& transfer, const std::string& reason, const std::string& cure) {
-  return make_error("download", transfer.result.url, reason, cure);
+// `code`: of an error that may pass by itself.
+Error fetch_error(const Transfer& transfer, const std::string& reason, const std::string& cure,
+                  int code = 0) {
+  return Error{"download", code, transfer.result.url, reason, cure, 125};
 }
 
 long response_code(CURL* easy) {
@@ -108,7 +110,7 @@ void set_options(Transfer& transfer, const FetchOptions& options) {
   ::curl_easy_setopt(easy, CURLOPT_MAXREDIRS, static_cast<long>(kMaxRedirects));
   ::curl_easy_setopt(easy, CURLOPT_FAILONERROR, 1L);
   ::curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-  ::curl_easy_setopt(easy, CURLOPT_USERAGENT, "rtlaunch/0.1");
+  ::curl_easy_setopt(easy, CURLOPT_USERAGENT, options.user_agent.c_str());
   // Several plain connections beat one that is shared: wheels are few and large.
   ::curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
   ::curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
@@ -153,7 +155,8 @@ Error explain_status(const Transfer& transfer, long status) {
     case 410:
       return fetch_error(transfer, reason + ": not there", "check the URL");
     default:
-      return fetch_error(transfer, reason, status >= 500 ? "try again later" : "check the URL");
+      return fetch_error(transfer, reason, status >= 500 ? "try again later" : "check the URL",
+                         status >= 500 || status == 429 ? EAGAIN : 0);
   }
 }
 
@@ -165,11 +168,13 @@ Error explain(const Transfer& transfer, CURLcode code) {
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
       return fetch_error(transfer, "the host's name can't be resolved",
-                         "check the URL and the network");
+                         "check the URL and the network", EAGAIN);
     case CURLE_COULDNT_CONNECT:
-      return fetch_error(transfer, "no connection to the host", "check the URL and the network");
+      return fetch_error(transfer, "no connection to the host", "check the URL and the network",
+                         ECONNREFUSED);
     case CURLE_OPERATION_TIMEDOUT:
-      return fetch_error(transfer, "the server is silent", "try again, or check the network");
+      return fetch_error(transfer, "the server is silent", "try again, or check the network",
+                         ETIMEDOUT);
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CONNECT_ERROR:
     case CURLE_SSL_CACERT_BADFILE:
@@ -185,7 +190,8 @@ Error explain(const Transfer& transfer, CURLcode code) {
     case CURLE_TOO_MANY_REDIRECTS:
       return fetch_error(transfer, "it is redirected without end", "check the URL");
     default:
-      return fetch_error(transfer, ::curl_easy_strerror(code), "try again, or check the network");
+      return fetch_error(transfer, ::curl_easy_strerror(code), "try again, or check the network",
+                         broke_off(code) ? ECONNRESET : 0);
   }
 }
 

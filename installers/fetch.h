@@ -48,6 +48,7 @@ struct FetchOptions {
   uint64_t max_bytes = 100ull << 30;  // of one file without a `size`
   std::chrono::milliseconds connect_timeout{20'000};
   std::chrono::milliseconds stall_timeout{60'000};
+  std::string user_agent = "rtlaunch/0.1";
   std::string bearer = {};  // a token for the first host; a secret
 };
 

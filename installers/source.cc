@@ -129,6 +129,25 @@ Result<Source> from_url(const std::string& text, Source source) {
   return source;
 }
 
+// Ray's own: the driver put it there, and nothing is taken off its top.
+Result<Source> from_gcs(const std::string& text, Source source) {
+  const char* cluster = ::getenv("RTLAUNCH_GCS_CLUSTER");
+  const char* address = ::getenv("RTLAUNCH_GCS_ADDRESS");
+  source.kind = Source::Kind::kUrl;
+  source.url = source.shown = text;
+  source.format = format_of(text, source.use);
+  if (address == nullptr || *address == '\0') {
+    return bad(source.use, text, "is a package of a Ray cluster, and there is none here",
+               "only Ray's agent fetches these: use https:// or file://");
+  }
+  if (source.format == Source::Format::kNone) {
+    return bad(source.use, text, std::string("the name must end in ") + formats(source.use),
+               "let Ray's driver upload it");
+  }
+  source.cluster = cluster == nullptr ? "" : cluster;
+  return source;
+}
+
 Result<Source> from_file(const std::string& text, const std::string& path, struct stat info,
                          Source source) {
   source.format = format_of(path, source.use);
@@ -198,6 +217,18 @@ Result<Source> from_file_uri(const std::string& text, Source source) {
 
 }  // namespace
 
+Error package_gone(const std::string& uri) {
+  return make_error(
+      "", "",
+      "Failed to download runtime_env file package " + uri +
+          " from the GCS to the Ray worker node. The package may have prematurely been deleted "
+          "from the GCS due to a long upload time or a problem with Ray. Try setting the "
+          "environment variable RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S  to a value "
+          "larger "
+          "than the upload time in seconds (the default is 600).",
+      "If this fails, try re-running after making any change to a file in the file package.");
+}
+
 std::string shown_url(const std::string& url) {
   std::string shown = url.substr(0, url.find_first_of("?#"));
   size_t host = shown.find("://");
@@ -219,7 +250,8 @@ Result<Source> classify_source(const std::string& text, const std::string& cwd, 
   if (scheme == "local") return in_place(text, std::move(source));
   if (scheme == "file") return from_file_uri(text, std::move(source));
   if (scheme == "http" || scheme == "https") return from_url(text, std::move(source));
-  for (const char* later : {"gcs", "s3", "gs", "azure", "abfss"}) {
+  if (scheme == "gcs") return from_gcs(text, std::move(source));
+  for (const char* later : {"s3", "gs", "azure", "abfss"}) {
     if (scheme == later) {
       return bad(use, shown_url(text), "the scheme " + scheme + ": is not supported yet",
                  "use https:// or file://, or download it first");

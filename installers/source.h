@@ -13,7 +13,8 @@
 // directory it is in is an error, one that leads nowhere stays a link. Pipes, sockets and devices
 // are left out. A directory in which everything is ignored is left out, an empty one is not.
 // A file's key covers its content, a URL's the URL without its credentials: Ray takes a URI for
-// the identity of what is behind it.
+// the identity of what is behind it. A gcs:// URI is 64 bits of a hash that its cluster's drivers
+// made, so its key covers the cluster as well.
 #pragma once
 
 #include <string>
@@ -32,7 +33,7 @@ struct Source {
     kDirectory,
     kFile,     // one .py
     kArchive,  // a local file to be unpacked
-    kUrl,      // http(s), an archive
+    kUrl,      // http(s) or gcs, an archive
   };
   enum class Format { kNone, kZip, kTar, kWheel };
   Kind kind = Kind::kDirectory;
@@ -41,6 +42,7 @@ struct Source {
   std::string path;        // absolute, links resolved; "" for a URL
   std::string name;        // the path's last part as written: what a module is imported by
   std::string url;         // with its credentials: never to be shown
+  std::string cluster;     // of a gcs:// URL: whose it is, since each cluster names its own
   std::string shown;       // for people: the path, or the URL without credentials and query
   bool strip_top = false;  // a single folder at the top is taken off (file:, http:, https:)
   bool gitignore = true;   // false with RAY_RUNTIME_ENV_IGNORE_GITIGNORE=1
@@ -50,9 +52,12 @@ struct Source {
 };
 
 // `text` is as written; relative paths start from `cwd`. Errors: nothing there, a type or scheme
-// that can't be used (gcs, s3, gs, azure, abfss: not supported yet), a name without a known
-// extension.
+// that can't be used (s3, gs, azure, abfss: not supported yet; gcs outside of a Ray cluster), a
+// name without a known extension.
 Result<Source> classify_source(const std::string& text, const std::string& cwd, SourceUse use);
+
+// The Error of a gcs:// package that its cluster has no more, in Ray's words.
+Error package_gone(const std::string& uri);
 
 // The URL without user, password, query and fragment.
 std::string shown_url(const std::string& url);

@@ -378,6 +378,7 @@ store::Key url_key(const Source& source) {
   if (at != std::string::npos && at >= host) url.erase(host, at + 1 - host);
   store::Hasher hash;
   hash.field("source-url").number(1).number(static_cast<uint64_t>(source.use)).field(url);
+  if (url.starts_with("gcs://")) hash.field(source.cluster);
   return store::Key{hash.hex()};
 }
 

@@ -94,7 +94,8 @@ TEST_F(SourceTest, RefusesWithCauseAndCure) {
     std::string says;
   } const kCases[] = {
       {"s3://b/a.zip", SourceUse::kWorkingDir, "s3: is not supported yet"},
-      {"gcs://_ray_pkg_1.zip", SourceUse::kWorkingDir, "gcs: is not supported yet"},
+      {"gcs://_ray_pkg_1.zip", SourceUse::kWorkingDir,
+       "is a package of a Ray cluster, and there is none here"},
       {"abfss://c@a.net/a.zip", SourceUse::kWorkingDir, "abfss: is not supported yet"},
       {"ftp://h/a.zip", SourceUse::kWorkingDir, "unknown"},
       {"https://h/a.txt", SourceUse::kWorkingDir, ".zip"},

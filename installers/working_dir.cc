@@ -8,6 +8,7 @@
 
 #include "installers/archive.h"
 #include "installers/archive_tree.h"
+#include "installers/fetch_gcs.h"
 #include "installers/source_walk.h"
 #include "installers/working_dir_copy.h"
 #include "installers/zip.h"
@@ -143,15 +144,23 @@ class Making {
   }
 
   Status download(int fd) {
+    if (source_.url.starts_with("gcs://")) return download_from_ray(fd);
     FetchJob job;
     job.url = source_.url;
     job.fd = fd;
     FetchOptions options;
     options.layer = layer_name(source_);
     if (const char* token = ::getenv("RAY_RUNTIME_ENV_BEARER_TOKEN")) options.bearer = token;
+    if (const char* agent = ::getenv("RAY_RUNTIME_ENV_HTTP_USER_AGENT")) options.user_agent = agent;
     std::vector<FetchJob> jobs;
     jobs.push_back(std::move(job));
     (void)TRY(fetch_all(std::move(jobs), progress_, deadline_, options));
+    return {};
+  }
+
+  Status download_from_ray(int fd) {
+    GcsCluster cluster = gcs_cluster();
+    (void)TRY(fetch_gcs(source_.url, cluster, fd, layer_name(source_), progress_, deadline_));
     return {};
   }
 

@@ -85,11 +85,31 @@ Result<Work> parse_work(const std::vector<std::string>& args) {
 }
 
 void take_over_variables(const installers::Environment& variables) {
-  for (const char* name :
-       {"HOME", "NETRC", "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY",
-        "no_proxy", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE",
-        "REQUESTS_CA_BUNDLE", "PIP_CERT", "RAY_RUNTIME_ENV_BEARER_TOKEN",
-        "RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"}) {
+  for (const char* name : {"HOME",
+                           "NETRC",
+                           "http_proxy",
+                           "https_proxy",
+                           "HTTPS_PROXY",
+                           "all_proxy",
+                           "ALL_PROXY",
+                           "no_proxy",
+                           "NO_PROXY",
+                           "SSL_CERT_FILE",
+                           "SSL_CERT_DIR",
+                           "CURL_CA_BUNDLE",
+                           "REQUESTS_CA_BUNDLE",
+                           "PIP_CERT",
+                           "RAY_RUNTIME_ENV_BEARER_TOKEN",
+                           "RAY_RUNTIME_ENV_HTTP_USER_AGENT",
+                           "RTLAUNCH_GCS_ADDRESS",
+                           "RTLAUNCH_GCS_CLUSTER",
+                           "RTLAUNCH_GCS_TOKEN",
+                           "RAY_USE_TLS",
+                           "RAY_TLS_SERVER_CERT",
+                           "RAY_TLS_SERVER_KEY",
+                           "RAY_TLS_CA_CERT",
+                           "RAY_RUNTIME_ENV_IGNORE_GITIGNORE",
+                           "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"}) {
     auto found = variables.find(name);
     if (found != variables.end()) ::setenv(name, found->second.c_str(), 1);
   }

@@ -18,7 +18,7 @@ import pytest
 
 from conftest import SYSTEM_PYTHON
 from daemon_support import Daemon, wait_until
-from ray_support import VENV, command_of, ray_programs, ray_python  # noqa: F401 (a fixture)
+from ray_support import VENV, children_of, command_of, ray_programs, ray_python, stock  # noqa: F401 (fixtures)
 
 NODE_ID = secrets.token_hex(28)
 
@@ -449,3 +449,107 @@ def test_known_environments_are_answered_fast(agent):
     rate = turns * batch / max(spent, 0.01)
     print(f'cached GetOrCreateRuntimeEnv: {rate:,.0f} a second of one core')
     assert rate >= 30000
+
+
+@pytest.fixture
+def cluster(stock, make_agent):  # noqa: F811
+    """Packages in a real key-value store, and agents that are given its address, id and token."""
+    class Cluster:
+        def __init__(self):
+            command = command_of(stock.raylet())
+            self.id = re.search(r'--cluster-id-hex=(\w+)', command)[1]
+            self.token = (stock.home / '.ray/auth_token').read_text()
+
+        def put(self, key, path):
+            return stock.drive(f'''
+                connect()
+                from ray.experimental.internal_kv import _internal_kv_put
+                answer(_internal_kv_put({key!r}, open({str(path)!r}, 'rb').read(), overwrite=True))''')
+
+        def agent(self, id=None, **env):
+            env = {'RAY_AUTH_MODE': 'token', 'RAY_AUTH_TOKEN': self.token, **env}
+            agent = make_agent(env=env, options=[f'--gcs-address={stock.address}', f'--cluster-id-hex={id or self.id}'])
+            agent.start()
+            agent.post = lambda path, body, post=agent.post: post(path, body, {'Authorization': f'Bearer {self.token}'})
+            return agent
+    return Cluster()
+
+
+def files_in(agent, words):
+    """What the layers of a context's environment hold."""
+    listed = json.loads(agent.rtlaunch('env', 'ls', '--json').stdout)
+    layers = next(env['layers'] for env in listed if env['id'] == words[3])
+    return [sorted(str(path.relative_to(root)) for path in root.rglob('*') if path.is_file())
+            for root in (next(agent.store.glob(f'layers/sha256/{digest[:2]}/{digest}*')) for digest in layers)]
+
+
+def test_packages_of_the_key_value_store(cluster, tmp_path):
+    cluster.put('gcs://_ray_pkg_0123.zip', make_zip(tmp_path, {'top/main.py': 'print(1)'}))
+    cluster.put('gcs://_ray_pkg_4567.zip', make_zip(tmp_path, {'mod/__init__.py': ''}))
+    agent = cluster.agent()
+    context = agent.context({'working_dir': 'gcs://_ray_pkg_0123.zip', 'py_modules': ['gcs://_ray_pkg_4567.zip']})
+    places = [f'{agent.resources}/py_modules_files/_ray_pkg_4567', f'{agent.resources}/working_dir_files/_ray_pkg_0123']
+    assert context['env_vars']['PYTHONPATH'] == ':'.join(places)
+    found = files_in(agent, context['command_prefix'])
+    assert any(any(name.endswith('top/main.py') for name in layer) for layer in found), found
+    # The same package with another field is not fetched again.
+    agent.context({'working_dir': 'gcs://_ray_pkg_0123.zip', 'env_vars': {'A': '1'}}, job='03000000')
+    assert 'download' not in agent.log('runtime_env_setup-03000000.log')
+    assert cluster.token not in ''.join(path.read_text() for path in agent.logs.iterdir())
+
+
+def test_another_cluster_names_its_own_packages(cluster, tmp_path):
+    cluster.put('gcs://_ray_pkg_89.zip', make_zip(tmp_path, {'a.txt': '1'}))
+    agent = cluster.agent()
+    first = agent.context({'working_dir': 'gcs://_ray_pkg_89.zip'})
+    text = cluster.agent(id='cd' * 28, RTLAUNCH_STORE=str(agent.store)).fails({'working_dir': 'gcs://_ray_pkg_89.zip'})
+    assert 'WrongClusterID' in text and first
+
+
+def test_a_package_that_is_gone(cluster):
+    text = cluster.agent().fails({'working_dir': 'gcs://_ray_pkg_ffff.zip'})
+    assert 'Failed to download runtime_env file package gcs://_ray_pkg_ffff.zip from the GCS to the Ray worker node.' in text
+    assert 'RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S' in text
+
+
+def test_a_package_that_must_not_be_fetched(cluster, tmp_path):
+    cluster.put('gcs://_ray_pkg_01.zip', make_zip(tmp_path, {'a.txt': '1'}))
+    agent = cluster.agent(RAY_RUNTIME_ENV_FAIL_DOWNLOAD_FOR_TESTING='1')
+    assert 'Failed to download runtime_env file package' in agent.fails({'working_dir': 'gcs://_ray_pkg_01.zip'})
+
+
+def test_a_wrong_token_for_the_store(cluster, tmp_path, make_agent, stock):  # noqa: F811
+    agent = make_agent(env={'RAY_AUTH_MODE': 'disabled'}, options=[f'--gcs-address={stock.address}']).start()
+    assert 'Authentication token is missing' in agent.fails({'working_dir': 'gcs://_ray_pkg_01.zip'})
+
+
+def test_no_cluster_there(make_agent):
+    agent = make_agent(env={'RUNTIME_ENV_RETRY_INTERVAL_MS': '100'}).start()
+    text = agent.fails({'working_dir': 'gcs://_ray_pkg_01.zip'})
+    assert "no connection to Ray's GCS at 127.0.0.1:1" in text
+    assert agent.log('runtime_env_setup-01000000.log').count('it is tried again') == 2
+
+
+def test_a_large_package_takes_little_memory(cluster, tmp_path):
+    with open(tmp_path / 'noise', 'wb') as noise:
+        for _ in range(200):
+            noise.write(os.urandom(1 << 20))
+    import zipfile
+    with zipfile.ZipFile(tmp_path / 'big.zip', 'w') as archive:
+        archive.write(tmp_path / 'noise', 'noise')
+    cluster.put('gcs://_ray_pkg_aa.zip', tmp_path / 'big.zip')
+    agent = cluster.agent()
+    peak = 0
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(agent.context, {'working_dir': 'gcs://_ray_pkg_aa.zip'})
+        while not asked.done():
+            for pid in children_of(agent.process.pid):
+                try:
+                    status = pathlib.Path(f'/proc/{pid}/status').read_text()
+                    peak = max(peak, int(re.search(r'VmHWM:\s*(\d+)', status)[1]))
+                except (OSError, TypeError):
+                    pass
+            time.sleep(0.02)
+        asked.result()
+    print(f'200 MiB package: peak {peak} kB')
+    assert peak < 30000

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "installers/source.h"
 #include "isolation/sys/files.h"
 #include "launcher/ray/context.h"
 #include "launcher/ray/failure.h"
@@ -190,7 +191,7 @@ awaitable<Result<std::string>> Environments::make_layers(const RayEnv& env, std:
   auto deadline = limit ? Clock::now() + *limit : Clock::time_point::max();
   if (knobs_.fail_download) {
     for (const Uri& uri : env.uris) {
-      if (uri.uri.rfind("gcs://", 0) == 0) co_return package_gone(uri.uri);
+      if (uri.uri.rfind("gcs://", 0) == 0) co_return installers::package_gone(uri.uri);
     }
   }
   for (int attempt = 1;; ++attempt) {

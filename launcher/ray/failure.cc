@@ -62,16 +62,4 @@ Error too_late(std::chrono::seconds limit) {
   return error;
 }
 
-Error package_gone(const std::string& uri) {
-  Error error;
-  error.reason = "Failed to download runtime_env file package " + uri +
-                 " from the GCS to the Ray worker node. The package may have prematurely been "
-                 "deleted from the GCS due to a long upload time or a problem with Ray. ";
-  error.cure =
-      "Try setting the environment variable RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S  to a "
-      "value larger than the upload time in seconds (the default is 600). If this fails, try "
-      "re-running after making any change to a file in the file package.";
-  return error;
-}
-
 }  // namespace rtlaunch::ray

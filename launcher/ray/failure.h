@@ -17,9 +17,6 @@ std::string failure_text(const std::string& node_ip, const Error& error);
 // The Error of a setup that took longer than `limit`, in Ray's words.
 Error too_late(std::chrono::seconds limit);
 
-// The Error of a gcs:// package that isn't there any more, in Ray's words.
-Error package_gone(const std::string& uri);
-
 // At most `lines` lines and `bytes` bytes, valid UTF-8, no control characters but the line break.
 std::string trimmed_text(const std::string& text, size_t lines, size_t bytes);
 
