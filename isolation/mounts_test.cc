@@ -62,6 +62,42 @@ SANDBOX_TEST(HostRootIsReadOnly) {
   EXPECT_FALSE(std::filesystem::exists(world.host + "/x"));
 }
 
+// Nothing is sealed or covered but what is asked for.
+SANDBOX_TEST(SharedRootIsTheHosts) {
+  Layered files(world);
+  std::string hidden = world.make(world.dir + "/hidden");
+  world.write(hidden + "/secret", "x\n");
+  Spec spec = shell("echo a >" + world.dir + "/a; echo b >" + world.host + "/b; ls " + hidden +
+                    "; cat " + files.target + "/added; echo c >" + files.target +
+                    "/added;"
+                    "readlink /proc/self/ns/ipc; ls /proc | grep -c '^[0-9]'");
+  spec.root = Root::kShared;
+  spec.overlays = {files.overlay()};
+  spec.hidden = {hidden};
+  Outcome outcome = run(spec);
+  std::string ipc = std::filesystem::read_symlink("/proc/self/ns/ipc");
+  EXPECT_TRUE(outcome.output.starts_with("layer\n" + ipc + "\n")) << outcome.output;
+  EXPECT_LT(std::atoi(outcome.output.c_str() + 7 + ipc.size()), 6);
+  EXPECT_EQ(world.read(world.dir + "/a") + world.read(world.host + "/b"), "a\nb\n");
+  EXPECT_FALSE(std::filesystem::exists(files.target + "/added"));
+  spec.root = Root::kHost;
+  spec.hidden.clear();
+  Outcome control = run(spec);
+  EXPECT_FALSE(contains(control.output, ipc)) << control.output;
+  EXPECT_TRUE(contains(control.output, "Read-only file system")) << control.output;
+}
+
+// In a container whose /proc is masked it must not be a way around that.
+ROOT_TEST(SharedRootShowsNoMoreOfProcThanTheHostDoes) {
+  Spec spec = shell(
+      "grep -c ' /proc/keys ' /proc/self/mountinfo; test -w /proc/sys/kernel/domainname || echo "
+      "ro");
+  spec.root = Root::kShared;
+  EXPECT_EQ(run(spec).output, "0\n");
+  ASSERT_EQ(::mount("/proc/sys", "/proc/sys", nullptr, MS_BIND, nullptr), 0);
+  EXPECT_EQ(run(spec).output, "1\nro\n");
+}
+
 SANDBOX_TEST(EveryMountIsSafeAndPrivate) {
   if (world.root) {
     ASSERT_EQ(::mount(nullptr, "/", nullptr, MS_REC | MS_SHARED, nullptr), 0);

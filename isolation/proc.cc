@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <iterator>
 
@@ -66,6 +67,17 @@ void mask_ahead(const Devices& devices, Spares* spares) {
   const sys::Mount& vault = spares->peek(Spares::kVault);
   if (!proc.valid() || !vault.valid()) return;
   spares->proc_is_masked = mask_all(proc.fd(), devices, vault).ok();
+}
+
+Result<bool> host_masks_proc(Spares* spares) {
+  if (!spares->mounts) spares->mounts = TRY(sys::MountTable::open());
+  for (const std::string& point : spares->mounts->below("/proc")) {
+    std::string name = point.substr(6);
+    auto is = [&](const char* other) { return name == other; };
+    if (std::any_of(std::begin(kMaskedFiles), std::end(kMaskedFiles), is)) return true;
+    if (std::any_of(std::begin(kReadOnlyFolders), std::end(kReadOnlyFolders), is)) return true;
+  }
+  return false;
 }
 
 Status add_proc(bool rootless, Spares* spares, Tree* tree) {

@@ -14,6 +14,10 @@ namespace rtlaunch::isolation {
 // (user_namespaces(7)): not in most containers.
 Status add_proc(bool rootless, Spares* spares, Tree* tree);
 
+// Whether the host's own /proc is masked, as in most containers: a sandbox mustn't show what it
+// hides.
+Result<bool> host_masks_proc(Spares* spares);
+
 // What it takes to mask the spare /proc while nobody waits: mounts can be put on one that isn't
 // attached itself since Linux 6.15. Elsewhere mask_proc() does it all.
 void mask_ahead(const Devices& devices, Spares* spares);

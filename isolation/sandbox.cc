@@ -81,20 +81,24 @@ Status leave_peer_groups(Setup& s) {
   return sys::make_all_private();
 }
 
+bool is_shared(const Setup& s) { return s.spec.root == Root::kShared; }
+
 // Namespaces may have been made before it was known that this one goes without.
 Status share_with_host(Setup& s) {
-  bool has_own = s.spec.root == Root::kShared && !s.shared;
-  if (!has_own && !s.spec.same_pid) return {};
-  if (s.outside == nullptr) return make_error("share", "", "its launcher can't share its host");
+  bool has_own = is_shared(s) && !s.shared;
+  if ((has_own || s.spec.same_pid) && s.outside == nullptr) {
+    return make_error("share", "", "its launcher can't share its host");
+  }
   if (has_own) {
     TRY(sys::join_namespaces(s.outside->pidfd.get(), CLONE_NEWIPC | CLONE_NEWUTS));
   }
   if (s.spec.same_pid) s.same_pid = TRY(SamePid::prepare(*s.outside));
+  if (is_shared(s)) s.masks_proc = TRY(host_masks_proc(&s.spares));
   return {};
 }
 
 Status open_devices(Setup& s) {
-  if (s.spec.root == Root::kShared) return {};
+  if (!s.masks_proc) return {};  // needs none
   if (!s.devices) s.devices = TRY(Devices::open());
   s.devices->add_console(s.stdio);
   return {};
@@ -122,10 +126,8 @@ Status make_overlays(Setup& s) {
 
 Status make_private_directories(Setup& s) {
   TRY(add_hidden(s.spec, *s.vault, &s.spares, &*s.tree));
-  if (s.spec.root == Root::kShared) {
-    Spares none;  // one that was made ahead has been masked
-    return add_proc(s.rootless, &none, &*s.tree);
-  }
+  Spares none;  // one that was made ahead has been masked
+  if (is_shared(s)) return add_proc(s.rootless, s.masks_proc ? &s.spares : &none, &*s.tree);
   TRY(add_tmp(s.spec, *s.vault, &s.spares, &*s.tree));
   TRY(s.devices->add_to(*s.vault, &s.spares, &*s.tree));
   return add_proc(s.rootless, &s.spares, &*s.tree);
@@ -148,9 +150,8 @@ Status take_root(Setup& s) {
 }
 
 Status fill_dev_and_proc(Setup& s) {
-  if (s.spec.root == Root::kShared) return {};
-  TRY(s.devices->fill(s.tree->at("/dev"), &s.spares));
-  if (s.spares.proc_is_masked) return {};
+  if (!is_shared(s)) TRY(s.devices->fill(s.tree->at("/dev"), &s.spares));
+  if (!s.masks_proc || s.spares.proc_is_masked) return {};
   return mask_proc(s.tree->at("/proc"), *s.devices, *s.vault);
 }
 

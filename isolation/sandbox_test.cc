@@ -278,11 +278,15 @@ SANDBOX_TEST(TimesItsSteps) {
 SANDBOX_TEST(RefusesPathsThatMeanSomethingElse) {
   for (const char* target : {"/", "//", "/.", "/proc", "/./proc", "/proc/self", "/dev", "tmp", "",
                              "/tmp/../proc", "/tmp/.."}) {
-    Spec spec = shell("true");
-    spec.binds.push_back({.source = world.dir, .target = target});
-    Outcome outcome = run(spec);
-    EXPECT_FALSE(outcome.started) << target;
-    EXPECT_EQ(outcome.error.step, "sandbox") << target;
+    Spec binds = shell("true"), hides = binds, shows = binds;
+    binds.binds.push_back({.source = world.dir, .target = target});
+    hides.hidden = {target};
+    shows.visible = {target};
+    for (const Spec& spec : {binds, hides, shows}) {
+      Outcome outcome = run(spec);
+      EXPECT_FALSE(outcome.started) << target;
+      EXPECT_EQ(outcome.error.step, "sandbox") << target;
+    }
   }
   Spec longer = shell("true");
   longer.binds.push_back({.source = world.dir, .target = "/tmp/" + std::string(5000, 'x')});

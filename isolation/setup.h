@@ -35,6 +35,7 @@ struct Setup {
   std::optional<Vault> vault = {};
   UniqueFd upper = {};
   std::optional<SamePid> same_pid = {};
+  bool masks_proc = true;
   bool made = false;  // what can fail now is the command's own
 
   bool supervised() const { return spec.line >= 0; }

@@ -268,6 +268,63 @@ TEST_F(SpawnerTest, NothingElseOfStoreAndRuntimeIsOpened) {
   EXPECT_EQ(hidden.output, "\n") << "both are empty, for root as well";
 }
 
+// What covers the store has room for two things that may have no place on the host.
+TEST_F(SpawnerTest, OfTheStoresPathOnlyThePlacesInItsCoverAreTargets) {
+  store::Digest layer = node().layer(1, "file", "mine\n");
+  auto at = [&](const std::string& target) {
+    Spec spec = Node::shell("cat " + target + "/file; ls " + node().path("/store"));
+    spec.binds = {{node().layer_path(layer), target}};
+    return node().run(spec, kAlice, {layer});
+  };
+  EXPECT_EQ(at(node().path("/store/py_modules/0")).output, "mine\npy_modules\n");
+  EXPECT_EQ(at(node().path("/store/working_dir")).output, "mine\nworking_dir\n");
+  for (const char* other : {"/store", "/store/layers", "/store/working_dir/below", "/store/records",
+                            "/run/working_dir", "/run/py_modules/0"}) {
+    EXPECT_EQ(at(node().path(other)).error.code, EACCES) << other;
+  }
+}
+
+std::string link_of(const std::string& path) { return std::filesystem::read_symlink(path); }
+
+TEST_F(SpawnerTest, ASharedRootIsTheHostsButForProcesses) {
+  Spec spec = Node::shell(
+      "readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts; readlink /proc/self/ns/pid;"
+      "echo x >" +
+      node().path("/home/written") + "; ls -A " + node().path("/store"));
+  spec.root = isolation::Root::kShared;
+  spec.same_pid = true;
+  auto outcome = node().run(spec);
+  ASSERT_TRUE(outcome.started) << outcome.error.message();
+  std::string shared = link_of("/proc/self/ns/ipc") + "\n" + link_of("/proc/self/ns/uts") + "\n";
+  EXPECT_TRUE(outcome.output.starts_with(shared + "pid:")) << outcome.output;
+  EXPECT_FALSE(contains(outcome.output, link_of("/proc/self/ns/pid")));
+  EXPECT_EQ(std::count(outcome.output.begin(), outcome.output.end(), '\n'), 3) << outcome.output;
+  EXPECT_EQ(read_text(node().path("/home/written")), "x\n");
+  spec.root = isolation::Root::kHost;
+  spec.same_pid = false;
+  auto control = node().run(spec);
+  EXPECT_FALSE(control.output.starts_with(shared)) << control.output;
+}
+
+// Neither a mount nor an error says what is in a directory that is closed to the caller.
+TEST_F(SpawnerTest, WhatACallerHidesIsLookedForWithHisRights) {
+  std::string closed = node().path("/home/closed");
+  std::filesystem::create_directories(closed + "/folder");
+  std::ofstream(closed + "/file") << "x";
+  for (mode_t mode : {0700, 0755}) {
+    ASSERT_EQ(::chmod(closed.c_str(), mode), 0);
+    for (const char* name : {"/folder", "/file", "/nothing"}) {
+      Spec spec = Node::shell("grep -c " + closed + " /proc/self/mountinfo");
+      spec.hidden = {closed + name};
+      auto outcome = node().run(spec);
+      bool is_open = mode == 0755, refused = is_open && name == std::string("/file");
+      EXPECT_EQ(outcome.started, !refused) << name << ": " << outcome.error.message();
+      bool covered = is_open && name == std::string("/folder");
+      EXPECT_EQ(outcome.output, refused ? "" : covered ? "1\n" : "0\n") << name;
+    }
+  }
+}
+
 TEST_F(SpawnerTest, ALayerThatIsGoneSaysPlanAgain) {
   store::Digest gone{store::sha256_hex("gone")};
   auto outcome = node().run(with_bind(node().layer_path(gone), "true"), kAlice, {gone});
