@@ -37,7 +37,7 @@ RAY_LIBS := -lprotobuf-lite $(LAUNCH_LIBS)
 $(call object,$(RAY_SOURCES)): CXXFLAGS += -isystem $(GENERATED)
 
 PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner \
-  $(OUT)/bin/rtlaunch-agent
+  $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS) $(RAY_TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
@@ -106,6 +106,11 @@ $(OUT)/bin/rtlaunch-agent: $(call object,launcher/ray/agent_main.cc) $(OUT)/libr
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(RAY_LIBS)
 
+$(OUT)/bin/rtlaunch-ray-grpc: $(call object,launcher/ray/grpc_main.cc)
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ $(CXXFLAGS) $^ -o $@ -lgrpc++ -lgrpc -lgpr -labsl_synchronization
+
 $(OUT)/test/launcher/ray/%: $(OUT)/obj/launcher/ray/%.o $(OUT)/librtlaunch-ray.a $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
@@ -169,7 +174,7 @@ install: build
 	install -m 644 $(OUT)/bin/packaging.whl $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-agent $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	ln -sf ../libexec/rtlaunch/rtlaunchd $(DESTDIR)$(PREFIX)/sbin/rtlaunchd
 	for unit in rtlaunchd.service rtlaunchd.socket; do \
 	  sed 's|@LIBEXEC@|$(PREFIX)/libexec/rtlaunch|' launcher/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done

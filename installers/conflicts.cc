@@ -139,6 +139,26 @@ Status fill_result_view(const std::string& path, const std::vector<NewDistributi
   return {};
 }
 
+// A worker must have the version of those who talk to it. The words are Ray's.
+Status keep_version(const std::vector<NewDistribution>& added, const Uv& uv,
+                    const PackagesContext& context) {
+  auto kept = context.environment.find("RTLAUNCH_KEEP_VERSION_OF");
+  if (kept == context.environment.end()) return {};
+  const std::string& name = kept->second;
+  for (const NewDistribution& n : added) {
+    auto same = std::find_if(uv.base().begin(), uv.base().end(),
+                             [&](const Distribution& d) { return d.normalized == n.name; });
+    if (n.name != name || same == uv.base().end() || same->version == n.version) continue;
+    return make_error(
+        "", "",
+        "Changing the " + name + " version is not allowed: current version: " + n.version +
+            ", expect version: " + same->version,
+        "Please ensure the dependencies in the runtime_env pip field do not install a "
+        "different version of Ray.");
+  }
+  return {};
+}
+
 // "The package `a` requires `b>=2`, but `1.0` is installed" lines, joined.
 std::string incompatibilities(const std::string& said) {
   std::string text;
@@ -182,6 +202,7 @@ Status refuse_conflicts(const std::vector<NewDistribution>& added,
                         const std::vector<Requirement>& requirements, const Uv& uv,
                         const Interpreter& python, const PackagesContext& context,
                         const std::string& field) {
+  TRY(keep_version(added, uv, context));
   if (context.allow_conflicts) return {};
   std::vector<Conflict> conflicts = TRY(find_conflicts(added, uv, python, context.tools));
   if (conflicts.empty()) return {};
@@ -193,6 +214,17 @@ Status refuse_conflicts(const std::vector<NewDistribution>& added,
   return make_error(field, c.name, reason,
                     "ask for a version that both accept, for another " + c.requirer +
                         " too, or allow it with --allow-conflicts");
+}
+
+Status refuse_pins(const std::vector<Requirement>& requirements, const Uv& uv,
+                   const PackagesContext& context) {
+  std::vector<NewDistribution> pinned;
+  for (const Requirement& r : requirements) {
+    bool one =
+        r.specifier.starts_with("==") && r.specifier.find_first_of(",*=", 2) == r.specifier.npos;
+    if (one) pinned.push_back({r.name, r.specifier.substr(2), ""});
+  }
+  return keep_version(pinned, uv, context);
 }
 
 Status check_consistency(const std::vector<NewDistribution>& added, const Uv& uv,

@@ -28,11 +28,17 @@ Result<std::vector<Conflict>> find_conflicts(const std::vector<NewDistribution>&
                                              const Uv& uv, const Interpreter& python,
                                              const std::string& tools);
 
-// The same as an error that names both requirers; `field` is "pip" or "uv".
+// The same as an error that names both requirers; `field` is "pip" or "uv". What
+// RTLAUNCH_KEEP_VERSION_OF names in the caller's environment (Ray's agent says ray) must stay as it
+// is in the base, whatever conflicts are allowed.
 Status refuse_conflicts(const std::vector<NewDistribution>& added,
                         const std::vector<Requirement>& requirements, const Uv& uv,
                         const Interpreter& python, const PackagesContext& context,
                         const std::string& field);
+
+// The same question to what is pinned by the lines themselves, before anything is resolved.
+Status refuse_pins(const std::vector<Requirement>& requirements, const Uv& uv,
+                   const PackagesContext& context);
 
 // pip_check and uv_check: `uv pip check` on what the environment would have. All metadata known.
 Status check_consistency(const std::vector<NewDistribution>& added, const Uv& uv,

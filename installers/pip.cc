@@ -2,6 +2,7 @@
 
 #include "installers/capture.h"
 #include "installers/compose.h"
+#include "installers/conflicts.h"
 #include "installers/requirement.h"
 #include "installers/uv.h"
 
@@ -17,6 +18,7 @@ bool asks_for_nothing(const std::vector<Requirement>& requirements) {
 
 Result<Made> make(const Job& job) {
   if (asks_for_nothing(job.requirements)) return Made{};
+  TRY(refuse_pins(job.requirements, job.uv, job.context));
   if (auto made = TRY(compose(job))) return std::move(*made);
   return capture(job);
 }

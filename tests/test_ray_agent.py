@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import secrets
-import signal
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,9 +16,9 @@ import time
 
 import pytest
 
-from conftest import SYSTEM_PYTHON
+from conftest import BIN, SYSTEM_PYTHON
 from daemon_support import Daemon, wait_until
-from ray_support import VENV, children_of, command_of, ray_programs, ray_python, stock  # noqa: F401 (fixtures)
+from ray_support import VENV, children_of, command_of, free_port, ray_programs, ray_python, stock  # noqa: F401 (fixtures)
 
 NODE_ID = secrets.token_hex(28)
 
@@ -290,6 +290,7 @@ def test_a_setup_has_one_deadline(make_agent):
         text = agent.fails({'working_dir': f'http://127.0.0.1:{silent.getsockname()[1]}/x.zip'}, timeout=2)
         assert time.monotonic() - began < 5
     assert 'Failed to install runtime_env within the timeout of 2 seconds. Consider increasing the timeout' in text
+    assert 'It was at: working_dir: download' in text
     wait_until(lambda: not pathlib.Path(f'/proc/{agent.process.pid}/task/{agent.process.pid}/children').read_text(), 5)
 
 
@@ -424,6 +425,89 @@ def test_another_ray_is_refused(make_agent):
     agent = make_agent(env={'RTLAUNCH_RAY_PYTHON': f'{VENV}/bin/python'}).start()
     text = agent.fails({'pip': {'packages': ['ray[default]==2.9.3'], 'pip_check': False}})
     assert 'Changing the ray version is not allowed' in text and '2.60.0' in text
+
+
+def test_ray_before_2_8_asks_over_grpc(make_agent, ray_programs, tmp_path):  # noqa: F811
+    shutil.copy(BIN / 'rtlaunch-ray-grpc', ray_programs / 'rtlaunch-ray-grpc')
+    port, token = free_port(), secrets.token_hex(32)
+    make_agent(env={'RAY_AUTH_MODE': 'token', 'RAY_AUTH_TOKEN': token}, options=[f'--grpc-port={port}']).start()
+    script = f'''
+import grpc
+from ray.core.generated import runtime_env_agent_pb2 as pb
+channel = grpc.insecure_channel('127.0.0.1:{port}')
+grpc.channel_ready_future(channel).result(10)
+def ask(name, request, reply, **more):
+    call = channel.unary_unary('/ray.rpc.RuntimeEnvService/' + name, request_serializer=lambda m: m.SerializeToString(),
+                               response_deserializer=reply.FromString)
+    return call(request, timeout=30, **more)
+who = {{'metadata': [('authorization', 'Bearer {token}')]}}
+env = '{{"env_vars": {{"A": "1"}}}}'
+got = ask('GetOrCreateRuntimeEnv', pb.GetOrCreateRuntimeEnvRequest(serialized_runtime_env=env), pb.GetOrCreateRuntimeEnvReply, **who)
+assert '"A"' in got.serialized_runtime_env_context, got
+listed = ask('GetRuntimeEnvsInfo', pb.GetRuntimeEnvsInfoRequest(), pb.GetRuntimeEnvsInfoReply, **who)
+assert listed.runtime_env_states[0].ref_cnt == 1, listed
+for status in (0, 1):
+    gone = ask('DeleteRuntimeEnvIfPossible', pb.DeleteRuntimeEnvIfPossibleRequest(serialized_runtime_env=env), pb.DeleteRuntimeEnvIfPossibleReply, **who)
+    assert gone.status == status, gone
+for name, code, more in [('GetRuntimeEnvsInfo', 'UNAUTHENTICATED', {{}}), ('Other', 'UNIMPLEMENTED', who)]:
+    try:
+        ask(name, pb.GetRuntimeEnvsInfoRequest(), pb.GetRuntimeEnvsInfoReply, **more)
+        assert 0, name
+    except grpc.RpcError as error:
+        assert error.code().name == code, error
+'''
+    done = subprocess.run([VENV / 'bin/python', '-c', script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_held_is_renewed(make_agent, tmp_path):
+    agent = make_agent(env={'RTLAUNCH_RAY_HOLD_SECONDS': '6'}).start()
+    env = {'working_dir': f'file://{make_zip(tmp_path, {"a.txt": ""})}'}
+    agent.context(env)
+
+    def expires():
+        return [hold['expires'] for hold in json.loads(agent.rtlaunch('env', 'ls', '--holds', '--json').stdout)]
+    first = expires()
+    wait_until(lambda: expires() > first, 10)
+    # One that was taken away is made again when it is asked for.
+    name = json.loads(agent.rtlaunch('env', 'ls', '--holds', '--json').stdout)[0]['name']
+    assert agent.rtlaunch('env', 'release', name).returncode == 0
+    wait_until(lambda: 'is lost' in agent.log('runtime_env_agent.log'), 10)
+    agent.context(env)
+    assert len(expires()) == 1
+
+
+def test_through_a_daemon_that_is_killed(make_agent, ray_programs, tmp_path):  # noqa: F811
+    if os.geteuid() != 0:
+        pytest.skip('rtlaunchd has to be started by root')
+    tmp_path.chmod(0o755)
+    (tmp_path / "node").mkdir()
+    daemon = Daemon(ray_programs, tmp_path / "node")
+    daemon.start()
+    try:
+        agent = make_agent(env={'RTLAUNCH_EMBEDDED': None, 'RTLAUNCH_STORE': None, 'RTLAUNCH_SOCKET': str(daemon.socket),
+                                'RUNTIME_ENV_RETRY_TIMES': '1'}).start()
+        context = agent.context({'working_dir': f'file://{make_zip(tmp_path, {"a.txt": ""})}'})
+        words = context['command_prefix']
+        assert words[words.index('--socket') + 1] == str(daemon.socket)
+        daemon.kill()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(agent.context, {'working_dir': f'file://{make_zip(tmp_path, {"b.txt": ""}, "b.zip")}'})
+            time.sleep(0.5)
+            daemon.start()
+            assert asked.result()['command_prefix'][3] != words[3]
+        daemon.kill()
+        began = time.monotonic()
+        assert 'rtlaunchd' in agent.fails({'working_dir': f'file://{make_zip(tmp_path, {"c.txt": ""}, "c.zip")}'})
+        assert time.monotonic() - began < 20
+        assert agent.process.poll() is None
+    finally:
+        daemon.stop()
+
+
+def test_a_long_error_is_cut(agent):
+    text = agent.fails({'working_dir': 'file:///' + 'x' * 200_000 + '.zip'})
+    assert len(text) < 100_000
 
 
 def test_known_environments_are_answered_fast(agent):

@@ -1,12 +1,13 @@
 // rtlaunch-agent: in the place of Ray's own runtime env agent, with the same arguments. One per
 // raylet, unprivileged, one thread. It holds nothing that matters: layers are the store's, and
 // environments are made by children.
-#include <sys/stat.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <boost/asio/signal_set.hpp>
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/process.h"
 #include "launcher/ray/agent_options.h"
 #include "launcher/ray/environments.h"
 #include "launcher/ray/http_server.h"
@@ -61,11 +62,12 @@ std::vector<std::string> where_words(const Knobs& knobs) {
   return {};
 }
 
-// The child's environment: ours, and what a gcs:// package is fetched with.
+// The child's environment: ours, what a gcs:// package is fetched with, and that Ray stays Ray.
 Knobs::Variables childs_variables(Knobs::Variables variables, const AgentOptions& options,
                                   const Auth& auth) {
   variables["RTLAUNCH_GCS_ADDRESS"] = options.gcs_address;
   variables["RTLAUNCH_GCS_CLUSTER"] = options.cluster_id;
+  variables["RTLAUNCH_KEEP_VERSION_OF"] = "ray";
   if (auth.needed()) variables["RTLAUNCH_GCS_TOKEN"] = auth.token();
   return variables;
 }
@@ -81,6 +83,22 @@ void make_folders(const std::string& runtime_env_dir) {
        {"working_dir_files", "py_modules_files", "java_jars_files", "pip", "uv", "conda"}) {
     (void)sys::make_dirs(runtime_env_dir + "/" + name).ok();
   }
+}
+
+// For Ray before 2.8: a helper that passes gRPC calls on to us. It dies with us.
+Status start_grpc(const AgentOptions& options, uint16_t agent_port) {
+  if (options.grpc_port == 0) return {};
+  std::string self = TRY(sys::real_path("/proc/self/exe"));
+  UniqueFd null = TRY(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
+  sys::ProgramStart program;
+  program.argv = {self.substr(0, self.rfind('/')) + "/rtlaunch-ray-grpc",
+                  options.node_ip + ":" + std::to_string(options.grpc_port), options.node_ip,
+                  std::to_string(agent_port)};
+  program.env = {"PATH=/usr/bin:/bin"};
+  program.fds = {null.get(), STDOUT_FILENO, STDERR_FILENO};
+  program.default_signals = true;
+  (void)TRY(sys::start_program(program));
+  return {};
 }
 
 awaitable<void> end_with_parent(asio::io_context& io, MainLog& log, bool by_stdin) {
@@ -101,7 +119,7 @@ Status run(const AgentOptions& options) {
   asio::io_context io(1);
   std::vector<std::string> where = where_words(knobs);
   Maker maker(io, {rtlaunch, knobs.python, current_folder(), where,
-                   childs_variables(variables, options, auth)});
+                   childs_variables(variables, options, auth), knobs.allow_conflicts, knobs.hold});
   Environments environments(
       io, options, knobs, maker, rtlaunch, where,
       [&](LogLevel level, const std::string& text) { log.write(level, text); });
@@ -111,6 +129,7 @@ Status run(const AgentOptions& options) {
                                          return service.answer(std::move(path), std::move(body));
                                        }));
   server->start();
+  TRY(start_grpc(options, server->port()));
   TRY(write_port_file(options.session_dir, options.node_id, server->port()));
   for (const std::string& name : options.ignored) {
     log.write(LogLevel::kInfo, "an option that is not known here: " + name);

@@ -61,6 +61,11 @@ const std::map<std::string, Setter>& known_options() {
   return known;
 }
 
+// What Ray's agent knows, and we don't need.
+bool of_no_concern(const std::string& name) {
+  return name == "--temp-dir" || name == "--logging-format" || name == "--logging-level";
+}
+
 bool has_value_behind(const std::vector<std::string>& args, size_t at) {
   return at + 1 < args.size() && args[at + 1].rfind("--", 0) != 0;
 }
@@ -87,7 +92,7 @@ Result<AgentOptions> parse_agent_options(const std::vector<std::string>& args) {
     }
     auto known = known_options().find(name);
     if (known == known_options().end()) {
-      options.ignored.push_back(name);
+      if (!of_no_concern(name)) options.ignored.push_back(name);
     } else if (auto set = known->second(options, value); !set) {
       return bad_option(name, "'" + value + "' " + set.error().reason);
     }
@@ -141,6 +146,9 @@ Knobs Knobs::from(const Variables& variables) {
   knobs.socket = text_of("RTLAUNCH_SOCKET");
   knobs.store = text_of("RTLAUNCH_STORE");
   knobs.embedded = flag("RTLAUNCH_EMBEDDED");
+  knobs.allow_conflicts = flag("RTLAUNCH_ALLOW_CONFLICTS");
+  knobs.hold = std::chrono::seconds(
+      std::max<int64_t>(3, number_of(variables, "RTLAUNCH_RAY_HOLD_SECONDS", 3600)));
   knobs.variables_ = variables;
   return knobs;
 }

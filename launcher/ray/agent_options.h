@@ -48,6 +48,8 @@ struct Knobs {
   std::string python;            // RTLAUNCH_RAY_PYTHON: the interpreter of Ray
   std::string socket, store;     // RTLAUNCH_SOCKET, RTLAUNCH_STORE
   bool embedded = false;         // RTLAUNCH_EMBEDDED
+  bool allow_conflicts = false;  // RTLAUNCH_ALLOW_CONFLICTS: packages may break those of the base
+  std::chrono::seconds hold{3600};  // RTLAUNCH_RAY_HOLD_SECONDS: layers outlive the agent by this
   // RAY_RUNTIME_ENV_<FIELD>_CACHE_SIZE_GB of a field ("working_dir"), in bytes; 10 GiB.
   uint64_t cache_bytes(const std::string& field) const;
 

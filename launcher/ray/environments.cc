@@ -9,14 +9,12 @@
 #include "isolation/sys/files.h"
 #include "launcher/ray/context.h"
 #include "launcher/ray/failure.h"
-#include "launcher/ray/packages.h"
 #include "launcher/report.h"
 
 namespace rtlaunch::ray {
 namespace {
 
 constexpr const char* kNotCounted = "client_server";
-constexpr auto kRenewEvery = seconds(Maker::kHoldSeconds / 3);
 constexpr auto kForEver = std::chrono::hours(24 * 365);
 
 bool counts(const std::string& source) { return source != kNotCounted; }
@@ -164,8 +162,6 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   auto env = read_ray_env(request.env);
   if (!env) co_return env.error();
   for (const std::string& warning : env->warnings) log.write(LogLevel::kWarning, warning);
-  Status allowed = check_packages(*env, knobs_.python);
-  if (!allowed) co_return allowed;
   ContextRequest context{
       *env, "", options_.runtime_env_dir, rtlaunch_, where_, knobs_.pythonpath, knobs_.sandbox_all};
   if (!env->runtime_env.empty()) {
@@ -197,7 +193,7 @@ awaitable<Result<std::string>> Environments::make_layers(const RayEnv& env, std:
   for (int attempt = 1;; ++attempt) {
     auto id = co_await maker_.make(env.runtime_env, hold, deadline, log);
     if (id) co_return id;
-    if (id.error().code == kTimeIsUp && limit) co_return too_late(*limit);
+    if (id.error().code == kTimeIsUp && limit) co_return too_late(*limit, id.error().object);
     bool again = may_pass(id.error()) && attempt < knobs_.attempts &&
                  Clock::now() + knobs_.retry_after < deadline;
     if (!again) co_return id.error();
@@ -245,7 +241,7 @@ std::vector<EnvironmentState> Environments::states() const {
 // A hold that can't be renewed because it isn't there: the layers may be gone, too.
 awaitable<void> Environments::keep_holds() {
   for (;;) {
-    co_await sleep_for(io_, kRenewEvery);
+    co_await sleep_for(io_, knobs_.hold / 3);
     std::vector<EntryPtr> held;
     for (const auto& [env, entry] : entries_) {
       if (entry->state == Entry::State::kMade && !entry->hold.empty()) held.push_back(entry);

@@ -50,7 +50,7 @@ std::string failure_text(const std::string& node_ip, const Error& error) {
                       kMostBytes);
 }
 
-Error too_late(std::chrono::seconds limit) {
+Error too_late(std::chrono::seconds limit, const std::string& at) {
   Error error;
   error.reason = "Failed to install runtime_env within the timeout of " +
                  std::to_string(limit.count()) +
@@ -59,6 +59,7 @@ Error too_late(std::chrono::seconds limit) {
                  "    runtime_env={\"config\": {\"setup_timeout_seconds\": 1800}, ...}\n"
                  "If not provided, the default timeout is " +
                  std::to_string(kDefaultTimeout) + " seconds. ";
+  if (!at.empty()) error.reason += "\nIt was at: " + at;
   return error;
 }
 

@@ -14,8 +14,9 @@ namespace rtlaunch::ray {
 // "[Node 10.0.0.1] cause\ncure"
 std::string failure_text(const std::string& node_ip, const Error& error);
 
-// The Error of a setup that took longer than `limit`, in Ray's words.
-Error too_late(std::chrono::seconds limit);
+// The Error of a setup that took longer than `limit`, in Ray's words, and what it was at: "pip:
+// download".
+Error too_late(std::chrono::seconds limit, const std::string& at);
 
 // At most `lines` lines and `bytes` bytes, valid UTF-8, no control characters but the line break.
 std::string trimmed_text(const std::string& text, size_t lines, size_t bytes);

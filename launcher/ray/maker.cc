@@ -97,6 +97,7 @@ class Telling {
     }
   }
   const std::optional<Error>& error() const { return error_; }
+  const std::string& last() const { return last_; }  // what was being done
 
  private:
   void progress(const Json& json) {
@@ -236,12 +237,16 @@ awaitable<Result<std::string>> Maker::make(std::string runtime_env, std::string 
                                            Clock::time_point deadline, SetupLog& log) {
   std::vector<std::string> args = {"env",        "create", "--runtime-env",
                                    "/dev/stdin", "--json", "--name",
-                                   hold,         "--ttl",  std::to_string(kHoldSeconds)};
+                                   hold,         "--ttl",  std::to_string(options_.hold.count())};
   if (!options_.python.empty()) args.insert(args.end(), {"--python", options_.python});
+  if (options_.allow_conflicts) args.push_back("--allow-conflicts");
   Telling telling(log);
   auto ended = co_await run(std::move(args), std::move(runtime_env), deadline,
                             [&](const std::string& line) { telling.take(line); });
-  if (!ended) co_return ended.error();
+  if (!ended) {
+    ended.error().object = telling.last();
+    co_return ended.error();
+  }
   if (telling.error() && ended->status != 0) co_return *telling.error();
   if (ended->status != 0) co_return without_a_word(ended->status);
   std::string id = id_in(ended->out);
@@ -263,7 +268,7 @@ awaitable<Status> Maker::run_quick(std::string verb, std::string hold,
 }
 
 awaitable<Status> Maker::renew(std::string hold) {
-  return run_quick("renew", std::move(hold), {"--ttl", std::to_string(kHoldSeconds)});
+  return run_quick("renew", std::move(hold), {"--ttl", std::to_string(options_.hold.count())});
 }
 
 awaitable<Status> Maker::release(std::string hold) {

@@ -25,11 +25,14 @@ struct MakerOptions {
   std::string cwd;                               // where relative requirements files are
   std::vector<std::string> where;                // --socket S, --embedded, --store D
   std::map<std::string, std::string> variables;  // all that the child has
+  bool allow_conflicts = false;
+  seconds hold{3600};  // how long layers stay unless renewed
 };
 
 // Whether the same may work when it is tried again: the network, a daemon that starts anew.
 bool may_pass(const Error& error);
-constexpr int kTimeIsUp = ETIME;  // Error::code when the deadline came first
+// Error::code when the deadline came first; object is then what was being done.
+constexpr int kTimeIsUp = ETIME;
 
 class Maker {
  public:
@@ -39,7 +42,6 @@ class Maker {
                                       Clock::time_point deadline, SetupLog& log);
   awaitable<Status> renew(std::string hold);
   awaitable<Status> release(std::string hold);
-  static constexpr int kHoldSeconds = 3600;  // unless renewed
 
  private:
   struct Ended;

@@ -161,7 +161,6 @@ class Reader {
       return bad(key, "has no list of packages", "write {\"packages\": [\"name==1.0\"]}");
     }
     if (list.empty()) return {};
-    for (const Json& line : list) env_.packages.push_back(line);
     ours_[key] = value;
     std::string hash = sha1_hex(sorted_dump(value));
     env_.uris.push_back({key, key + "://" + hash, key + "/" + hash});

@@ -32,7 +32,6 @@ struct RayEnv {
   std::optional<std::string> working_dir;                     // URIs as they came
   std::vector<std::string> py_modules;
   std::optional<std::string> py_executable;  // raw shell text
-  std::vector<std::string> packages;         // requirement lines
   std::vector<Uri> uris;
   std::vector<std::string> warnings;
 };
