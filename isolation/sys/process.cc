@@ -21,6 +21,10 @@
 #include <cstdio>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "isolation/sys/priority.h"
 
 namespace rtlaunch::sys {
@@ -96,8 +100,21 @@ long clone3_onto_stack(struct clone_args* args, int (*function)(void*), void* ar
 
 }  // namespace
 
+namespace {
+
+// A child that became another program never returned from its functions: to AddressSanitizer their
+// variables still lie on the stack.
+void clear_stack([[maybe_unused]] char* stack, [[maybe_unused]] size_t size) {
+#ifdef __SANITIZE_ADDRESS__
+  __asan_unpoison_memory_region(stack, size);
+#endif
+}
+
+}  // namespace
+
 Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument) {
   char* stack = borrower_stack;
+  clear_stack(stack, sizeof borrower_stack);
   int pid =
       ::clone(function, stack + sizeof borrower_stack, CLONE_VM | CLONE_VFORK | SIGCHLD, argument);
   if (pid < 0) return sys_error("clone", "");
@@ -113,6 +130,7 @@ Result<pid_t> spawn_as(pid_t pid, size_t levels, int (*function)(void*), void* a
   args.stack_size = sizeof borrower_stack;
   args.set_tid = reinterpret_cast<uint64_t>(numbers);
   args.set_tid_size = std::min(levels, std::size(numbers));
+  clear_stack(borrower_stack, sizeof borrower_stack);
   long made = clone3_onto_stack(&args, function, argument);
   if (made > 0) return static_cast<pid_t>(made);
   errno = static_cast<int>(-made);
@@ -176,6 +194,7 @@ Result<Cloned> start_program(const ProgramStart& program) {
   Exec exec{program, pointers(program.argv), pointers(program.env), ::getpid(), &code};
   errno = 0;
   int flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | program.exit_signal;
+  clear_stack(stack, sizeof stack);
   int pid = ::clone(exec_program, stack + sizeof stack, flags, &exec, &pidfd);
   if (pid < 0) return sys_error("clone", program.argv[0]);
   Cloned cloned{pid, UniqueFd(pidfd)};
