@@ -14,6 +14,7 @@
 #include "launcher/options.h"
 #include "launcher/report.h"
 #include "launcher/run.h"
+#include "launcher/setup_worker.h"
 #include "launcher/usage.h"
 
 namespace {
@@ -38,6 +39,7 @@ bool is_help(const std::string& word) { return word == "--help" || word == "-h" 
 // Before `--`, and before the command of `run` and `exec`, which may take --help itself.
 bool asks_for_help(const std::string& verb, const Args& args) {
   if (verb == "run" || verb == "exec") return !args.empty() && is_help(args[0]);
+  if (verb == "setup-worker") return false;  // all it gets is the worker's
   auto end = std::find(args.begin(), args.end(), "--");
   return std::any_of(args.begin(), end,
                      [](const std::string& word) { return word == "--help" || word == "-h"; });
@@ -103,6 +105,7 @@ int main(int argc, char** argv) {
   if (verb == "run") return with_options(parse_run_options, run, args);
   if (verb == "exec") return with_options(parse_exec_options, exec, args);
   if (verb == "store" || verb == "env") return store_or_env(verb, args);
+  if (verb == "setup-worker") return fail(setup_worker(args));
   if (verb == "agent") return become("rtlaunch-agent", args);
   if (verb == "--version") return std::puts("rtlaunch 0.1.0") < 0;
   auto status = look(verb, args);

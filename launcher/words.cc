@@ -1,6 +1,7 @@
 #include "launcher/words.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "config/json.h"
 
@@ -53,6 +54,19 @@ Result<Words> parse_words(const std::vector<std::string>& args,
     }
   }
   return words;
+}
+
+std::string shell_quoted(std::string_view word) {
+  constexpr std::string_view kSafe = "@%+=:,./-_";
+  bool safe = !word.empty();
+  for (char c : word) {
+    safe = safe && (std::isalnum(static_cast<unsigned char>(c)) || kSafe.find(c) != kSafe.npos) &&
+           static_cast<signed char>(c) > 0;
+  }
+  if (safe) return std::string(word);
+  std::string quoted = "'";
+  for (char c : word) quoted += c == '\'' ? std::string("'\"'\"'") : std::string(1, c);
+  return quoted + "'";
 }
 
 }  // namespace rtlaunch

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "isolation/sys/result.h"
@@ -27,5 +28,8 @@ struct Words {
 Result<Words> parse_words(const std::vector<std::string>& args,
                           const std::vector<std::string>& flags,
                           const std::vector<std::string>& options);
+
+// A word for a POSIX shell, as Python's shlex.quote writes it.
+std::string shell_quoted(std::string_view word);
 
 }  // namespace rtlaunch

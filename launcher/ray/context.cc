@@ -5,6 +5,7 @@
 
 #include "config/json.h"
 #include "launcher/ray/names.h"
+#include "launcher/words.h"
 
 namespace rtlaunch::ray {
 namespace {

@@ -53,17 +53,4 @@ std::string directory_of(const std::string& uri) {
   return is_plain(name) ? name : "";
 }
 
-std::string shell_quoted(std::string_view word) {
-  constexpr std::string_view kSafe = "@%+=:,./-_";
-  bool safe = !word.empty();
-  for (char c : word) {
-    safe = safe && (std::isalnum(static_cast<unsigned char>(c)) || kSafe.find(c) != kSafe.npos) &&
-           static_cast<signed char>(c) > 0;
-  }
-  if (safe) return std::string(word);
-  std::string quoted = "'";
-  for (char c : word) quoted += c == '\'' ? std::string("'\"'\"'") : std::string(1, c);
-  return quoted + "'";
-}
-
 }  // namespace rtlaunch::ray

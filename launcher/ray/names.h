@@ -13,7 +13,4 @@ std::string sha1_hex(std::string_view data);
 // when the URI names nothing that could be a directory (no extension, no host, local://).
 std::string directory_of(const std::string& uri);
 
-// A word for a POSIX shell, as Python's shlex.quote writes it.
-std::string shell_quoted(std::string_view word);
-
 }  // namespace rtlaunch::ray

@@ -1,0 +1,145 @@
+#include "launcher/setup_worker.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "config/runtime_env.h"
+#include "launcher/words.h"
+
+namespace rtlaunch {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Variables = std::map<std::string, std::string>;
+
+constexpr const char* kContext = "--serialized-runtime-env-context";
+constexpr const char* kLanguage = "--language";
+constexpr std::string_view kBelowRay = "/_private/workers/setup_worker.py";
+
+Error unusable(const std::string& what, const std::string& reason) {
+  return make_error("setup worker", what, reason, "is this rtlaunch as new as Ray?");
+}
+
+std::string text_of(const Json& context, const char* key) {
+  auto found = context.find(key);
+  return found == context.end() || found->is_null() ? "" : found->get<std::string>();
+}
+
+std::vector<std::string> list_of(const Json& context, const char* key) {
+  auto found = context.find(key);
+  if (found == context.end() || found->is_null()) return {};
+  return found->get<std::vector<std::string>>();
+}
+
+// One after the other: a later one sees those before it.
+Variables expanded(const Json& context, Variables environment) {
+  Variables added;
+  auto found = context.find("env_vars");
+  if (found == context.end() || found->is_null()) return added;
+  for (const auto& [name, value] : found->items()) {
+    std::string result = config::expand_variables(value.get<std::string>(), environment);
+    environment[name] = added[name] = result;
+  }
+  return added;
+}
+
+std::string class_path(const Json& context, const std::string& ray) {
+  std::string path = ray + "/jars/*:", jars;
+  for (const std::string& jar : list_of(context, "java_jars")) jars += ":" + jar + "/*:" + jar;
+  return jars.empty() ? path : path + jars.substr(1);
+}
+
+WorkerCommand command_of(const Json& context, const SetupWorker& setup, const std::string& python,
+                         const std::string& ray, const Variables& environment) {
+  std::vector<std::string> words = list_of(context, "command_prefix");
+  std::vector<std::string> arguments = setup.arguments;
+  if (setup.language == "JAVA") {
+    words.emplace_back("java");
+    arguments.insert(arguments.begin(), {"-cp", class_path(context, ray)});
+  } else {
+    words.emplace_back("exec");
+  }
+  if (setup.language == "PYTHON") {
+    std::string executable = text_of(context, "py_executable");
+    words.push_back(executable.empty() ? python : executable);
+  }
+  std::string entrypoint = text_of(context, "override_worker_entrypoint");
+  if (!entrypoint.empty() && !arguments.empty()) arguments[0] = entrypoint;
+  for (const std::string& argument : arguments) words.push_back(shell_quoted(argument));
+  WorkerCommand command{"", expanded(context, environment)};
+  for (const std::string& word : words) {
+    if (!command.text.empty()) command.text += ' ';
+    command.text += word;
+  }
+  return command;
+}
+
+// The value of the option `name` when args[at] is it; `at` moves to its last word.
+bool takes(const std::vector<std::string>& args, size_t& at, const std::string& name,
+           std::string& value) {
+  const std::string& word = args[at];
+  if (word.rfind(name + "=", 0) == 0) {
+    value = word.substr(name.size() + 1);
+    return true;
+  }
+  if (word != name || at + 1 >= args.size()) return false;
+  value = args[++at];
+  return true;
+}
+
+Variables our_environment() {
+  Variables variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    std::string_view text = *entry;
+    size_t equals = text.find('=');
+    if (equals != text.npos) variables.emplace(text.substr(0, equals), text.substr(equals + 1));
+  }
+  return variables;
+}
+
+}  // namespace
+
+Result<SetupWorker> parse_setup_worker(const std::vector<std::string>& args) {
+  SetupWorker setup;
+  for (size_t at = 0; at < args.size(); ++at) {
+    if (args[at] == "--") {
+      setup.arguments.insert(setup.arguments.end(), args.begin() + static_cast<ptrdiff_t>(at),
+                             args.end());
+      break;
+    }
+    bool ours =
+        takes(args, at, kContext, setup.context) || takes(args, at, kLanguage, setup.language);
+    if (!ours) setup.arguments.push_back(args[at]);
+  }
+  if (setup.language == "PYTHON" || setup.language == "JAVA" || setup.language == "CPP")
+    return setup;
+  return unusable(kLanguage, "'" + setup.language + "' is no language of a worker");
+}
+
+Result<WorkerCommand> worker_command(const SetupWorker& setup, const std::string& python,
+                                     const std::string& ray, const Variables& environment) {
+  try {
+    Json context = Json::parse(setup.context.empty() ? "{}" : setup.context);
+    if (!context.is_object()) return unusable(kContext, "it is no JSON object");
+    return command_of(context, setup, python, ray, environment);
+  } catch (const Json::exception&) {  // its text would show values of variables
+    return unusable(kContext, "it is no runtime env context of Ray's");
+  }
+}
+
+Error setup_worker(const std::vector<std::string>& args) {
+  if (args.size() < 2) return unusable("", "PYTHON and SETUP_WORKER_PY are missing");
+  const std::string &python = args[0], &script = args[1];
+  bool known = script.ends_with(kBelowRay);
+  if (!known) return unusable(script, "it is not Ray's setup_worker.py");
+  std::string ray = script.substr(0, script.size() - kBelowRay.size());
+  SetupWorker setup = TRY(parse_setup_worker({args.begin() + 2, args.end()}));
+  WorkerCommand command = TRY(worker_command(setup, python, ray, our_environment()));
+  for (const auto& [name, value] : command.added) ::setenv(name.c_str(), value.c_str(), 1);
+  ::execlp("bash", "bash", "-c", command.text.c_str(), nullptr);
+  return sys_error("exec", "bash");
+}
+
+}  // namespace rtlaunch

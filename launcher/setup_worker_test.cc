@@ -1,0 +1,60 @@
+#include "launcher/setup_worker.h"
+
+#include <gtest/gtest.h>
+
+namespace rtlaunch {
+namespace {
+
+// Against Ray's own, over many contexts: tests/test_setup_worker.py.
+WorkerCommand made(const std::string& context, const std::string& language = "PYTHON",
+                   const std::map<std::string, std::string>& environment = {}) {
+  SetupWorker setup{context, language, {"default_worker.py", "--name=a b"}};
+  auto command = worker_command(setup, "/usr/bin/python3", "/site/ray", environment);
+  EXPECT_TRUE(command) << command.error().message();
+  return command ? std::move(*command) : WorkerCommand();
+}
+
+TEST(SetupWorker, TakesItsOwnOptionsOutOfTheWorkers) {
+  auto setup = parse_setup_worker({"default_worker.py", "--node-id=1", "--language=PYTHON", "--x",
+                                   "--serialized-runtime-env-context", "{\"a\": 1}", "-S"});
+  ASSERT_TRUE(setup);
+  EXPECT_EQ(setup->context, "{\"a\": 1}");
+  EXPECT_EQ(setup->arguments,
+            (std::vector<std::string>{"default_worker.py", "--node-id=1", "--x", "-S"}));
+}
+
+TEST(SetupWorker, OnlyKnownLanguages) {
+  EXPECT_FALSE(parse_setup_worker({"a"}));
+  EXPECT_FALSE(parse_setup_worker({"a", "--language=RUST"}));
+}
+
+TEST(SetupWorker, ArgumentsAreQuotedAndShellTextIsNot) {
+  EXPECT_EQ(made("{}").text, "exec /usr/bin/python3 default_worker.py '--name=a b'");
+  EXPECT_EQ(made(R"({"py_executable": "python -X dev", "command_prefix": ["cd /a", "&&"]})").text,
+            "cd /a && exec python -X dev default_worker.py '--name=a b'");
+  EXPECT_EQ(made(R"({"py_executable": null, "override_worker_entrypoint": "/w.py"})").text,
+            "exec /usr/bin/python3 /w.py '--name=a b'");
+}
+
+TEST(SetupWorker, OtherLanguages) {
+  EXPECT_EQ(made("{}", "CPP").text, "exec default_worker.py '--name=a b'");
+  EXPECT_EQ(made(R"({"java_jars": ["/j1", "/j2"]})", "JAVA").text,
+            "java -cp '/site/ray/jars/*:/j1/*:/j1:/j2/*:/j2' default_worker.py '--name=a b'");
+}
+
+TEST(SetupWorker, VariablesSeeThoseBeforeThem) {
+  auto added = made(R"({"env_vars": {"A": "1", "B": "${A}2", "C": "${NOT_SET}3$x"}})").added;
+  EXPECT_EQ(added["B"], "12");
+  EXPECT_EQ(added["C"], "3$x");
+}
+
+TEST(SetupWorker, AContextThatIsNoneShowsNoValues) {
+  for (const char* text : {"[]", "{", R"({"env_vars": {"A": 1, "SECRET": "hush"}})"}) {
+    auto command = worker_command({text, "PYTHON", {"a"}}, "p", "r", {});
+    ASSERT_FALSE(command) << text;
+    EXPECT_EQ(command.error().message().find("hush"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace rtlaunch
