@@ -303,6 +303,26 @@ def test_what_the_oom_killer_thinks_of_it_is_the_callers_choice(rt, profile):
         assert control.pid == int(pathlib.Path('/proc/self/oom_score_adj').read_text())
 
 
+def test_a_daemon_in_another_pid_namespace_is_refused(rt):
+    if not hasattr(rt, 'daemon') or rt.uid:
+        return
+    nested = ['unshare', '--pid', '--fork', '--mount-proc', *rt.command(*RAY, '--', 'echo', 'ran')]
+    done = subprocess.run(nested, env=rt.env, cwd=rt.home, capture_output=True, text=True)
+    assert done.returncode == 125 and 'pid namespace' in done.stderr and not done.stdout, done.stderr
+    without = subprocess.run([word for word in nested if word not in RAY], env=rt.env, cwd=rt.home, capture_output=True, text=True)
+    assert without.stdout == 'ran\n', without.stderr
+
+
+def test_a_visit_sees_what_the_command_sees(rt):
+    if not hasattr(rt, 'daemon'):
+        return
+    with Running(rt, *RAY) as worker:
+        workers = json.loads(rt.ok('ps', '--json', verb='ps'))
+        ident = [w['id'] for w in workers if w['state'] == 'running'][-1]
+        seen = rt.ok('enter', ident, '--', 'sh', '-c', f'readlink /proc/{worker.pid}/ns/pid /proc/self/ns/pid; ls -A /tmp | wc -l', verb='enter').split()
+        assert seen[0] == seen[1] and int(seen[2]) == len(os.listdir('/tmp'))
+
+
 def test_nothing_is_left(rt):
     mounts = open('/proc/self/mountinfo').read()
     word = f'sleep 92{os.getpid()}'
