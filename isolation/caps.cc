@@ -17,7 +17,7 @@ constexpr uint64_t kKeptByRoot = bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CA
                                  bit(CAP_SYS_CHROOT) | bit(CAP_SETFCAP);
 
 Status drop_privileges(const Privileges& to) {
-  TRY(sys::drop_bounding_set(to.keep));
+  TRY(sys::drop_bounding_set(to.keep, to.shrunk ? ~kKeptByRoot : 0));
   if (to.keep == 0) TRY(sys::lock_securebits());
   if (to.user) TRY(sys::set_ids(to.user->uid, to.user->gid, to.user->groups));
   TRY(sys::set_capabilities(to.keep));
@@ -25,7 +25,7 @@ Status drop_privileges(const Privileges& to) {
   return sys::check_capabilities(to.keep);
 }
 
-Status shrink_bounding_set() { return sys::drop_bounding_set(kKeptByRoot); }
+Status shrink_bounding_set() { return sys::drop_bounding_set(kKeptByRoot, 0); }
 
 Status drop_to_reaper(bool worker_is_another_user) {
   uint64_t keep = worker_is_another_user ? bit(CAP_KILL) : 0;

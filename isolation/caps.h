@@ -18,6 +18,7 @@ extern const uint64_t kKeptByRoot;
 struct Privileges {
   std::optional<User> user;  // change to this one
   uint64_t keep = 0;         // capabilities that stay
+  bool shrunk = false;       // shrink_bounding_set() was here: saves looking for what is gone
 };
 
 // The worker's way down; afterwards reads everything back. Raw system calls only.

@@ -24,6 +24,9 @@ struct Plan {
   std::string home_path;
   std::vector<std::string> lowers;  // top first
   std::string upper, work;          // empty: none
+  // An upper of the caller's is on a disk: no sync of it is wanted. In the vault there is nothing
+  // to sync, and to be volatile takes overlayfs 10 us.
+  bool is_volatile = false;
   uint64_t attributes = sys::kSafe;
   bool rootless = false;
   const Rights* rights = nullptr;
@@ -106,6 +109,7 @@ Status add_top(const Overlay& overlay, Plan* plan) {
   }
   if (own && ::mkdirat(plan->home.get(), "w", 0700) != 0) return sys_error("mkdir", "work");
   if (owner != nullptr) TRY(give(plan->home.get(), "w", *owner));
+  plan->is_volatile = !own;
   plan->upper = own ? plan->home_path + "/u" : overlay.upper;
   plan->work = own ? plan->home_path + "/w" : overlay.work;
   return {};
@@ -214,7 +218,7 @@ Result<sys::Mount> mount_by_context(const Plan& plan) {
   if (!plan.upper.empty()) {
     TRY(set_path(&context, "upperdir", plan, plan.upper, "U"));
     TRY(set_path(&context, "workdir", plan, plan.work, "W"));
-    TRY(context.set_flag("volatile"));
+    if (plan.is_volatile) TRY(context.set_flag("volatile"));
   }
   Rights::Borrowed as_caller;
   if (plan.as_caller) as_caller = TRY(plan.rights->borrow());
@@ -243,7 +247,7 @@ Result<std::string> mount2_options(const Plan& plan) {
   for (const char* link : {"U", "W"}) ::unlinkat(plan.home.get(), link, 0);
   TRY(link_at(plan.home.get(), "U", from_home(plan, plan.upper)));
   TRY(link_at(plan.home.get(), "W", from_home(plan, plan.work)));
-  return options + ",upperdir=U,workdir=W,volatile";
+  return options + ",upperdir=U,workdir=W" + (plan.is_volatile ? ",volatile" : "");
 }
 
 Status mount_with_rights(const Plan& plan, unsigned long flags, const std::string& options) {

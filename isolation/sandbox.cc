@@ -176,6 +176,7 @@ bool worker_is_another_user(const Setup& s) { return s.spec.user && s.spec.user-
 
 Result<pid_t> exec(Setup& s) {
   Command command(s.spec, s.stdio, s.umask, &s.clock);
+  command.privileges.shrunk = s.spares.bounding_set_is_shrunk;
   if (!s.rootless) command.privileges.user = s.spec.user;
   if (s.same_pid) command.same_pid = &*s.same_pid;
   if (s.spec.keep_caps && !s.rootless && !worker_is_another_user(s)) {
@@ -235,7 +236,7 @@ void tell_started(Setup& s) {
 }  // namespace
 
 void Preparing::make_ahead() const {
-  (void)shrink_bounding_set().ok();  // the worker drops what is left, and checks
+  spares.bounding_set_is_shrunk = shrink_bounding_set().ok();  // the worker drops the rest
   spares.make_all();
   Result<Devices> opened = Devices::open();
   if (!opened) return;  // told about when they are needed

@@ -49,7 +49,7 @@ namespace rtlaunch::isolation {
 // A read-only (or, with `writable`, private copy-on-write) stack of directories at `target`.
 // Made with fsopen/lowerdir+ (Linux 6.7) or, before that, mount(2) with short names; always
 // userxattr in a user namespace, else redirect_dir=nofollow,metacopy=off,index=off; uppers
-// volatile. At most 500 lowers (OVL_MAX_STACK).
+// volatile, but in the vault. At most 500 lowers (OVL_MAX_STACK).
 struct Overlay {
   std::string target;               // absolute; made when it isn't there and lies in one of our own
                                     // directories (never on the host)

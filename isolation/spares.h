@@ -23,6 +23,7 @@ class Spares {
   // Made and not taken yet: to be finished ahead.
   const sys::Mount& peek(Kind kind) const { return ready_[kind]; }
   bool proc_is_masked = false;
+  bool bounding_set_is_shrunk = false;
   std::optional<sys::MountTable> mounts;  // of our namespace
   void append_to(std::vector<int>* descriptors) const;
 

@@ -39,7 +39,11 @@ int64_t seconds_left(int64_t expires) {
   return expires == 0 ? 0 : std::max<int64_t>(1, expires - ::time(nullptr));
 }
 
+// A whole id is what programs have: it costs the same however many others there are.
 Result<Host::Found> find_environment(const store::Store& store, const std::string& id) {
+  if (store::is_hex64(id)) {
+    if (auto row = store.find("env", id)) return Host::Found{row->key, std::move(row->record)};
+  }
   for (const store::Store::Hold& hold : TRY(store.holds())) {
     if (hold.name != id) continue;
     auto record = TRY(store.lookup(hold.env));

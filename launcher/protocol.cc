@@ -57,6 +57,10 @@ std::string framed(std::string_view json) {
   return frame += json;
 }
 
+bool FrameReader::has_frame() const {
+  return buffer_.size() >= kPrefix && buffer_.size() - kPrefix >= length_in(buffer_);
+}
+
 Result<std::optional<std::string>> FrameReader::next() {
   if (buffer_.size() < kPrefix) return std::optional<std::string>();
   size_t length = length_in(buffer_);

@@ -85,6 +85,7 @@ class FrameReader {
   void feed(std::string_view bytes) { buffer_ += bytes; }
   // Nothing until a whole frame is there. Error EMSGSIZE: too long; the stream is of no use then.
   Result<std::optional<std::string>> next();
+  bool has_frame() const;                             // next() would have one, or an error
   bool in_frame() const { return !buffer_.empty(); }  // a client that stops here is slow or gone
   size_t held() const { return buffer_.size(); }
 

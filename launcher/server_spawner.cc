@@ -42,6 +42,17 @@ void lower_limits(int pidfd) {
 
 UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
 
+// What a client has sent; a builder's are our own.
+std::vector<UniqueFd> clients_descriptors(SpawnRequest& request) {
+  std::vector<UniqueFd> fds;
+  if (request.kind == SpawnRequest::Kind::kBuild) return fds;
+  for (UniqueFd* fd :
+       {&request.document, &request.input, &request.output, &request.error, &request.line}) {
+    fds.push_back(std::move(*fd));
+  }
+  return fds;
+}
+
 }  // namespace
 
 awaitable<Result<SpawnReply>> Asked::next(Clock::duration most) {
@@ -85,15 +96,15 @@ void Spawners::stop() {
   spawner_.reset();  // it hears the end of its connection, and ends
 }
 
-// Each of a client's descriptors has a copy in the packet by now, or never will.
+// Each has a copy in the packet by now, or never will.
 void Spawners::let_go(SpawnRequest& request) {
-  if (request.kind == SpawnRequest::Kind::kBuild) return;  // those are ours
-  std::vector<UniqueFd> fds;
-  for (UniqueFd* fd :
-       {&request.document, &request.input, &request.output, &request.error, &request.line}) {
-    fds.push_back(std::move(*fd));
-  }
-  closer_.close(request.caller.uid, std::move(fds));
+  closer_.close(request.caller.uid, clients_descriptors(request));
+}
+
+// Once whoever asked has been told.
+awaitable<void> Spawners::let_go_soon(std::shared_ptr<Asked> asked) {
+  co_await let_others_run(io_);
+  give_up(*asked);
 }
 
 Result<std::shared_ptr<Asked>> Spawners::ask(SpawnRequest request) {
@@ -105,9 +116,12 @@ Result<std::shared_ptr<Asked>> Spawners::ask(SpawnRequest request) {
   if (full && queue_.size() < kMostQueued) {
     queue_.push_back(std::move(request));
     if (queue_.size() == 1) spawn(io_, send_queued(generation_));
+  } else if (sent.ok()) {
+    asked->uid_ = request.caller.uid;
+    asked->held_ = clients_descriptors(request);
   } else {
     let_go(request);
-    if (!sent.ok()) return sent.error();
+    return sent.error();
   }
   asked_[last_id_] = asked;
   return asked;
@@ -169,6 +183,7 @@ void Spawners::take(SpawnReply reply) {
   std::shared_ptr<Asked> kept = asked->second;
   if (reply.kind != SpawnReply::Kind::kStarted || kept->starts_) asked_.erase(asked);
   kept->give(std::move(reply));
+  if (!kept->held_.empty()) spawn(io_, let_go_soon(std::move(kept)));
 }
 
 void Spawners::fail_all(const std::string& why) {
@@ -176,7 +191,10 @@ void Spawners::fail_all(const std::string& why) {
   room_->close();
   for (SpawnRequest& request : queue_) let_go(request);
   queue_.clear();
-  for (auto& [id, asked] : asked_) asked->give(again(why));
+  for (auto& [id, asked] : asked_) {
+    give_up(*asked);
+    asked->give(again(why));
+  }
   asked_.clear();
 }
 

@@ -30,6 +30,8 @@ class Asked {
   friend class Spawners;
   void give(Result<SpawnReply> reply);
   bool starts_ = false;  // a worker's start has one reply, all else two
+  uid_t uid_ = 0;
+  std::vector<UniqueFd> held_;  // of that client; till the first reply: to close them takes time
   Bell bell_;
   std::deque<Result<SpawnReply>> replies_;
 };
@@ -47,6 +49,7 @@ class Spawners {
   // A request of `asked` has had no answer for too long: a spawner that has said nothing at all
   // since then is killed.
   void check_hangs(Clock::time_point asked);
+  void give_up(Asked& asked) { closer_.close(asked.uid_, std::move(asked.held_)); }
   bool alive() const { return spawner_.has_value(); }
   size_t in_flight() const { return asked_.size(); }
 
@@ -57,6 +60,7 @@ class Spawners {
   awaitable<void> reap(std::shared_ptr<Spawner> dead);
   void fail_all(const std::string& why);
   void let_go(SpawnRequest& request);  // of what a client has sent
+  awaitable<void> let_go_soon(std::shared_ptr<Asked> asked);
   Status try_send(const SpawnRequest& request);
   bool take_replies();
   void take(SpawnReply reply);

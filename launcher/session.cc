@@ -74,7 +74,10 @@ awaitable<bool> Session::greet() {
     co_return false;
   }
   frames_.allow(protocol::kMaxFrame);
-  co_return co_await send(hello_answer(server_));
+  std::string answer = hello_answer(server_);
+  if (!frames_.has_frame()) co_return co_await send(std::move(answer));
+  outbox_ = protocol::framed(answer);  // goes with the next: one packet, one wake-up of the client
+  co_return true;
 }
 
 awaitable<bool> Session::serve_one() {

@@ -130,6 +130,7 @@ awaitable<std::string> start_worker(Session& session, Incoming incoming) {
   if (!asked) co_return failed(session, worker.id, asked.error(), true);
   auto reply = co_await (*asked)->next(kMostStart);
   if (!reply) {
+    server.spawners().give_up(**asked);
     if (reply.error().code == ETIMEDOUT) server.spawners().check_hangs(began);
     co_return failed(session, worker.id, reply.error(), false);
   }
@@ -179,6 +180,7 @@ awaitable<std::string> enter_worker(Session& session, Incoming incoming) {
   if (!asked) co_return refusal(session, Op::kEnter, asked.error());
   auto reply = co_await (*asked)->next(kMostStart);
   if (!reply) {
+    server.spawners().give_up(**asked);
     if (reply.error().code == ETIMEDOUT) server.spawners().check_hangs(began);
     co_return refusal(session, Op::kEnter, reply.error());
   }

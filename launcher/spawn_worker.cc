@@ -157,9 +157,13 @@ Status send_start(int child, const SpawnRequest& request, int id_map) {
 
 namespace {
 
-void wait_for_request(int socket) {
+bool is_asked(int socket, int timeout_ms) {
   struct pollfd polled = {socket, POLLIN, 0};
-  while (::poll(&polled, 1, -1) < 0) {
+  return ::poll(&polled, 1, timeout_ms) > 0;
+}
+
+void wait_for_request(int socket) {
+  while (!is_asked(socket, -1)) {
   }
 }
 
@@ -191,7 +195,7 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
   TRY(sys::close_all_but(keep, std::size(keep)));
   (void)sys::set_oom_score(0).ok();  // not the spawner's own
   preparing.make_ahead();
-  sys::touch_memory();
+  if (!is_asked(preparing.socket, 0)) sys::touch_memory();  // more than one start ever needs
   wait_for_request(preparing.socket);
   preparing.clock.restart();
   auto [request, id_map] = TRY(take_request(preparing.socket));

@@ -34,8 +34,10 @@ using isolation::Launch;
 using Kind = SpawnReply::Kind;
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kMostIdMaps = 256, kMostReplies = 4096, kReady = 2;
+constexpr size_t kMostIdMaps = 256, kMostReplies = 4096, kReady = 4;
 constexpr std::chrono::seconds kGraceAfterKill(2), kBetweenSweeps(2);
+// After a start the CPUs are its command's for so long, and its client's: longer than `true` takes.
+constexpr std::chrono::milliseconds kLull(3);
 
 // A pid 1, and what its record says of it.
 struct Made {
@@ -106,6 +108,7 @@ class Loop {
   void sweep_leaves();
   Result<Made> handed_over(const SpawnRequest& request, int map, Courier* courier);
   void prepare_one();
+  std::optional<Clock::time_point> next_preparation() const;
   bool is_idle() const;
   std::string leaf_of(pid_t pid) const;
   Status record(const SpawnRequest& request, const Made& made);
@@ -134,8 +137,9 @@ class Loop {
   std::optional<isolation::Cgroups> cgroups_;
   std::map<pid_t, std::string> leaves_;  // of every child that has one
   Clock::time_point next_sweep_ = Clock::time_point::max();
-  std::vector<Made> ready_;  // wait for a request
-  bool can_prepare_ = true;  // until one couldn't be made
+  std::vector<Made> ready_;            // wait for a request
+  bool can_prepare_ = true;            // until one couldn't be made
+  Clock::time_point last_start_ = {};  // was asked for, or has come about
   std::deque<Outgoing> outgoing_;
 };
 
@@ -165,7 +169,8 @@ Status Loop::record(const SpawnRequest& request, const Made& made) {
 Child& Loop::add(const SpawnRequest& request, Launch launch) {
   pid_t pid = launch.pid();
   Child child{request.id, request.kind, std::move(launch), true, {}, {}};
-  child.deadline = Clock::now() + std::chrono::seconds(config_.start_seconds);
+  last_start_ = Clock::now();
+  child.deadline = last_start_ + std::chrono::seconds(config_.start_seconds);
   return children_.insert_or_assign(pid, std::move(child)).first->second;
 }
 
@@ -218,6 +223,13 @@ void Loop::prepare_one() {
   Result<Made> made = make_ahead();
   if (made) ready_.push_back(std::move(*made));
   can_prepare_ = made.ok();
+  sys::touch_memory();  // pages that we share with it now; the next request would have to copy them
+}
+
+// The last one is replaced at once, others in a lull.
+std::optional<Clock::time_point> Loop::next_preparation() const {
+  if (!can_prepare_ || ready_.size() >= kReady || !is_idle()) return std::nullopt;
+  return ready_.empty() ? Clock::time_point() : last_start_ + kLull;
 }
 
 bool Loop::is_idle() const {
@@ -385,6 +397,7 @@ void Loop::heard_from(pid_t pid, Child& child) {
   told.pidfd = child.launch->take_pidfd();
   told.cgroup = leaf_of(pid);
   child.starting = false;
+  last_start_ = Clock::now();
   reply(std::move(told));
 }
 
@@ -464,11 +477,12 @@ Status Loop::flush() {
 }
 
 int Loop::timeout() const {
-  Clock::time_point first = next_sweep_;
+  Clock::time_point first = std::min(next_sweep_, next_preparation().value_or(next_sweep_));
   for (const auto& [pid, child] : children_) {
     if (child.starting) first = std::min(first, child.deadline);
   }
   if (first == Clock::time_point::max()) return -1;
+  if (first == Clock::time_point()) return 0;
   auto left = std::chrono::duration_cast<std::chrono::milliseconds>(first - Clock::now()).count();
   return static_cast<int>(std::max<int64_t>(left, 0)) + 1;
 }
@@ -505,10 +519,10 @@ Status Loop::run() {
       polled.push_back({child.launch->fd(), POLLIN, 0});
       pids.push_back(pid);
     }
-    bool can_prepare = can_prepare_ && ready_.size() < kReady && is_idle();
-    int events = ::poll(polled.data(), polled.size(), can_prepare ? 0 : timeout());
+    int events = ::poll(polled.data(), polled.size(), timeout());
     if (events < 0 && errno != EINTR) return sys_error("poll", "");
-    if (events == 0 && can_prepare) prepare_one();
+    auto due = next_preparation();
+    if (events == 0 && due && *due <= Clock::now()) prepare_one();
     for (size_t i = 0; i < pids.size(); ++i) {
       if (polled[i + 2].revents != 0) heard_from(pids[i], children_.at(pids[i]));
     }

@@ -53,6 +53,15 @@ Result<Store::RecordRow> Store::find(const std::string& kind, const std::string&
   if (prefix.size() < 4 || !std::all_of(prefix.begin(), prefix.end(), hexadecimal)) {
     return make_error(kind, prefix, "is no beginning of a name", "give at least 4 hex digits");
   }
+  if (is_hex64(prefix)) {
+    Key key = salted({prefix}, Whose::kCaller);
+    auto file = read_record(dir_.get(), key);
+    if (file && file->record.kind == kind && file->uid == caller_) {
+      RecordRow row = row_of(dir_.get(), std::move(key), std::move(*file));
+      row.key = row.asked;
+      return row;
+    }
+  }
   std::vector<RecordRow> found;
   auto dir = sys::open_at(dir_.get(), "records/" + prefix.substr(0, 2), O_RDONLY | O_DIRECTORY);
   for (const std::string& name :

@@ -338,9 +338,9 @@ Status hide_from_peers() {
   return {};
 }
 
-Status drop_bounding_set(uint64_t keep) {
+Status drop_bounding_set(uint64_t keep, uint64_t gone) {
   for (int cap = 0; cap <= kLastCapability; ++cap) {
-    if (keep >> cap & 1) continue;
+    if ((keep | gone) >> cap & 1) continue;
     if (::prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 0) continue;  // ten times quicker than a drop
     if (::prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0) continue;
     if (errno == EINVAL && cap > CAP_AUDIT_READ) break;

@@ -86,9 +86,10 @@ int thread_count();  // of this process, by /proc/self/task
 
 // --- capabilities: bit sets by CAP_* number (capabilities(7)) ---
 
-Status drop_bounding_set(uint64_t keep);  // with the ambient set
-Status set_capabilities(uint64_t keep);   // permitted and effective; inheritable empty
-Status lock_securebits();                 // uid 0 gives nothing any more, for ever
+// With the ambient set. Those in `gone` are taken for dropped already; check_capabilities() looks.
+Status drop_bounding_set(uint64_t keep, uint64_t gone);
+Status set_capabilities(uint64_t keep);  // permitted and effective; inheritable empty
+Status lock_securebits();                // uid 0 gives nothing any more, for ever
 Status set_no_new_privs();
 // Fails when any of the five sets holds more than `most`, or no_new_privs is off.
 Status check_capabilities(uint64_t most);
