@@ -21,6 +21,7 @@ object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 # The launcher is static: no loader, no NSS, nothing of a layer's is ever loaded into it. What only
 # a build needs (curl, archives, SQLite) is in rtlaunch-build, which runs when a layer is missing.
 STATIC_release := -static
+LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup
 LAUNCH_LIBS := -lcrypto -lcap
 # In the wheel, what is loaded lies beside the programs.
 BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
@@ -69,7 +70,7 @@ $(OUT)/librtlaunch.a: $(call object,$(PARTS))
 $(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(LAZY_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
 
 $(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)

@@ -54,10 +54,19 @@ void append_end(int record, int status) {
   (void)!::write(record, text, static_cast<size_t>(size));
 }
 
+// Whatever of the command's outlives it has become ours.
+bool has_children() {
+  pid_t ended;
+  while ((ended = ::waitpid(-1, nullptr, WNOHANG | __WALL)) > 0) {
+  }
+  return ended == 0;
+}
+
 // Whoever waits at the line has no other sign that all is over: nothing of the command's is left
-// when it hears of the end. Only a namespace's own pid 1 may do this: kill(2) with -1 is its alone.
+// when it hears of the end. Only a namespace's own pid 1 may do this: kill(2) with -1 is its alone,
+// and looks at every process of the machine, so not without need.
 void end_all_others() {
-  if (::getpid() != 1 || ::kill(-1, SIGKILL) != 0) return;
+  if (::getpid() != 1 || !has_children() || ::kill(-1, SIGKILL) != 0) return;
   while (::waitpid(-1, nullptr, __WALL) > 0 || errno == EINTR) {
   }
 }

@@ -17,6 +17,19 @@
 #include "launcher/setup_worker.h"
 #include "launcher/usage.h"
 
+// OpenSSL looks at its CPU before main(), in nine cpuid instructions, each of which takes a virtual
+// machine 4 us. Linked with --wrap, that waits until hash.cc has much to do; without, nothing of
+// this is called.
+extern "C" {
+__attribute__((weak)) void __real_OPENSSL_cpuid_setup();
+void __wrap_OPENSSL_cpuid_setup() {}
+void rtlaunch_use_whole_cpu() {
+  static bool done = false;
+  if (!done && __real_OPENSSL_cpuid_setup != nullptr) __real_OPENSSL_cpuid_setup();
+  done = true;
+}
+}
+
 namespace {
 
 using namespace rtlaunch;

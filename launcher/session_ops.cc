@@ -74,8 +74,12 @@ Result<std::string> remember(Session& session, const Request& request) {
   return fine();
 }
 
-// By a hold's name, else by a prefix of its key.
+// By its whole key, which costs the same however many others there are; by a hold's name; by a
+// prefix of its key.
 Result<store::Store::RecordRow> find_env(const store::Store& store, const std::string& id) {
+  if (store::is_hex64(id)) {
+    if (auto row = store.find("env", id)) return row;
+  }
   for (const auto& hold : TRY(store.holds())) {
     if (hold.name == id && hold.uid == store.caller()) return store.find("env", hold.env.hex);
   }
