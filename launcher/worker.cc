@@ -104,8 +104,8 @@ void show_cwd(const std::string& cwd, Spec& spec) {
   show(cwd, spec);
 }
 
-void mount_working_dir(const Plan& plan, const Places& places, const std::string& store,
-                       Spec& spec) {
+void mount_working_dir(const RunOptions& options, const Plan& plan, const Places& places,
+                       const std::string& store, Spec& spec) {
   const Field* field = plan.find("working_dir");
   if (field == nullptr) return;
   if (field->in_place()) {
@@ -116,7 +116,8 @@ void mount_working_dir(const Plan& plan, const Places& places, const std::string
   overlay.target = places.working_dir;
   overlay.lowers = layer_paths(field->record->layers, store);
   overlay.writable = true;
-  overlay.report = true;
+  // Of each of Ray's workers a word about what it wrote would only be noise in the raylet's log.
+  overlay.report = options.profile != Profile::kRay || !options.keep.empty();
   overlay.owned = true;
   spec.overlays.push_back(std::move(overlay));
 }
@@ -254,7 +255,7 @@ Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, 
   take_profile(options, request, spec);
   spec.hidden = std::move(hidden);
   spec.hidden.insert(spec.hidden.end(), options.hidden.begin(), options.hidden.end());
-  mount_working_dir(plan, places, store, spec);
+  mount_working_dir(options, plan, places, store, spec);
   TRY(mount_packages(plan, store, spec));
   show_cwd(request.cwd, spec);
   mount_modules(plan, places, store, spec);

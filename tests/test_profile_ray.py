@@ -168,7 +168,11 @@ def test_the_layers_are_at_the_places_that_were_named(rt):
     for given, wanted in (('', in_order), ('/x', in_order + ':/x'), (in_order, in_order), (f'/x:{in_order}:/y', f'/x:{in_order}:/y')):
         done = execute(rt, env, *options, '--', 'python3', '-B', '-c', script, env={'PYTHONPATH': given} if given else {})
         assert done.stdout.splitlines()[-1] == f"{places[0]} ['main.py', 'new'] 0 1 {wanted}", done.stderr
+        assert done.stderr == '', 'a raylet has many workers, and one log'
     assert all(not os.listdir(place) for place in places), 'the host has seen nothing of it'
+    assert 'dropped' in execute(rt, env, '--', 'touch', 'new').stderr
+    assert execute(rt, env, *options, '--keep', rt.make_dir('kept'), '--', 'touch', 'new').returncode == 0
+    assert os.listdir(rt.folder / 'kept') == ['new']
     assert (rt.folder / 'project/main.py').read_text().endswith(')')
 
 
