@@ -1,0 +1,75 @@
+#include "launcher/ray/auth.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <fstream>
+
+namespace rtlaunch::ray {
+namespace {
+
+using Verdict = Auth::Verdict;
+
+Auth with(const std::string& token) {
+  return *Auth::load({{"RAY_AUTH_MODE", "token"}, {"RAY_AUTH_TOKEN", token}});
+}
+
+class AuthFiles : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/auth-XXXXXX";
+    folder_ = ::mkdtemp(name);
+    std::ofstream(folder_ + "/token") << "  filed\r\nrest\n";
+    std::ofstream(folder_ + "/empty") << "\n";
+  }
+  void TearDown() override {
+    for (const char* name : {"/token", "/empty"}) ::unlink((folder_ + name).c_str());
+    ::rmdir(folder_.c_str());
+  }
+  std::string folder_;
+};
+
+TEST(Auth, IsOffUnlessAsked) {
+  EXPECT_EQ(Auth::load({{"RAY_AUTH_TOKEN", "x"}})->judge("", "", ""), Verdict::kAllowed);
+}
+
+TEST(Auth, LooksInThreePlaces) {
+  Auth auth = with("abc");
+  EXPECT_EQ(auth.judge("Bearer abc", "", ""), Verdict::kAllowed);
+  EXPECT_EQ(auth.judge("", "Bearer abc", ""), Verdict::kAllowed);
+  EXPECT_EQ(auth.judge("", "", "a=1; ray-authentication-token=abc"), Verdict::kAllowed);
+  EXPECT_EQ(auth.judge("", "", "ray-authentication-token=\"abc\""), Verdict::kAllowed);
+  EXPECT_EQ(auth.judge("", "", ""), Verdict::kMissing);
+  EXPECT_EQ(auth.judge("", "", "other=abc"), Verdict::kMissing);
+}
+
+TEST(Auth, TheFirstThatIsThereCounts) {
+  Auth auth = with("abc");
+  EXPECT_EQ(auth.judge("Bearer no", "Bearer abc", "ray-authentication-token=abc"), Verdict::kWrong);
+  for (const char* wrong :
+       {"Bearer ab", "Bearer abcd", "Bearer abcabc", "abc", "bearer abc", "Bearer "}) {
+    EXPECT_EQ(auth.judge(wrong, "", ""), Verdict::kWrong) << wrong;
+  }
+}
+
+TEST_F(AuthFiles, AreReadByTheirFirstLine) {
+  auto auth = Auth::load({{"RAY_AUTH_MODE", "token"}, {"RAY_AUTH_TOKEN_PATH", folder_ + "/token"}});
+  ASSERT_TRUE(auth);
+  EXPECT_EQ(auth->token(), "filed");
+}
+
+TEST_F(AuthFiles, MustBeThereWhenNamed) {
+  for (const char* name : {"/nowhere", "/empty"}) {
+    EXPECT_FALSE(Auth::load({{"RAY_AUTH_MODE", "token"}, {"RAY_AUTH_TOKEN_PATH", folder_ + name}}));
+  }
+}
+
+TEST(Auth, KubernetesIsNotJudgedByUs) {
+  EXPECT_FALSE(Auth::load({{"RAY_AUTH_MODE", "token"},
+                           {"RAY_AUTH_TOKEN", "x"},
+                           {"RAY_ENABLE_K8S_TOKEN_AUTH", "true"}}));
+}
+
+}  // namespace
+}  // namespace rtlaunch::ray

@@ -1,0 +1,71 @@
+#include "launcher/ray/context.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace rtlaunch::ray {
+namespace {
+
+using Json = nlohmann::json;
+
+Json context(const std::string& env_text, const std::string& id, bool all = false) {
+  RayEnv env = *read_ray_env(env_text);
+  auto text =
+      make_context({env, id, "/run dir", "/bin/rtlaunch", {"--socket", "/s"}, "/agents", all});
+  return text ? Json::parse(*text) : Json(text.error().message());
+}
+
+std::string words(const Json& json) {
+  std::string text;
+  for (const Json& word : json["command_prefix"]) text += word.get<std::string>() + " ";
+  return text;
+}
+
+TEST(Context, HasFiveKeys) {
+  Json json = context(R"({"env_vars": {"A": "$B"}})", "");
+  EXPECT_EQ(json, Json::parse(R"({"command_prefix": [], "env_vars": {"A": "$B"},
+      "py_executable": null, "override_worker_entrypoint": null, "java_jars": []})"));
+}
+
+TEST(Context, StartsWorkersThroughExec) {
+  Json json = context(
+      R"({"working_dir": "gcs://p.zip", "py_modules": ["gcs://m.zip", "local:///l"]})", "4711");
+  EXPECT_EQ(words(json),
+            "exec /bin/rtlaunch exec 4711 --profile ray --die-with-parent --socket /s "
+            "--working-dir-at '/run dir/working_dir_files/p' "
+            "--py-module-at '/run dir/py_modules_files/m' --py-module-at /l -- ");
+  EXPECT_EQ(json["env_vars"]["PYTHONPATH"],
+            "/run dir/py_modules_files/m:/l:/run dir/working_dir_files/p:/agents");
+}
+
+TEST(Context, TheUsersPathIsBeforeTheAgents) {
+  Json json =
+      context(R"({"working_dir": "gcs://p.zip", "env_vars": {"PYTHONPATH": "/mine"}})", "1");
+  EXPECT_EQ(json["env_vars"]["PYTHONPATH"], "/run dir/working_dir_files/p:/mine:/agents");
+  // Packages alone leave it as it is.
+  EXPECT_FALSE(
+      context(R"({"pip": {"packages": ["six"]}})", "1")["env_vars"].contains("PYTHONPATH"));
+}
+
+TEST(Context, WithoutLayersThereIsASandboxIfAsked) {
+  EXPECT_EQ(words(context(R"({"env_vars": {"A": "1"}})", "", true)),
+            "exec /bin/rtlaunch run --profile ray --die-with-parent --socket /s -- ");
+}
+
+TEST(Context, MustFitIntoAnArgument) {
+  std::string large = R"({"env_vars": {"A": ")" + std::string(131'000, 'x') + "\"}}";
+  EXPECT_NE(context(large, "").get<std::string>().find("bytes"), std::string::npos);
+}
+
+TEST(MountPoints, AreOfUrisWithAName) {
+  RayEnv env = *read_ray_env(
+      R"({"working_dir": "gcs://p.zip", "py_modules": ["local:///l"], "uv": {"packages": ["six"]}})");
+  auto paths = mount_points(env, "/r");
+  ASSERT_EQ(paths.size(), 2u);
+  EXPECT_EQ(paths[0], "/r/working_dir_files/p");
+  EXPECT_EQ(paths[1].substr(0, 6), "/r/uv/");
+}
+
+}  // namespace
+}  // namespace rtlaunch::ray

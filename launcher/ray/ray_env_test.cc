@@ -1,0 +1,90 @@
+#include "launcher/ray/ray_env.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace rtlaunch::ray {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string error_of(const std::string& text) {
+  auto env = read_ray_env(text);
+  return env ? "accepted" : env.error().message();
+}
+
+TEST(RayEnv, VariablesAloneNeedNoLayer) {
+  auto env =
+      read_ray_env(R"({"env_vars": {"B": "2", "A": "1"}, "config": {"eager_install": true}})");
+  ASSERT_TRUE(env);
+  EXPECT_EQ(env->runtime_env, "");
+  EXPECT_EQ(env->env_vars[0].first, "B");
+  EXPECT_TRUE(env->uris.empty());
+  EXPECT_TRUE(env->warnings.empty());
+}
+
+TEST(RayEnv, HandsOnWhatMakesLayers) {
+  auto env = read_ray_env(
+      R"({"_ray_commit": "b7f4", "config": {"log_files": []}, "env_vars": {"A": "1"},
+          "pip": {"packages": ["six"], "pip_check": false}, "working_dir": "gcs://p.zip",
+          "py_modules": ["https://e.com/m.zip"], "excludes": ["x"], "py_executable": "python -X dev"})");
+  ASSERT_TRUE(env);
+  EXPECT_EQ(
+      Json::parse(env->runtime_env),
+      Json::parse(R"({"env_vars": {"A": "1"}, "pip": {"packages": ["six"], "pip_check": false},
+                            "working_dir": "gcs://p.zip", "py_modules": ["https://e.com/m.zip"]})"));
+  EXPECT_EQ(env->py_executable, "python -X dev");
+  ASSERT_EQ(env->uris.size(), 3u);
+  EXPECT_EQ(env->uris[0].uri, "pip://aabdd4a8f95d99250398abc52402449daa0b951e");
+  EXPECT_EQ(env->uris[1].directory, "working_dir_files/p");
+}
+
+// Vectors computed by Ray 2.60.0.
+TEST(RayEnv, NamesPackagesAsRayDoes) {
+  auto uri = [](const std::string& text) { return read_ray_env(text)->uris.at(0).uri; };
+  EXPECT_EQ(uri(R"({"pip":{"pip_version":"==23","pip_check":false,"packages":["six"]}})"),
+            "pip://8e5bcd1a520d40a97036c9e5af15d0b6db411418");
+  EXPECT_EQ(
+      uri(R"({"uv":{"packages":["six"],"uv_check":false,"uv_pip_install_options":["--no-cache"]}})"),
+      "uv://71df2047d0d3e546c3925945bace9f2e88933e2a");
+}
+
+TEST(RayEnv, WarnsOfFieldsThatNobodyKnows) {
+  auto env = read_ray_env(R"({"mpi": {"args": ["-n"]}, "worker_process_setup_hook": "a.b"})");
+  ASSERT_TRUE(env);
+  ASSERT_EQ(env->warnings.size(), 1u);
+  EXPECT_NE(env->warnings[0].find("field mpi is not recognized"), std::string::npos);
+}
+
+TEST(RayEnv, SaysWhatIsWrong) {
+  EXPECT_NE(error_of(R"({"conda": "x"})").find("conda: is not supported"), std::string::npos);
+  EXPECT_NE(error_of(R"({"image_uri": "x"})").find("image_uri"), std::string::npos);
+  EXPECT_NE(error_of(R"({"working_dir": "/tmp"})").find("Expected URI but received path"),
+            std::string::npos);
+  EXPECT_NE(error_of(R"({"working_dir": 1})").find("working_dir"), std::string::npos);
+  EXPECT_NE(error_of(R"({"py_modules": "x"})").find("py_modules"), std::string::npos);
+  EXPECT_NE(error_of(R"({"pip": {"packages": [1]}})").find("pip"), std::string::npos);
+  EXPECT_NE(error_of("[]").find("is no JSON object"), std::string::npos);
+  EXPECT_NE(error_of("{").find("json"), std::string::npos);
+}
+
+TEST(RayEnv, NeverShowsAVariablesValue) {
+  EXPECT_EQ(error_of(R"({"env_vars": {"A": ["canary"]}})").find("canary"), std::string::npos);
+  EXPECT_EQ(error_of(R"({"env_vars": {"A=canary": "x"}})").find("canary"), std::string::npos);
+  EXPECT_EQ(fields_of(R"({"env_vars": {"A": "canary"}, "pip": []})"), "{env_vars, pip}");
+}
+
+TEST(RayEnv, NullIsNotSet) {
+  auto env = read_ray_env(R"({"conda": null, "pip": null, "working_dir": ""})");
+  ASSERT_TRUE(env);
+  EXPECT_EQ(env->runtime_env, "");
+}
+
+TEST(PythonDump, IsSortedAndAscii) {
+  EXPECT_EQ(python_dump(R"({"b":[1,true,null],"a":{"y":"é","x":1.5}})"),
+            R"({"a": {"x": 1.5, "y": "\u00e9"}, "b": [1, true, null]})");
+}
+
+}  // namespace
+}  // namespace rtlaunch::ray
