@@ -30,6 +30,7 @@ struct Environments::Entry {
   int64_t creation_ms = 0;
   Clock::time_point forget_failure_at;
   std::vector<Uri> uris;  // of what was made
+  std::string id;         // of its layers; "": none
   bool uses_uris = false;
   std::string hold;  // "": none
   Bell bell;         // when making has ended
@@ -147,6 +148,7 @@ awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
   if (made) {
     entry->state = Entry::State::kMade;
     count_use(*entry, kNotCounted);
+    if (!entry->id.empty()) spawn(io_, measure(entry->uris, entry->id));
     log.info("runtime_env is ready after " + human_seconds(took.count() * 1000));
     co_return;
   }
@@ -178,6 +180,7 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   if (!text) co_return text.error();
   entry.text = *text;
   entry.uris = env->uris;
+  entry.id = context.id;
   co_return Status();
 }
 
@@ -200,6 +203,13 @@ awaitable<Result<std::string>> Environments::make_layers(const RayEnv& env, std:
     log.write(LogLevel::kWarning, "this may pass: it is tried again");
     co_await sleep_for(io_, knobs_.retry_after);
   }
+}
+
+// Beside everything else: nobody waits for it.
+awaitable<void> Environments::measure(std::vector<Uri> uris, std::string id) {
+  uint64_t bytes = co_await maker_.bytes_of(std::move(id));
+  uris_.share_bytes(uris, bytes);
+  forget_unused();
 }
 
 Status Environments::make_mount_points(const RayEnv& env) {
@@ -226,7 +236,7 @@ Status Environments::remove(const std::string& env, const std::string& source) {
 std::vector<EnvironmentState> Environments::states() const {
   std::vector<EnvironmentState> states;
   for (const auto& [env, entry] : entries_) {
-    bool failed = entry->state == Entry::State::kFailed;
+    bool failed = entry->state == Entry::State::kFailed && Clock::now() < entry->forget_failure_at;
     if (entry->uses == 0 && !failed) continue;
     EnvironmentState state{env, entry->uses, std::nullopt, failed ? entry->text : "", std::nullopt};
     if (failed || entry->state == Entry::State::kMade) {
@@ -242,6 +252,11 @@ std::vector<EnvironmentState> Environments::states() const {
 awaitable<void> Environments::keep_holds() {
   for (;;) {
     co_await sleep_for(io_, knobs_.hold / 3);
+    std::erase_if(entries_, [](const auto& one) {
+      const Entry& entry = *one.second;
+      return entry.uses == 0 && entry.state == Entry::State::kFailed &&
+             entry.forget_failure_at < Clock::now();
+    });
     std::vector<EntryPtr> held;
     for (const auto& [env, entry] : entries_) {
       if (entry->state == Entry::State::kMade && !entry->hold.empty()) held.push_back(entry);

@@ -76,6 +76,7 @@ class Environments {
   awaitable<Status> try_make(Entry& entry, const GetRequest& request, SetupLog& log);
   awaitable<Result<std::string>> make_layers(const RayEnv& env, std::string hold,
                                              std::optional<seconds> limit, SetupLog& log);
+  awaitable<void> measure(std::vector<Uri> uris, std::string id);
   Status make_mount_points(const RayEnv& env);
 
   asio::io_context& io_;

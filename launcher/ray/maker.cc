@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/json.h"
+#include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 #include "isolation/sys/run_program.h"
 #include "launcher/report.h"
@@ -18,7 +19,7 @@ namespace {
 using config::Json;
 
 constexpr size_t kMostLine = 256 << 10;
-constexpr size_t kMostOutput = 1 << 20;
+constexpr size_t kMostOutput = 16 << 20;
 constexpr auto kToDie = seconds(5);   // after SIGKILL
 constexpr auto kQuick = seconds(60);  // renewals and releases
 constexpr auto kTellEvery = seconds(2);
@@ -37,7 +38,8 @@ Result<Pipe> make_pipe() {
 
 // A program that runs, and what it says.
 struct Child {
-  Watched process, out, err;  // the first is a pidfd
+  Watched process, err;  // a pidfd, and a pipe
+  UniqueFd out;          // a file in memory: whoever fills it waits for nobody
 };
 
 std::vector<std::string> as_strings(const std::map<std::string, std::string>& variables) {
@@ -49,16 +51,17 @@ std::vector<std::string> as_strings(const std::map<std::string, std::string>& va
 Result<Child> start(asio::io_context& io, const MakerOptions& options,
                     std::vector<std::string> argv, const std::string& input) {
   UniqueFd in = TRY(sys::memory_file(input));
-  Pipe out = TRY(make_pipe()), err = TRY(make_pipe());
+  UniqueFd out = TRY(sys::memory_file(""));
+  Pipe err = TRY(make_pipe());
   sys::ProgramStart program;
   program.argv = std::move(argv);
   program.env = as_strings(options.variables);
-  program.fds = {in.get(), out.theirs.get(), err.theirs.get()};
+  program.fds = {in.get(), out.get(), err.theirs.get()};
   program.cwd = options.cwd;
   program.default_signals = true;
   sys::Cloned cloned = TRY(sys::start_program(program));
-  return Child{Watched(io, std::move(cloned.pidfd)), Watched(io, std::move(out.ours)),
-               Watched(io, std::move(err.ours))};
+  return Child{Watched(io, std::move(cloned.pidfd)), Watched(io, std::move(err.ours)),
+               std::move(out)};
 }
 
 // Whole lines; what is too long for one is dropped.
@@ -144,6 +147,16 @@ Error without_a_word(int status) {
                125};
 }
 
+uint64_t bytes_in(const std::string& out, const std::string& id) {
+  try {
+    for (const Json& env : Json::parse(out)) {
+      if (env.value("id", "") == id) return env.value("bytes", uint64_t{0});
+    }
+  } catch (const Json::exception&) {  // then nobody knows
+  }
+  return 0;
+}
+
 std::string id_in(const std::string& out) {
   try {
     return Json::parse(out).value("id", "");
@@ -216,11 +229,7 @@ awaitable<Result<Maker::Ended>> Maker::run(std::vector<std::string> args, std::s
   Lines lines;
   Ended ended;
   auto take_line = [&](const char* data, size_t size) { lines.add(data, size, on_line); };
-  auto take_output = [&](const char* data, size_t size) {
-    ended.out.append(data, std::min(size, kMostOutput - std::min(kMostOutput, ended.out.size())));
-  };
   bool in_time = co_await read_to_end(child->err, deadline, take_line);
-  if (in_time) in_time = co_await read_to_end(child->out, deadline, take_output);
   if (in_time) in_time = co_await child->process.wait(Watched::kRead, kToDie);
   if (!in_time) {
     (void)sys::send_signal(child->process.fd(), SIGKILL).ok();
@@ -230,6 +239,11 @@ awaitable<Result<Maker::Ended>> Maker::run(std::vector<std::string> args, std::s
   if (!in_time) co_return time_is_up();
   if (!status) co_return status.error();
   ended.status = *status;
+  auto said = ::lseek(child->out.get(), 0, SEEK_SET) == 0
+                  ? sys::read_all(child->out.get(), "stdout", kMostOutput)
+                  : Result<std::string>(sys_error("lseek", "stdout"));
+  if (!said) co_return said.error();
+  ended.out = std::move(*said);
   co_return ended;
 }
 
@@ -273,6 +287,12 @@ awaitable<Status> Maker::renew(std::string hold) {
 
 awaitable<Status> Maker::release(std::string hold) {
   return run_quick("release", std::move(hold), {});
+}
+
+awaitable<uint64_t> Maker::bytes_of(std::string id) {
+  static const std::vector<std::string> kArgs = {"env", "ls", "--json"};
+  auto ended = co_await run(kArgs, "", Clock::now() + kQuick, [](const std::string&) {});
+  co_return ended && ended->status == 0 ? bytes_in(ended->out, id) : 0;
 }
 
 }  // namespace rtlaunch::ray

@@ -42,6 +42,8 @@ class Maker {
                                       Clock::time_point deadline, SetupLog& log);
   awaitable<Status> renew(std::string hold);
   awaitable<Status> release(std::string hold);
+  // What an environment has on disk, for people and for caps. 0: nobody knows.
+  awaitable<uint64_t> bytes_of(std::string id);
 
  private:
   struct Ended;

@@ -21,6 +21,19 @@ void UriCache::set_bytes(const Uri& uri, uint64_t bytes) {
   if (auto found = entries_.find(uri); found != entries_.end()) found->second.bytes = bytes;
 }
 
+void UriCache::share_bytes(const std::vector<Uri>& uris, uint64_t bytes) {
+  uint64_t known = 0, unknown = 0;
+  for (const Uri& uri : uris) {
+    uint64_t theirs = entries_.contains(uri) ? entries_[uri].bytes : 0;
+    known += theirs;
+    unknown += theirs == 0;
+  }
+  for (const Uri& uri : uris) {
+    bool wants = entries_.contains(uri) && entries_[uri].bytes == 0;
+    if (wants && bytes > known) set_bytes(uri, (bytes - known) / unknown);
+  }
+}
+
 int64_t UriCache::uses(const Uri& uri) const {
   auto found = entries_.find(uri);
   return found == entries_.end() ? 0 : found->second.uses;

@@ -25,6 +25,8 @@ class UriCache {
   void use(const Uri& uri);
   void unuse(const Uri& uri);  // one use less; never below none
   void set_bytes(const Uri& uri, uint64_t bytes);
+  // They have so many together; what isn't known of one is a fair share of what the others leave.
+  void share_bytes(const std::vector<Uri>& uris, uint64_t bytes);
   // Unused ones over the limit. With a limit of 0 all that is unused.
   std::vector<Uri> take_excess(const std::string& field);
   int64_t uses(const Uri& uri) const;

@@ -33,6 +33,17 @@ TEST(UriCache, TheLeastRecentlyUsedGoesFirst) {
   EXPECT_EQ(cache.bytes("pip"), 60u);
 }
 
+TEST(UriCache, SharesWhatIsNotKnown) {
+  UriCache cache([](const std::string&) { return 1000; });
+  for (const char* name : {"a", "b", "c"}) cache.use(pip(name));
+  cache.share_bytes({pip("a")}, 30);
+  cache.share_bytes({pip("a"), pip("b"), pip("c")}, 130);
+  EXPECT_EQ(cache.bytes("pip"), 130u);
+  cache.unuse(pip("b"));
+  cache.share_bytes({pip("a"), pip("b")}, 500);  // known by now
+  EXPECT_EQ(cache.bytes("pip"), 130u);
+}
+
 TEST(UriCache, NeverCountsBelowNone) {
   UriCache cache([](const std::string&) { return 100; });
   cache.unuse(pip("a"));
