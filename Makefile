@@ -21,7 +21,7 @@ object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 # The launcher is static: no loader, no NSS, nothing of a layer's is ever loaded into it. What only
 # a build needs (curl, archives, SQLite) is in rtlaunch-build, which runs when a layer is missing.
 STATIC_release := -static
-LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup
+LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup -Wl,-u,OPENSSL_cpuid_setup
 LAUNCH_LIBS := -lcrypto -lcap
 # In the wheel, what is loaded lies beside the programs.
 BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
