@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "launcher/words.h"
+
 namespace rtlaunch::ray {
 namespace {
 
