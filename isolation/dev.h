@@ -5,6 +5,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "isolation/mounts.h"
@@ -28,6 +29,7 @@ class Devices {
   Status fill(int dev, Spares* spares);
   // The checked /dev/null, to mask files with.
   const sys::Mount& null() const { return nodes_.front().mount; }
+  sys::Mount take_null() { return std::move(nodes_.front().mount); }  // there will be no fill()
   void append_to(std::vector<int>* descriptors) const;
 
  private:

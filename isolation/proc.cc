@@ -48,11 +48,10 @@ Status cover_by_itself(int proc, const char* name) {
   return mount.attach(proc, name);
 }
 
-Status mask_all(int proc, const Devices& devices, const sys::Mount& vault) {
+Status mask_all(int proc, const sys::Mount& nothing, const sys::Mount& vault) {
   if (::mkdirat(vault.fd(), "empty", 0555) != 0 && errno != EEXIST) {
     return sys_error("mkdir", "empty");
   }
-  sys::Mount nothing = TRY(sys::clone_mount(devices.null().fd(), "", false));
   sys::Mount empty = TRY(sys::clone_mount(vault.fd(), "empty", false));
   TRY(cover_all(proc, kMaskedFiles, std::size(kMaskedFiles), nothing));
   TRY(cover_all(proc, kMaskedFolders, std::size(kMaskedFolders), empty));
@@ -66,7 +65,8 @@ void mask_ahead(const Devices& devices, Spares* spares) {
   const sys::Mount& proc = spares->peek(Spares::kProc);
   const sys::Mount& vault = spares->peek(Spares::kVault);
   if (!proc.valid() || !vault.valid()) return;
-  spares->proc_is_masked = mask_all(proc.fd(), devices, vault).ok();
+  Result<sys::Mount> nothing = sys::clone_mount(devices.null().fd(), "", false);
+  spares->proc_is_masked = nothing && mask_all(proc.fd(), *nothing, vault).ok();
 }
 
 Result<bool> host_masks_proc(Spares* spares) {
@@ -93,8 +93,8 @@ Status add_proc(bool rootless, Spares* spares, Tree* tree) {
   return {};
 }
 
-Status mask_proc(int proc, const Devices& devices, const Vault& vault) {
-  return mask_all(proc, devices, vault.mount());
+Status mask_proc(int proc, sys::Mount nothing, const Vault& vault) {
+  return mask_all(proc, nothing, vault.mount());
 }
 
 }  // namespace rtlaunch::isolation

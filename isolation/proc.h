@@ -22,7 +22,8 @@ Result<bool> host_masks_proc(Spares* spares);
 // attached itself since Linux 6.15. Elsewhere mask_proc() does it all.
 void mask_ahead(const Devices& devices, Spares* spares);
 
-// After attach_all() and Devices::fill(); `proc` is the attached mount.
-Status mask_proc(int proc, const Devices& devices, const Vault& vault);
+// After attach_all(); `proc` is the attached mount, `nothing` a /dev/null of its own. Before Linux
+// 6.15 only one that is attached can be copied: after Devices::fill().
+Status mask_proc(int proc, sys::Mount nothing, const Vault& vault);
 
 }  // namespace rtlaunch::isolation

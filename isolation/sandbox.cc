@@ -152,7 +152,9 @@ Status take_root(Setup& s) {
 Status fill_dev_and_proc(Setup& s) {
   if (!is_shared(s)) TRY(s.devices->fill(s.tree->at("/dev"), &s.spares));
   if (!s.masks_proc || s.spares.proc_is_masked) return {};
-  return mask_proc(s.tree->at("/proc"), *s.devices, *s.vault);
+  sys::Mount nothing = is_shared(s) ? s.devices->take_null()
+                                    : TRY(sys::clone_mount(s.devices->null().fd(), "", false));
+  return mask_proc(s.tree->at("/proc"), std::move(nothing), *s.vault);
 }
 
 Status leave_the_host(Setup& s) {
