@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from conftest import PLAIN_UID, become, make_launcher
-from daemon_support import own_daemon, through  # noqa: F401
+from daemon_support import own_daemon, through, wait_until  # noqa: F401
 from test_command import processes_with, wait_for
 
 RAY = ('--profile', 'ray')
@@ -321,8 +321,8 @@ def test_a_visit_sees_what_the_command_sees(rt):
     if not hasattr(rt, 'daemon'):
         return
     with Running(rt, *RAY) as worker:
-        workers = json.loads(rt.ok('ps', '--json', verb='ps'))
-        ident = [w['id'] for w in workers if w['state'] == 'running'][-1]
+        running = lambda: [w['id'] for w in json.loads(rt.ok('ps', '--json', verb='ps')) if w['state'] == 'running']
+        ident = wait_until(running)[-1]   # the command may be sooner than the daemon's note of it
         seen = rt.ok('enter', ident, '--', 'sh', '-c', f'readlink /proc/{worker.pid}/ns/pid /proc/self/ns/pid; ls -A /tmp | wc -l', verb='enter').split()
         assert seen[0] == seen[1] and int(seen[2]) == len(os.listdir('/tmp'))
 
