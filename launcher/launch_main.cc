@@ -2,6 +2,7 @@
 // becomes. Linked statically, so that it starts in well under a millisecond and loads nothing from
 // anywhere.
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -107,10 +108,7 @@ int unknown(const std::string& verb) {
                          near.empty() ? "see rtlaunch --help" : "did you mean " + near + "?"));
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  open_closed_stdio();
+int carry_out(int argc, char** argv) {
   std::string verb = argc > 1 ? argv[1] : "--help";
   Args args(argv + std::min(argc, 2), argv + argc);
   if (is_help(verb)) return show(args.empty() ? kUsage : usage_of(args[0]));
@@ -124,4 +122,16 @@ int main(int argc, char** argv) {
   auto status = look(verb, args);
   if (!status) return fail(status.error(), has_word(args, "--json"));
   return *status ? **status : unknown(verb);
+}
+
+}  // namespace
+
+// The heap grows once, and what is left at the end is not taken down piece by piece: together a
+// twelfth of a warm run.
+int main(int argc, char** argv) {
+  ::mallopt(M_TOP_PAD, 1 << 20);
+  open_closed_stdio();
+  int status = carry_out(argc, argv);
+  std::fflush(nullptr);
+  ::_exit(status);
 }
