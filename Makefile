@@ -25,8 +25,8 @@ LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup -Wl,-u,OPENSSL_cpuid_setup
 LAUNCH_LIBS := -lcrypto -lcap
 # In the wheel, what is loaded lies beside the programs.
 BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
-BUILD_LIBS := -lcurl -larchive -ldeflate -lz -lsqlite3 -lcrypto -lcap
-TEST_LIBS := $(BUILD_LIBS) -lgtest -lgmock
+BUILD_LIBS := -lcurl -larchive -ldeflate -lisal -lsqlite3 -lcrypto -lcap
+TEST_LIBS := $(BUILD_LIBS) -lz -lgtest -lgmock
 
 # Ray's agent has libraries of its own, which the archive's programs must not need.
 RAY_SOURCES := $(wildcard launcher/ray/*.cc)

@@ -1,6 +1,6 @@
 // Our reader of zip files (and wheels and jars, which are zips): stored and deflated entries,
 // zip64, data descriptors. Small entries are inflated in parallel, each in one go (libdeflate); big
-// ones are streamed (zlib), so memory stays below ten megabytes whatever the archive holds. Every
+// ones are streamed (ISA-L), so memory stays below ten megabytes whatever the archive holds. Every
 // CRC is checked and every file hashed while it is written.
 //
 // open() reads the central directory and every local header once, and refuses what a well-meant

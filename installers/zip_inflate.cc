@@ -1,8 +1,8 @@
 #include "installers/zip_inflate.h"
 
+#include <isa-l/igzip_lib.h>
 #include <libdeflate.h>
 #include <sys/stat.h>
-#include <zlib.h>
 
 #include <algorithm>
 
@@ -22,12 +22,8 @@ struct Inflater::Libdeflate {
   ~Libdeflate() { libdeflate_free_decompressor(handle); }
 };
 
-struct Inflater::Zlib {
-  z_stream stream = {};
-  bool ready = ::inflateInit2(&stream, -MAX_WBITS) == Z_OK;
-  ~Zlib() {
-    if (ready) ::inflateEnd(&stream);
-  }
+struct Inflater::Isal {
+  inflate_state state;
 };
 
 Inflater::Inflater(int fd, const std::string& archive) : fd_(fd), archive_(archive) {
@@ -99,30 +95,28 @@ Status Inflater::stored(const ZipEntry& entry, uint64_t data, const Sink& sink) 
 }
 
 Status Inflater::streamed(const ZipEntry& entry, uint64_t data, const Sink& sink) {
-  if (!zlib_) zlib_ = std::make_unique<Zlib>();
-  z_stream& stream = zlib_->stream;
-  if (!zlib_->ready || ::inflateReset(&stream) != Z_OK) return broken(entry, "zlib has no memory");
+  if (!isal_) isal_ = std::make_unique<Isal>();
+  inflate_state& state = isal_->state;
+  ::isal_inflate_init(&state);  // of raw deflate data, without a checksum of its own
   if (output_.size() < kChunk) output_.resize(kChunk);
   uint64_t read = 0, written = 0;
   uint32_t crc = 0;
-  int result = Z_OK;
-  stream.avail_in = 0;
-  while (result != Z_STREAM_END) {
-    if (stream.avail_in == 0 && read < entry.packed) {
+  while (state.block_state != ISAL_BLOCK_FINISH) {
+    if (state.avail_in == 0 && read < entry.packed) {
       uint64_t size = std::min(kChunk, entry.packed - read);
       const uint8_t* chunk = bytes(data + read, size);
       if (chunk == nullptr) return broken(entry, "cut short");
-      stream.next_in = const_cast<uint8_t*>(chunk);
-      stream.avail_in = static_cast<uInt>(size);
+      state.next_in = const_cast<uint8_t*>(chunk);
+      state.avail_in = static_cast<uint32_t>(size);
       read += size;
     }
-    stream.next_out = output_.data();
-    stream.avail_out = static_cast<uInt>(kChunk);
-    result = ::inflate(&stream, Z_NO_FLUSH);
-    uint64_t size = kChunk - stream.avail_out;
-    bool stuck = size == 0 && stream.avail_in == 0 && read == entry.packed;
-    if ((result != Z_OK && result != Z_STREAM_END && result != Z_BUF_ERROR) ||
-        (result != Z_STREAM_END && stuck)) {
+    bool last = read == entry.packed;
+    state.next_out = output_.data();
+    state.avail_out = static_cast<uint32_t>(kChunk);
+    int result = ::isal_inflate(&state);
+    uint64_t size = kChunk - state.avail_out;
+    bool stuck = size == 0 && state.avail_in == 0 && last;
+    if (result < 0 || (state.block_state != ISAL_BLOCK_FINISH && stuck)) {
       return broken(entry, "its compressed data is damaged");
     }
     if (size > entry.size - written) return broken(entry, "holds more bytes than it says");
