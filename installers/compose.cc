@@ -6,10 +6,10 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <thread>
 #include <unordered_map>
 
 #include "installers/capture.h"
+#include "installers/early_wheels.h"
 #include "installers/glue.h"
 #include "installers/resolve.h"
 #include "installers/wheels.h"
@@ -150,21 +150,14 @@ Status add_known_bytecode(const Job& job, Made& made) {
   return {};
 }
 
-// What looks ahead to the first import; nothing where that doesn't work, or has no second core.
-std::unique_ptr<FirstImport> foresee_imports(const Job& job) {
-  if (std::thread::hardware_concurrency() < 2) return nullptr;
-  auto first = FirstImport::start(job.python, import_roots(job.context.command, {job.context.cwd}));
-  return first.ok() ? std::move(first.value()) : nullptr;
-}
-
-Result<Made> compose_resolved(const Job& job, const Resolution& resolution, FirstImport* first) {
+Result<Made> compose_resolved(const Job& job, const Resolution& resolution, EarlyWheels& early) {
   std::vector<NewDistribution> added = coming_in(resolution);
   TRY(refuse_conflicts(added, job.requirements, job.uv, job.python, job.context, job.field));
   std::vector<Distribution> removed = TRY(replaced_by(added, job.python, job.store));
   Masks masks = TRY(masks_for(removed, job.python));
   Made made;
   made.way = "compose";
-  std::vector<WheelLayer> wheels = TRY(wheel_layers(job, resolution.wheels, first, made));
+  std::vector<WheelLayer> wheels = TRY(wheel_layers(job, resolution.wheels, early, made));
   if (may_overlap(job, wheels)) warn_of_overlaps(job, wheels);
   made.mounts.push_back({job.python.mount(), {}});
   for (auto wheel = wheels.rbegin(); wheel != wheels.rend(); ++wheel)  // the last on top
@@ -258,10 +251,12 @@ Result<std::optional<Made>> compose(const Job& job) {
     job.progress.report({job.field, "resolve", "not by wheels alone: " + why_not});
     return std::optional<Made>{};
   }
-  std::unique_ptr<FirstImport> first = foresee_imports(job);
-  auto resolution = TRY(resolve(job.requirements, job.uv, job.key, job.store, job.progress));
+  EarlyWheels early(job.uv, job.store, job.progress, job.field);
+  Uv::Meanwhile meanwhile = early.meanwhile();
+  auto resolution =
+      TRY(resolve(job.requirements, job.uv, job.key, job.store, job.progress, &meanwhile));
   if (!resolution || resolution->wheels.size() > kMostWheels) return std::optional<Made>{};
-  auto made = compose_resolved(job, *resolution, first.get());
+  auto made = compose_resolved(job, *resolution, early);
   if (made.ok()) return std::optional<Made>{std::move(made.value())};
   if (!is_unusual(made.error())) return std::move(made.error());
   job.progress.report({job.field, "resolve", "not by wheels alone: " + made.error().message()});

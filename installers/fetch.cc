@@ -20,8 +20,12 @@ using std::chrono::steady_clock;
 
 constexpr int kMaxRedirects = 10;
 constexpr auto kProgressEvery = std::chrono::milliseconds(40);
+constexpr uint64_t kMostOfAGuess = 64 << 20;
 
 struct Transfer {
+  enum class State { kWaiting, kActive, kPaused, kArrived, kFailed, kDone };
+  State state = State::kWaiting;
+  bool needed = true;  // else a guess
   FetchJob job;
   Fetched result;
   std::string label;
@@ -65,6 +69,10 @@ size_t take_bytes(char* data, size_t, size_t count, void* user) {
   auto& transfer = *static_cast<Transfer*>(user);
   if (std::exchange(transfer.first_bytes, false) && response_code(transfer.easy) != 206)
     start_over(transfer);
+  if (!transfer.needed && transfer.offset + count > kMostOfAGuess) {
+    transfer.state = Transfer::State::kPaused;
+    return CURL_WRITEFUNC_PAUSE;
+  }
   uint64_t limit = transfer.job.size.value_or(transfer.max_bytes);
   if (transfer.offset + count > limit) {
     transfer.refused =
@@ -216,40 +224,105 @@ Status check_whole(Transfer& transfer) {
   return {};
 }
 
-class Fetcher {
+}  // namespace
+
+class Fetches::Transfers {
  public:
-  Fetcher(std::vector<FetchJob> jobs, Progress& progress, Deadline deadline,
-          const FetchOptions& options)
-      : progress_(progress), deadline_(deadline), options_(options), multi_(::curl_multi_init()) {
-    for (FetchJob& job : jobs) {
-      auto transfer = std::make_unique<Transfer>();
-      transfer->job = std::move(job);
-      transfer->max_bytes = options.max_bytes;
-      transfer->result.url = installers::shown_url(transfer->job.url);
-      transfer->label =
-          transfer->job.label.empty() ? last_part(transfer->result.url) : transfer->job.label;
-      total_ += transfer->job.size.value_or(0);
-      sizes_known_ = sizes_known_ && transfer->job.size.has_value();
-      transfers_.push_back(std::move(transfer));
-    }
-  }
-  ~Fetcher() {
-    for (auto& transfer : transfers_) end(*transfer);
+  Transfers(Progress& progress, Deadline deadline, FetchOptions options)
+      : progress_(progress),
+        deadline_(deadline),
+        options_(std::move(options)),
+        multi_(::curl_multi_init()) {}
+  ~Transfers() {
+    for (auto& transfer : all_) end(*transfer);
     ::curl_multi_cleanup(multi_);
   }
 
-  Result<std::vector<Fetched>> run() {
-    while (finished_ < transfers_.size()) {
-      while (next_ < transfers_.size() && active_ < std::max(1u, options_.parallel))
-        TRY(begin(*transfers_[next_++]));
+  size_t add(FetchJob job, bool needed) {
+    auto transfer = std::make_unique<Transfer>();
+    transfer->needed = needed;
+    transfer->job = std::move(job);
+    transfer->max_bytes = options_.max_bytes;
+    transfer->result.url = installers::shown_url(transfer->job.url);
+    name(*transfer);
+    all_.push_back(std::move(transfer));
+    return all_.size() - 1;
+  }
+
+  void need(size_t number, FetchJob job) {
+    Transfer& transfer = *all_[number];
+    transfer.needed = true;
+    transfer.job.sha256 = std::move(job.sha256);
+    transfer.job.size = job.size;
+    transfer.job.label = std::move(job.label);
+    transfer.job.on_done = std::move(job.on_done);
+    name(transfer);
+    if (transfer.state == Transfer::State::kFailed) {
+      transfer.state = Transfer::State::kWaiting;
+      transfer.first_bytes = true;
+      transfer.refused.reset();
+      start_over(transfer);
+    } else if (transfer.state == Transfer::State::kPaused) {
+      transfer.state = Transfer::State::kActive;
+      ::curl_easy_pause(transfer.easy, CURLPAUSE_CONT);
+    }
+  }
+
+  int wait(pollfd* fds, nfds_t count, int timeout_ms) {
+    if (failure_) failure_ = begin_waiting();
+    if (failure_) failure_ = perform();
+    if (active_ == 0) return ::poll(fds, count, timeout_ms);
+    std::vector<curl_waitfd> extra;
+    for (nfds_t i = 0; i < count; ++i)
+      if (fds[i].fd >= 0) extra.push_back({fds[i].fd, CURL_WAIT_POLLIN, 0});
+    int patience = timeout_ms < 0 || timeout_ms > kTurnMs ? kTurnMs : timeout_ms;
+    ::curl_multi_poll(multi_, extra.data(), static_cast<unsigned>(extra.size()), patience, nullptr);
+    return ::poll(fds, count, 0);
+  }
+
+  Result<std::vector<Fetched>> finish() {
+    TRY(std::move(failure_));
+    drop_guesses();
+    for (auto& transfer : all_) {
+      total_ += transfer->job.size.value_or(0);
+      sizes_known_ = sizes_known_ && transfer->job.size.has_value();
+    }
+    for (auto& transfer : all_)
+      if (transfer->state == Transfer::State::kArrived) TRY(complete(*transfer));
+    while (finished_ < all_.size()) {
+      TRY(begin_waiting());
       TRY(turn());
     }
     std::vector<Fetched> results;
-    for (auto& transfer : transfers_) results.push_back(transfer->result);
+    for (auto& transfer : all_) results.push_back(transfer->result);
     return results;
   }
 
  private:
+  static constexpr int kTurnMs = 100;
+
+  static void name(Transfer& transfer) {
+    const std::string& label = transfer.job.label;
+    transfer.label = label.empty() ? last_part(transfer.result.url) : label;
+  }
+
+  void drop_guesses() {
+    for (auto& transfer : all_)
+      if (!transfer->needed) end(*transfer);
+    std::erase_if(all_, [](const auto& transfer) { return !transfer->needed; });
+  }
+
+  Status begin_waiting() {
+    for (auto& transfer : all_) {
+      if (active_ >= std::max(1u, options_.parallel)) return {};
+      if (transfer->state != Transfer::State::kWaiting) continue;
+      Status begun = begin(*transfer);
+      if (!begun) transfer->state = Transfer::State::kFailed;
+      if (!begun && transfer->needed) return begun;
+    }
+    return {};
+  }
+
   Status begin(Transfer& transfer) {
     if (!has_prefix(transfer.job.url, "http://") && !has_prefix(transfer.job.url, "https://")) {
       return fetch_error(transfer, "only http and https can be fetched", "check the URL");
@@ -258,6 +331,7 @@ class Fetcher {
     if (transfer.easy == nullptr) return fetch_error(transfer, "out of memory", "free some memory");
     set_options(transfer, options_);
     ::curl_multi_add_handle(multi_, transfer.easy);
+    transfer.state = Transfer::State::kActive;
     ++active_;
     return {};
   }
@@ -270,21 +344,24 @@ class Fetcher {
     --active_;
   }
 
-  Status turn() {
-    int running = 0;
+  Status perform() {
+    int running = 0, left = 0;
     ::curl_multi_perform(multi_, &running);
-    int left = 0;
     while (CURLMsg* message = ::curl_multi_info_read(multi_, &left)) {
       if (message->msg != CURLMSG_DONE) continue;
       Transfer* transfer = nullptr;
       ::curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
       TRY(settle(*transfer, message->data.result));
     }
+    return {};
+  }
+
+  Status turn() {
+    TRY(perform());
     tell();
-    if (running > 0) ::curl_multi_poll(multi_, nullptr, 0, 100, nullptr);
+    if (active_ > 0) ::curl_multi_poll(multi_, nullptr, 0, kTurnMs, nullptr);
     if (steady_clock::now() < deadline_) return {};
-    return make_error("download", transfers_[0]->result.url,
-                      "it took longer than the environment may",
+    return make_error("download", all_[0]->result.url, "it took longer than the environment may",
                       "raise config.setup_timeout_seconds, or check the network");
   }
 
@@ -293,12 +370,20 @@ class Fetcher {
       bool again = broke_off(code) && !transfer.refused && !transfer.resumed;
       Error error = explain(transfer, code);
       end(transfer);
+      transfer.state = Transfer::State::kFailed;
+      if (!transfer.needed) return {};
       if (!again) return error;
       transfer.resumed = true;
       transfer.first_bytes = true;
       return begin(transfer);
     }
     end(transfer);
+    transfer.state = Transfer::State::kArrived;
+    return transfer.needed ? complete(transfer) : Status();
+  }
+
+  Status complete(Transfer& transfer) {
+    transfer.state = Transfer::State::kDone;
     ++finished_;
     TRY(check_whole(transfer));
     return transfer.job.on_done ? transfer.job.on_done(transfer.result) : Status();
@@ -306,11 +391,11 @@ class Fetcher {
 
   void tell() {
     auto now = steady_clock::now();
-    if (now - told_ < kProgressEvery && finished_ < transfers_.size()) return;
+    if (now - told_ < kProgressEvery && finished_ < all_.size()) return;
     told_ = now;
     uint64_t done = 0;
-    const Transfer* current = transfers_.empty() ? nullptr : transfers_.back().get();
-    for (auto& transfer : transfers_) {
+    const Transfer* current = all_.empty() ? nullptr : all_.back().get();
+    for (auto& transfer : all_) {
       done += transfer->offset;
       if (transfer->easy != nullptr) current = transfer.get();
     }
@@ -322,24 +407,54 @@ class Fetcher {
 
   Progress& progress_;
   const Deadline deadline_;
-  const FetchOptions& options_;
+  const FetchOptions options_;
   CURLM* multi_;
-  std::vector<std::unique_ptr<Transfer>> transfers_;
-  size_t next_ = 0, finished_ = 0, active_ = 0;
+  std::vector<std::unique_ptr<Transfer>> all_;
+  size_t finished_ = 0, active_ = 0;
+  Status failure_;  // while somebody waited for something else
   uint64_t total_ = 0;
   bool sizes_known_ = true;
   steady_clock::time_point told_;
 };
 
+namespace {
+
+Status prepare_curl() {
+  static const CURLcode ready = ::curl_global_init(CURL_GLOBAL_DEFAULT);
+  if (ready == CURLE_OK) return {};
+  return make_error("download", "libcurl", ::curl_easy_strerror(ready), "reinstall libcurl");
+}
+
 }  // namespace
+
+Fetches::Fetches(Progress& progress, Deadline deadline, FetchOptions options) {
+  if (prepare_curl())
+    transfers_ = std::make_unique<Transfers>(progress, deadline, std::move(options));
+}
+Fetches::~Fetches() = default;
+
+void Fetches::add(FetchJob job) {
+  if (transfers_) transfers_->add(std::move(job), true);
+}
+size_t Fetches::guess(FetchJob job) {
+  return transfers_ ? transfers_->add(std::move(job), false) : 0;
+}
+void Fetches::need(size_t number, FetchJob job) {
+  if (transfers_) transfers_->need(number, std::move(job));
+}
+int Fetches::wait(pollfd* fds, nfds_t count, int timeout_ms) {
+  return transfers_ ? transfers_->wait(fds, count, timeout_ms) : ::poll(fds, count, timeout_ms);
+}
+Result<std::vector<Fetched>> Fetches::finish() {
+  TRY(prepare_curl());
+  return transfers_->finish();
+}
 
 Result<std::vector<Fetched>> fetch_all(std::vector<FetchJob> jobs, Progress& progress,
                                        Deadline deadline, const FetchOptions& options) {
-  static const CURLcode ready = ::curl_global_init(CURL_GLOBAL_DEFAULT);
-  if (ready != CURLE_OK)
-    return make_error("download", "libcurl", ::curl_easy_strerror(ready), "reinstall libcurl");
-  if (jobs.empty()) return std::vector<Fetched>();
-  return Fetcher(std::move(jobs), progress, deadline, options).run();
+  Fetches fetches(progress, deadline, options);
+  for (FetchJob& job : jobs) fetches.add(std::move(job));
+  return fetches.finish();
 }
 
 Result<Fetched> fetch(const std::string& url, int fd, const std::string& layer, Progress& progress,

@@ -8,12 +8,23 @@
 //
 //   Fetched got = TRY(fetch(url, fd, "working_dir", progress, deadline));
 //
-// No state is shared between calls; one call belongs to one thread.
+// What will probably be needed can begin before that is certain:
+//
+//   Fetches fetches(progress, deadline, options);
+//   size_t number = fetches.guess(job);
+//   ... fetches.wait(fds, count, timeout_ms) ...   // in place of poll(2)
+//   fetches.need(number, job);                     // it was right; or fetches.add(other_job)
+//   TRY(fetches.finish());
+//
+// No state is shared between calls; one call, and one Fetches, belongs to one thread.
 #pragma once
+
+#include <poll.h>
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -50,6 +61,31 @@ struct FetchOptions {
   std::chrono::milliseconds stall_timeout{60'000};
   std::string user_agent = "rtlaunch/0.1";
   std::string bearer = {};  // a token for the first host; a secret
+};
+
+class Fetches {
+ public:
+  Fetches(Progress& progress, Deadline deadline, FetchOptions options);
+  Fetches(const Fetches&) = delete;
+  Fetches& operator=(const Fetches&) = delete;
+  ~Fetches();  // ends all transfers
+
+  void add(FetchJob job);
+
+  // A transfer that fails nobody, is told to nobody, and stops at 64 MiB until it is needed.
+  size_t guess(FetchJob job);
+  // With hash, size, label and on_done of the job; URL and descriptor stay those of the guess.
+  void need(size_t number, FetchJob job);
+  // Like poll(2), but returns 0 early as well; transfers go on meanwhile.
+  int wait(pollfd* fds, nfds_t count, int timeout_ms);
+
+  // All that was added or guessed rightly, in that order; other guesses, and the numbers of all,
+  // end here. The first error ends everything.
+  Result<std::vector<Fetched>> finish();
+
+ private:
+  class Transfers;
+  std::unique_ptr<Transfers> transfers_;
 };
 
 // In the order of `jobs`. The first error ends all transfers.

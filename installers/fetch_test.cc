@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <spawn.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <fstream>
@@ -17,13 +18,13 @@ namespace {
 namespace fs = std::filesystem;
 
 // A server with manners and without. Paths: /ok, /slow (says nothing), /cut (ends in the middle the
-// first time; understands ranges the second), /cutall (again and again), /long (no end),
-// /redirect, /loop, /tofile, /private (wants a user), /bearer, /500.
+// first time; understands ranges the second), /cutall (again and again), /big (70 MiB), /once (404
+// the first time), /redirect, /loop, /tofile, /private (wants a user), /bearer, /500.
 constexpr const char* kServer = R"(
 import http.server, os, time
 BODY = bytes(range(256)) * 4096
 class H(http.server.BaseHTTPRequestHandler):
-    cuts = 0
+    cuts = asked = 0
     def log_message(self, *a): pass
     def answer(self, status, body=b'', **headers):
         self.send_response(status)
@@ -46,6 +47,10 @@ class H(http.server.BaseHTTPRequestHandler):
             H.cuts += 1
             self.answer(200, BODY if H.cuts > 1 else BODY[:300000], Content_Length=str(len(BODY))); self.close_connection = True
         elif path == '/cutall': self.answer(200, BODY[:1000], Content_Length=str(len(BODY))); self.close_connection = True
+        elif path == '/big': self.answer(200, BODY * 70)
+        elif path == '/once':
+            H.asked += 1
+            self.answer(200 if H.asked > 1 else 404, BODY)
         elif path == '/redirect': self.answer(302, Location='/ok')
         elif path == '/loop': self.answer(302, Location='/loop')
         elif path == '/tofile': self.answer(302, Location='file:///etc/passwd')
@@ -238,6 +243,79 @@ TEST_F(FetchTest, CredentialsAreUsedAndNotShown) {
   EXPECT_EQ(refusal(std::move(wrong)).find("canary"), std::string::npos);
   EXPECT_EQ(refusal(std::move(token), {.bearer = "canary"}), "accepted");
   EXPECT_EQ(progress_.text.find("canary"), std::string::npos);
+}
+
+// What arrives while somebody waits for `milliseconds`, as if for another program.
+void wait_for(Fetches& fetches, int milliseconds) {
+  for (Deadline end = in(milliseconds); std::chrono::steady_clock::now() < end;)
+    (void)fetches.wait(nullptr, 0, 10);
+}
+
+TEST_F(FetchTest, AGuessIsThereWhenItIsNeeded) {
+  Fetches fetches(progress_, in(20'000), {});
+  FetchJob right = job("/ok"), wrong = job("/ok");
+  size_t number = fetches.guess(right);
+  fetches.guess(wrong);
+  wait_for(fetches, 500);
+  EXPECT_EQ(content(), body_);
+  EXPECT_EQ(progress_.events, 0u);
+  right.sha256 = store::sha256_hex(body_);
+  bool done = false;
+  right.on_done = [&](const Fetched&) -> Status { return done = true, Status(); };
+  fetches.need(number, right);
+  auto got = fetches.finish();
+  ASSERT_TRUE(got) << got.error().message();
+  EXPECT_EQ(got->size(), 1u);
+  EXPECT_TRUE(done);
+}
+
+TEST_F(FetchTest, AGuessIsCheckedLikeAnyOther) {
+  for (int milliseconds : {0, 500}) {  // before and after it has arrived
+    Fetches fetches(progress_, in(20'000), {});
+    FetchJob wrong = job("/ok");
+    size_t number = fetches.guess(wrong);
+    wait_for(fetches, milliseconds);
+    wrong.sha256 = store::sha256_hex("other");
+    wrong.on_done = [](const Fetched&) -> Status { return ADD_FAILURE(), Status(); };
+    fetches.need(number, wrong);
+    auto got = fetches.finish();
+    ASSERT_FALSE(got);
+    EXPECT_NE(got.error().message().find("another hash"), std::string::npos);
+  }
+}
+
+TEST_F(FetchTest, AGuessThatFailedFailsNobodyAndIsTriedAgain) {
+  Fetches fetches(progress_, in(20'000), {});
+  FetchJob later = job("/once"), never = job("/none"), odd = job("/ok");
+  odd.url = "ftp://127.0.0.1/x";
+  size_t number = fetches.guess(later);
+  fetches.guess(never);
+  fetches.guess(odd);
+  wait_for(fetches, 500);
+  fetches.need(number, later);
+  auto got = fetches.finish();
+  ASSERT_TRUE(got) << got.error().message();
+  EXPECT_EQ(content(), body_);
+}
+
+TEST_F(FetchTest, ALargeGuessWaitsUntilItIsNeeded) {
+  Fetches fetches(progress_, in(60'000), {});
+  FetchJob large = job("/big");
+  size_t number = fetches.guess(large);
+  struct stat before = {}, after = {};
+  for (int i = 0; i < 1000 && before.st_size < (63 << 20); ++i) {
+    wait_for(fetches, 10);
+    ::fstat(large.fd, &before);
+  }
+  wait_for(fetches, 300);
+  ::fstat(large.fd, &after);
+  EXPECT_LE(after.st_size, 64 << 20);
+  EXPECT_GT(after.st_size, 63 << 20);
+  large.size = body_.size() * 70;
+  fetches.need(number, large);
+  auto got = fetches.finish();
+  ASSERT_TRUE(got) << got.error().message();
+  EXPECT_EQ((*got)[0].size, body_.size() * 70);
 }
 
 }  // namespace

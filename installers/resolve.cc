@@ -122,10 +122,19 @@ std::string joined_lines(const std::vector<Requirement>& requirements, bool opti
 // Exactly what uv would install, sdists considered, but no package's code is run: see
 // Uv::prepare for what stops a build. Nothing when one would be needed.
 Result<std::optional<Changes>> ask_plan(const std::vector<Requirement>& requirements, const Uv& uv,
-                                        Progress& progress) {
-  sys::Output output = TRY(uv.run({"pip", "install", "--dry-run", "--output-format", "json",
-                                   "--quiet", "--break-system-packages", "-r", "/dev/stdin"},
-                                  joined_lines(requirements, false)));
+                                        const Uv::Meanwhile* meanwhile, Progress& progress) {
+  std::vector<std::string> command = {"pip",
+                                      "install",
+                                      "--dry-run",
+                                      "--output-format",
+                                      "json",
+                                      "--quiet",
+                                      "--break-system-packages",
+                                      "-r",
+                                      "/dev/stdin"};
+  std::string lines = joined_lines(requirements, false);
+  sys::Output output =
+      meanwhile != nullptr ? TRY(uv.run(command, lines, *meanwhile)) : TRY(uv.run(command, lines));
   if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain(output.err);
   if (!output.ok()) {
     progress.report({"pip", "resolve", "not by wheels alone: a package is built from source"});
@@ -250,11 +259,11 @@ Result<std::vector<LockedWheel>> parse_lock(const std::string& toml, const std::
 
 Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requirements,
                                           const Uv& uv, const store::Key& key, store::Store& store,
-                                          Progress& progress) {
+                                          Progress& progress, const Uv::Meanwhile* meanwhile) {
   if (auto record = TRY(store.lookup(lock_key(key))))
     if (auto known = from_data(record->data)) return known;
   progress.report({"pip", "resolve", ""});
-  auto plan = TRY(ask_plan(requirements, uv, progress));
+  auto plan = TRY(ask_plan(requirements, uv, meanwhile, progress));
   if (!plan) return std::optional<Resolution>{};
   Resolution resolution{std::move(plan->removed), {}};
   if (!plan->added.empty()) {

@@ -38,10 +38,12 @@ struct Resolution {
 };
 
 // Nothing: something must be built from source, or uv answers in a way that is not known; the
-// reason is a "resolve" event. Errors: there is no solution; the network; the deadline.
+// reason is a "resolve" event. Errors: there is no solution; the network; the deadline. What goes
+// on meanwhile may be nullptr.
 Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requirements,
                                           const Uv& uv, const store::Key& key, store::Store& store,
-                                          Progress& progress);
+                                          Progress& progress,
+                                          const Uv::Meanwhile* meanwhile = nullptr);
 
 // --- its parts, for tests ----------------------------------------------------------------------
 

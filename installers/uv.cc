@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "isolation/sys/files.h"
 
@@ -79,6 +80,20 @@ void add_lines(const std::vector<Requirement>& requirements, IndexConfig& index)
     if (r.option == "--index-url") index.index_url = r.value;
     if (r.option == "--extra-index-url") index.extra_index_urls.push_back(r.value);
   }
+}
+
+// What its log says of each URL that its cache doesn't have. The words belong to the uv that
+// tools/fetch-tools pins; with other ones nothing is heard, and nothing is lost but time.
+constexpr const char* kAsking = "DEBUG No cache entry for: ";
+
+std::string without_debug_lines(const std::string& text) {
+  std::string rest;
+  for (size_t at = 0; at < text.size();) {
+    size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
+    if (text.compare(at, 6, "DEBUG ") != 0) rest.append(text, at, end - at);
+    at = end;
+  }
+  return rest;
 }
 
 std::vector<std::string> secrets_of(const PackagesContext& context) {
@@ -158,6 +173,32 @@ Result<sys::Output> Uv::run(std::vector<std::string> args, const std::string& in
 
 Result<sys::Output> Uv::run_on(const std::string& view, std::vector<std::string> args,
                                const std::string& input) const {
+  return start(command(view, std::move(args), input));
+}
+
+Result<sys::Output> Uv::run(std::vector<std::string> args, const std::string& input,
+                            const Meanwhile& meanwhile) const {
+  sys::Program program = command(view_, std::move(args), input);
+  program.env.push_back("RUST_LOG=uv_client::cached_client=debug");
+  program.wait = meanwhile.wait;
+  std::string line;
+  program.hear = [&](std::string_view said) {
+    for (char c : said) {
+      if (c != '\n') {
+        line += c;
+        continue;
+      }
+      if (line.starts_with(kAsking)) meanwhile.asks_for(line.substr(std::strlen(kAsking)));
+      line.clear();
+    }
+  };
+  sys::Output output = TRY(start(program));
+  output.err = without_debug_lines(output.err);
+  return output;
+}
+
+sys::Program Uv::command(const std::string& view, std::vector<std::string> args,
+                         const std::string& input) const {
   sys::Program program;
   program.argv = {program_};
   program.argv.insert(program.argv.end(), args.begin(), args.end());
@@ -172,6 +213,10 @@ Result<sys::Output> Uv::run_on(const std::string& view, std::vector<std::string>
   program.env.push_back("LC_ALL=C.UTF-8");
   program.input = input;
   program.timeout_ms = milliseconds_left();
+  return program;
+}
+
+Result<sys::Output> Uv::start(const sys::Program& program) const {
   auto output = sys::run_program(program);
   if (!output.ok() && output.error().code == ETIMEDOUT)
     return make_error(field_, "", "setup takes longer than allowed",

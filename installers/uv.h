@@ -13,6 +13,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -37,6 +38,15 @@ class Uv {
   // `uv ARGS --python VIEW`, with `input` as stdin. Its exit status is the caller's to look at.
   Result<sys::Output> run(std::vector<std::string> args, const std::string& input) const;
 
+  // The same for somebody who does something else meanwhile, and wants to know as soon as uv does
+  // what it asks the network for. What it says of that isn't in the output.
+  struct Meanwhile {
+    std::function<void(const std::string& url)> asks_for;
+    std::function<int(pollfd* fds, nfds_t count, int timeout_ms)> wait;
+  };
+  Result<sys::Output> run(std::vector<std::string> args, const std::string& input,
+                          const Meanwhile& meanwhile) const;
+
   // The same on another view.
   Result<sys::Output> run_on(const std::string& view, std::vector<std::string> args,
                              const std::string& input) const;
@@ -58,6 +68,10 @@ class Uv {
   std::optional<int64_t> milliseconds_left() const;
 
  private:
+  sys::Program command(const std::string& view, std::vector<std::string> args,
+                       const std::string& input) const;
+  Result<sys::Output> start(const sys::Program& program) const;
+
   std::string program_, cache_, view_, version_, field_;
   std::vector<std::string> env_, secrets_;
   IndexConfig index_;

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "installers/fetch.h"
+#include "installers/first_import.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
@@ -39,6 +40,9 @@ struct Item {
 
 // After everything is unpacked; each second of it saves the first import two.
 constexpr std::chrono::milliseconds kBytecodeBudget(1500);
+
+// Packed. Smaller wheels are compiled by the import itself before two processes are there.
+constexpr uint64_t kWorthForeseeing = 1 << 20;
 
 bool is_requested(const Job& job, const std::string& name) {
   return std::any_of(job.requirements.begin(), job.requirements.end(),
@@ -73,6 +77,8 @@ class Unpacker {
   Unpacker(const Interpreter& python, FirstImport* first)
       : python_(python), first_(first), thread_([this] { work(); }) {}
   ~Unpacker() { (void)finish(); }
+
+  bool foresees() const { return first_ != nullptr; }
 
   void push(Item* item) {
     std::lock_guard lock(mutex_);
@@ -140,16 +146,10 @@ class Unpacker {
   std::thread thread_;
 };
 
-// A file without a name, on the store's file system: it is gone with its descriptor.
-Result<UniqueFd> scratch_file(const store::Store& store) {
-  sys::AsRoot root;
-  return sys::open_at(store.dir(), "tmp", O_TMPFILE | O_RDWR, 0600);
-}
-
 Status start_unpacking(const Job& job, Item& item, Unpacker& unpacker) {
   item.zip = TRY(Zip::open(item.file.get(), item.locked.filename));
   item.staging = TRY(job.store.stage());
-  item.bytecode = TRY(job.store.stage());
+  if (unpacker.foresees()) item.bytecode = TRY(job.store.stage());
   TRY(job.store.reserve(*item.staging, item.zip->bytes(), item.zip->count()));
   job.progress.report({"pip", "unpack", title(item.locked), 0, item.zip->bytes()});
   unpacker.push(&item);
@@ -174,34 +174,36 @@ Status open_local(const Job& job, Item& item, Unpacker& unpacker) {
   return start_unpacking(job, item, unpacker);
 }
 
-Deadline deadline_of(const Uv& uv) {
-  auto left = uv.milliseconds_left();
-  return std::chrono::steady_clock::now() +
-         (left ? std::chrono::milliseconds(*left) : std::chrono::hours(24));
+FetchJob job_for(const Job& job, Item& item, Unpacker& unpacker) {
+  FetchJob fetch;
+  fetch.url = with_credentials(item.locked.url, job.uv.index());
+  fetch.sha256 = item.locked.sha256;
+  if (item.locked.size != 0) fetch.size = item.locked.size;
+  fetch.label = title(item.locked);
+  fetch.on_done = [&job, &item, &unpacker](const Fetched&) {
+    return start_unpacking(job, item, unpacker);
+  };
+  return fetch;
 }
 
-Status fetch_items(const Job& job, std::vector<Item*>& items, Unpacker& unpacker) {
-  std::vector<FetchJob> jobs;
+Status fetch_items(const Job& job, std::vector<Item*>& items, EarlyWheels& early,
+                   Unpacker& unpacker) {
   for (Item* item : items) {
     if (item->locked.url.starts_with("file:")) {
       TRY(open_local(job, *item, unpacker));
       continue;
     }
+    FetchJob fetch = job_for(job, *item, unpacker);
+    if (auto guess = early.take(item->locked.url)) {
+      item->file = std::move(guess->file);
+      early.fetches().need(guess->number, std::move(fetch));
+      continue;
+    }
     item->file = TRY(scratch_file(job.store));
-    FetchJob fetch;
-    fetch.url = with_credentials(item->locked.url, job.uv.index());
-    fetch.sha256 = item->locked.sha256;
-    if (item->locked.size != 0) fetch.size = item->locked.size;
     fetch.fd = item->file.get();
-    fetch.label = title(item->locked);
-    fetch.on_done = [&job, item, &unpacker](const Fetched&) {
-      return start_unpacking(job, *item, unpacker);
-    };
-    jobs.push_back(std::move(fetch));
+    early.fetches().add(std::move(fetch));
   }
-  FetchOptions options;
-  options.layer = job.field;
-  if (!jobs.empty()) TRY(fetch_all(std::move(jobs), job.progress, deadline_of(job.uv), options));
+  TRY(early.fetches().finish());
   return {};
 }
 
@@ -231,13 +233,29 @@ void publish_first(const Job& job, Item& item, const WheelLayer& layer, FirstImp
   made.leases.push_back(std::move(lease.value()));
 }
 
+// What looks ahead to the first import; nothing where that doesn't work, has no second core, or
+// isn't worth two processes.
+std::unique_ptr<FirstImport> foresee_imports(const Job& job, const std::vector<Item*>& items,
+                                             EarlyWheels& early) {
+  uint64_t bytes = 0;
+  for (const Item* item : items) {
+    bytes += item->locked.size == 0 ? kWorthForeseeing : item->locked.size;
+  }
+  if (bytes < kWorthForeseeing || std::thread::hardware_concurrency() < 2) return nullptr;
+  if (!early.settle()) return nullptr;
+  auto first = FirstImport::start(job.python, import_roots(job.context.command, {job.context.cwd}));
+  return first.ok() ? std::move(first.value()) : nullptr;
+}
+
 // Biggest first: they take longest, and small ones fill the gaps.
-Status make_missing(const Job& job, std::vector<Item*> items, FirstImport* first, Made& made,
+Status make_missing(const Job& job, std::vector<Item*> items, EarlyWheels& early, Made& made,
                     std::map<size_t, WheelLayer>& layers) {
+  std::unique_ptr<FirstImport> first =
+      foresee_imports(job, items, early);  // forks: before any thread
   std::sort(items.begin(), items.end(),
             [](Item* a, Item* b) { return a->locked.size > b->locked.size; });
-  Unpacker unpacker(job.python, first);
-  TRY(fetch_items(job, items, unpacker));
+  Unpacker unpacker(job.python, first.get());
+  TRY(fetch_items(job, items, early, unpacker));
   while (Item* item = unpacker.next_done(items.size()))
     layers.emplace(item->number, TRY(publish_item(job, *item, made)));
   TRY(unpacker.finish());
@@ -251,7 +269,7 @@ Status make_missing(const Job& job, std::vector<Item*> items, FirstImport* first
 }  // namespace
 
 Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<LockedWheel>& locked,
-                                             FirstImport* first, Made& made) {
+                                             EarlyWheels& early, Made& made) {
   std::map<size_t, WheelLayer> layers;    // by index of `locked`
   std::map<std::string, size_t> missing;  // by key: the order of locking
   for (size_t i = 0; i < locked.size(); ++i) {
@@ -278,7 +296,7 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
     item.requested = is_requested(job, locked[i].name);
     pointers.push_back(&item);
   }
-  if (!pointers.empty()) TRY(make_missing(job, pointers, first, made, layers));
+  if (!pointers.empty()) TRY(make_missing(job, pointers, early, made, layers));
   std::vector<WheelLayer> result;
   for (auto& [i, layer] : layers) result.push_back(std::move(layer));
   return result;

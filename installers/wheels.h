@@ -6,15 +6,16 @@
 #include <vector>
 
 #include "installers/compose.h"
-#include "installers/first_import.h"
+#include "installers/early_wheels.h"
 #include "installers/resolve.h"
 #include "installers/wheel.h"
 
 namespace rtlaunch::installers {
 
-// In the order of `locked`. Errors: of the network, the disk, or unusual(). `first`, if there is
-// one, hears of each wheel that had to be unpacked; what it compiled is published as well.
+// In the order of `locked`. Errors: of the network, the disk, or unusual(). What has come `early`
+// is taken. What a first import
+// needs of large wheels is compiled while they arrive, and published as well (first_import.h).
 Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<LockedWheel>& locked,
-                                             FirstImport* first, Made& made);
+                                             EarlyWheels& early, Made& made);
 
 }  // namespace rtlaunch::installers

@@ -77,17 +77,20 @@ bool drain(int fd, std::string& text) {
 }
 
 // Reads both ends until they close; false when the time is over.
-bool collect(Pipe& out, Pipe& err, std::optional<int64_t> timeout_ms, Output& output) {
+bool collect(Pipe& out, Pipe& err, const Program& program, Output& output) {
+  std::optional<int64_t> timeout_ms = program.timeout_ms;
   int64_t deadline = timeout_ms ? now_ms() + *timeout_ms : 0;
   pollfd fds[2] = {{out.read.get(), POLLIN, 0}, {err.read.get(), POLLIN, 0}};
   std::string* texts[2] = {&output.out, &output.err};
   while (fds[0].fd >= 0 || fds[1].fd >= 0) {
     int64_t left = timeout_ms ? deadline - now_ms() : -1;
     if (timeout_ms && left <= 0) return false;
-    int n = ::poll(fds, 2, int(left));
-    if (n == 0) return false;
+    int n = program.wait(fds, 2, int(left));
+    size_t heard = output.err.size();
     for (int i = 0; i < 2 && n > 0; ++i)
       if (fds[i].revents != 0 && !drain(fds[i].fd, *texts[i])) fds[i].fd = -1;
+    if (program.hear && output.err.size() > heard)
+      program.hear(std::string_view(output.err).substr(heard));
   }
   return true;
 }
@@ -119,7 +122,7 @@ Result<Output> run_program(const Program& program) {
   if (child.pid == 0) exec_after_fork(program, child, argv.data(), env.data());
   out.write.reset(), err.write.reset(), failure.write.reset();
   Output output;
-  bool in_time = collect(out, err, program.timeout_ms, output);
+  bool in_time = collect(out, err, program, output);
   if (!in_time) ::kill(child.pid, SIGKILL);
   output.status = reap(child.pid);
   int code = 0;

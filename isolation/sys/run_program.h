@@ -6,7 +6,10 @@
 //   Output output = TRY(sys::run_program({.argv = {uv, "--version"}, .env = {"HOME=/"}}));
 #pragma once
 
+#include <poll.h>
+
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -24,6 +27,10 @@ struct Program {
   std::string input = {};  // given to it as stdin
   std::optional<int64_t> timeout_ms = {};
   int nice = 0;
+  // Hears what it writes to stderr as it comes, in the calling thread.
+  std::function<void(std::string_view)> hear = {};
+  // Instead of poll(2), by somebody who has other descriptors to look after; may return 0 early.
+  std::function<int(pollfd* fds, nfds_t count, int timeout_ms)> wait = ::poll;
 };
 
 struct Output {
