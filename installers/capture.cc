@@ -195,6 +195,10 @@ Status run_uv(const Job& job, BuildRoot& root, const InstallCommand& command) {
   argv.insert(argv.end(), command.args.begin(), command.args.end());
   argv.insert(argv.end(), {"-r", "/proc/self/fd/0"});
   Outcome outcome = TRY(root.run(argv, requirement_lines(job, command)));
+  if (!outcome.ok && Uv::found_nothing(outcome.said)) {
+    argv.push_back("--refresh");
+    outcome = TRY(root.run(argv, requirement_lines(job, command)));
+  }
   return outcome.ok ? Status() : failed(job, outcome.said);
 }
 

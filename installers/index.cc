@@ -302,6 +302,21 @@ std::vector<std::string> uv_environment(const IndexConfig& c, config::Packages::
   return result;
 }
 
+std::string uv_config_with_fresh_answers(const IndexConfig& c) {
+  constexpr const char* kDefault = "https://pypi.org/simple";
+  std::vector<std::string> urls = c.extra_index_urls;
+  urls.push_back(c.index_url.empty() ? kDefault : c.index_url);
+  std::string text;
+  for (const std::string& url : urls) {
+    bool plain = (url.starts_with("https://") || url.starts_with("http://")) &&
+                 strip_credentials(url) == url && url.find_first_of("?\"\\") == std::string::npos;
+    if (!plain) return "";
+    text += "[[index]]\nurl = \"" + url +
+            "\"\ncache-control = { api = \"max-age=600\", files = \"max-age=600\" }\n";
+  }
+  return text + "default = true\n";
+}
+
 std::string with_credentials(const std::string& url, const IndexConfig& config) {
   auto [host, own] = host_and_credentials(url);
   if (host.empty() || !own.empty()) return url;

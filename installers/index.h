@@ -42,6 +42,12 @@ void hash_index_config(const IndexConfig& config, store::Hasher& hash);
 std::vector<std::string> uv_environment(const IndexConfig& config, config::Packages::Tool tool,
                                         const Environment& environment);
 
+// A uv.toml with the same indexes, whose answers count as fresh for ten minutes (as PyPI's do) also
+// where they don't say so themselves. "" when some index isn't a plain URL or has credentials,
+// which belong into no file. Where it is used, kIndexVariables are not to be set.
+std::string uv_config_with_fresh_answers(const IndexConfig& config);
+inline constexpr const char* kIndexVariables[] = {"UV_DEFAULT_INDEX=", "UV_INDEX="};
+
 // `url` with the credentials that `config` has for its host and scheme.
 std::string with_credentials(const std::string& url, const IndexConfig& config);
 // One URL with no user:password@ at all.

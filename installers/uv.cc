@@ -96,6 +96,27 @@ std::string without_debug_lines(const std::string& text) {
   return rest;
 }
 
+// The indexes of the file in place of those in the environment.
+sys::Program with_config(sys::Program program, const std::string& file) {
+  std::replace(program.argv.begin(), program.argv.end(), std::string("--no-config"),
+               "--config-file=" + file);
+  for (const char* variable : kIndexVariables)
+    std::erase_if(program.env, [&](const std::string& v) { return v.starts_with(variable); });
+  return program;
+}
+
+// "" where there is nothing to write: see uv_config_with_fresh_answers.
+Result<std::string> write_fresh_config(const IndexConfig& index, const std::string& home) {
+  std::string text = uv_config_with_fresh_answers(index);
+  if (text.empty()) return text;
+  std::string folder = home + "/config", name = store::sha256_hex(text).substr(0, 16) + ".toml";
+  if (::access((folder + "/" + name).c_str(), F_OK) == 0) return folder + "/" + name;
+  TRY(sys::make_dirs(folder));
+  UniqueFd dir = TRY(sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY));
+  TRY(sys::replace_file_at(dir.get(), name, text));
+  return folder + "/" + name;
+}
+
 std::vector<std::string> secrets_of(const PackagesContext& context) {
   std::vector<std::string> secrets;
   for (const auto& [name, value] : context.env_vars) secrets.push_back(value);
@@ -152,6 +173,8 @@ Result<Uv> Uv::prepare(const config::Packages& packages, const Interpreter& pyth
   uv.view_ = TRY(make_view(python, uv.base_, store));
   uv.index_ = read_index_config(packages.tool, context.environment, python, context.cwd);
   add_lines(requirements, uv.index_);
+  std::string home = TRY(store.uv_home());
+  uv.fresh_config_ = TRY(write_fresh_config(uv.index_, home));
   uv.env_ = uv_environment(uv.index_, packages.tool, context.environment);
   uv.secrets_ = secrets_of(context);
   if (context.timeout_seconds)
@@ -179,6 +202,14 @@ Result<sys::Output> Uv::run_on(const std::string& view, std::vector<std::string>
 Result<sys::Output> Uv::run(std::vector<std::string> args, const std::string& input,
                             const Meanwhile& meanwhile) const {
   sys::Program program = command(view_, std::move(args), input);
+  if (fresh_config_.empty()) return listen(std::move(program), meanwhile);
+  sys::Output output = TRY(listen(with_config(program, fresh_config_), meanwhile));
+  if (output.ok() || !found_nothing(output.err)) return output;
+  program.argv.push_back("--refresh");
+  return listen(std::move(program), meanwhile);
+}
+
+Result<sys::Output> Uv::listen(sys::Program program, const Meanwhile& meanwhile) const {
   program.env.push_back("RUST_LOG=uv_client::cached_client=debug");
   program.wait = meanwhile.wait;
   std::string line;
@@ -222,6 +253,10 @@ Result<sys::Output> Uv::start(const sys::Program& program) const {
     return make_error(field_, "", "setup takes longer than allowed",
                       "raise config.setup_timeout_seconds");
   return output;
+}
+
+bool Uv::found_nothing(const std::string& said) {
+  return said.find("No solution found") != std::string::npos;
 }
 
 bool Uv::wanted_to_build(const sys::Output& output) const {

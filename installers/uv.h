@@ -39,7 +39,8 @@ class Uv {
   Result<sys::Output> run(std::vector<std::string> args, const std::string& input) const;
 
   // The same for somebody who does something else meanwhile, and wants to know as soon as uv does
-  // what it asks the network for. What it says of that isn't in the output.
+  // what it asks the network for. What it says of that isn't in the output. What the index said in
+  // the last ten minutes isn't asked again, unless it leads to nothing.
   struct Meanwhile {
     std::function<void(const std::string& url)> asks_for;
     std::function<int(pollfd* fds, nfds_t count, int timeout_ms)> wait;
@@ -53,6 +54,9 @@ class Uv {
 
   // True when the command failed only because a build from source is kept from it.
   bool wanted_to_build(const sys::Output& output) const;
+
+  // True when there is no solution: perhaps there is one in what the index says now (`--refresh`).
+  static bool found_nothing(const std::string& said);
 
   // What went wrong, from uv's (or pip's) stderr: one line of cause, one of cure, no secrets.
   Error explain(const std::string& said) const;
@@ -68,11 +72,13 @@ class Uv {
   std::optional<int64_t> milliseconds_left() const;
 
  private:
+  Result<sys::Output> listen(sys::Program program, const Meanwhile& meanwhile) const;
   sys::Program command(const std::string& view, std::vector<std::string> args,
                        const std::string& input) const;
   Result<sys::Output> start(const sys::Program& program) const;
 
   std::string program_, cache_, view_, version_, field_;
+  std::string fresh_config_;  // a file; "" for none
   std::vector<std::string> env_, secrets_;
   IndexConfig index_;
   std::vector<Distribution> base_;

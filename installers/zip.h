@@ -100,6 +100,8 @@ class Zip {
   Zip() = default;
   Status find_directory();
   Status check_entries();
+  Status check_directory();
+  Status check_local_headers();
   Status check_overlaps() const;
   Status check_local_header(const ZipEntry& entry, uint64_t& end) const;
   Error broken(const std::string& what) const;

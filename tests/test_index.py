@@ -1,0 +1,137 @@
+"""What is asked of a package index, and when: a small one of our own says."""
+
+import base64
+import hashlib
+import http.server
+import json
+import threading
+import zipfile
+
+import pytest
+
+
+class Index:
+    """Wheels by name and version, with PEP 691 pages and PEP 658 metadata. `asked` is what was, in order."""
+
+    def __init__(self, folder):
+        self.folder, self.files, self.asked, self.gates = folder, {}, [], {}
+        index = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+
+            def do_GET(self):
+                index.asked.append(self.path)
+                if gate := index.gates.get(self.path):
+                    gate()
+                kind, body = index.answer(self.path)
+                self.send_response(200 if body is not None else 404)
+                self.send_header('Content-Type', kind)
+                self.send_header('Content-Length', str(len(body or b'')))
+                self.end_headers()
+                self.wfile.write(body or b'')
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f'http://127.0.0.1:{self.server.server_port}/simple'
+
+    def add(self, name, version, requires=()):
+        info, module = f'{name}-{version}.dist-info', f'{name}.py'
+        metadata = f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+        metadata += ''.join(f'Requires-Dist: {other}\n' for other in requires)
+        files = {module: f'VERSION = "{version}"\n', f'{info}/METADATA': metadata,
+                 f'{info}/WHEEL': 'Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n'}
+        lines = [f'{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")},{len(text)}'
+                 for path, text in files.items()]
+        files[f'{info}/RECORD'] = '\n'.join([*lines, f'{info}/RECORD,,', ''])
+        path = self.folder / f'{name}-{version}-py3-none-any.whl'
+        with zipfile.ZipFile(path, 'w') as wheel:
+            for file, text in files.items():
+                wheel.writestr(file, text)
+        self.files[path.name] = (path.read_bytes(), metadata.encode())
+
+    def answer(self, path):
+        name = path.strip('/').rsplit('/', 1)[-1]
+        if path.startswith('/simple/'):
+            files = [{'filename': file, 'url': f'/files/{file}', 'core-metadata': True,
+                      'hashes': {'sha256': hashlib.sha256(wheel).hexdigest()}, 'size': len(wheel)}
+                     for file, (wheel, _) in self.files.items() if file.startswith(name + '-')]
+            page = {'meta': {'api-version': '1.1'}, 'name': name, 'files': files, 'versions': []}
+            return 'application/vnd.pypi.simple.v1+json', json.dumps(page).encode() if files else None
+        wheel, metadata = self.files.get(name.removesuffix('.metadata'), (None, None))
+        return 'application/octet-stream', metadata if name.endswith('.metadata') else wheel
+
+    def wheels(self):
+        return [path for path in self.asked if path.endswith('.whl')]
+
+    def pages(self):
+        return [path.strip('/').split('/')[-1] for path in self.asked if path.startswith('/simple/')]
+
+
+@pytest.fixture
+def index(tmp_path):
+    folder = tmp_path / 'wheels'
+    folder.mkdir()
+    made = Index(folder)
+    yield made
+    made.server.shutdown()
+
+
+def install(rt, index, base, *names):
+    modules = [name.split('=')[0] for name in names]
+    show = f'import {", ".join(modules)}; print({", ".join(f"{m}.VERSION" for m in modules)})'
+    return rt.ok(*[word for name in names for word in ('--pip', name)], '--', base / 'bin/python', '-c', show,
+                 env={'PIP_INDEX_URL': index.url, 'UV_INDEX_URL': index.url}).split()
+
+
+def test_a_wheel_comes_while_its_dependencies_are_still_looked_up(rt, index, empty_base):
+    index.add('first', '1.0', requires=['second'])
+    index.add('second', '2.0')
+    came = threading.Event()
+    index.gates['/files/first-1.0-py3-none-any.whl'] = came.set
+    index.gates['/simple/second/'] = lambda: came.wait(20)  # resolving can't end before
+    assert install(rt, index, empty_base, 'first') == ['1.0']
+    assert came.is_set() and sorted(index.wheels()) == ['/files/first-1.0-py3-none-any.whl',
+                                                        '/files/second-2.0-py3-none-any.whl']
+
+
+def test_a_wheel_that_was_guessed_wrongly_is_not_installed(rt_one, index, empty_base):
+    """uv looks at the newest, which can't be had together with the other."""
+    index.add('first', '2.0', requires=['second<2'])
+    index.add('first', '1.0')
+    index.add('second', '2.0')
+    assert install(rt_one, index, empty_base, 'first', 'second==2.0') == ['1.0', '2.0']
+
+
+def test_what_the_index_has_just_said_is_not_asked_again(rt_one, index, empty_base):
+    index.add('first', '1.0')
+    index.add('second', '1.0')
+    assert install(rt_one, index, empty_base, 'first') == ['1.0']
+    index.asked.clear()
+    assert install(rt_one, index, empty_base, 'first', 'second') == ['1.0', '1.0']
+    assert index.pages() == ['second']
+    assert index.wheels() == ['/files/second-1.0-py3-none-any.whl']
+
+
+def test_what_is_not_in_what_it_has_said_is_asked_for(rt_one, index, empty_base):
+    """A version that was uploaded a second ago."""
+    index.add('first', '1.0')
+    assert install(rt_one, index, empty_base, 'first') == ['1.0']
+    index.add('first', '1.1')
+    assert install(rt_one, index, empty_base, 'first==1.1') == ['1.1']
+    index.add('first', '1.2')
+    options = json.dumps({'uv': {'packages': ['first==1.2'], 'uv_pip_install_options': ['--no-deps']}})
+    out = rt_one.ok('--runtime-env', options, '--', empty_base / 'bin/python', '-c', 'import first; print(first.VERSION)',
+                    env={'UV_INDEX_URL': index.url})
+    assert out == '1.2\n'
+
+
+def test_an_index_with_a_password_is_asked_as_before(rt_one, index, empty_base):
+    index.add('first', '1.0')
+    index.url = index.url.replace('://', '://user:canary-9f2@')
+    assert install(rt_one, index, empty_base, 'first') == ['1.0']
+    grep = __import__('subprocess').run(['grep', '-rl', 'canary-9f2', rt_one.store], capture_output=True, text=True)
+    assert grep.stdout == ''
