@@ -1,5 +1,6 @@
 #include "installers/zip_inflate.h"
 
+#include <isa-l/crc.h>
 #include <isa-l/igzip_lib.h>
 #include <libdeflate.h>
 #include <sys/stat.h>
@@ -74,7 +75,7 @@ Status Inflater::whole(const ZipEntry& entry, uint64_t data, const Sink& sink) {
     return broken(entry, "holds another number of bytes than it says");
   }
   if (result != LIBDEFLATE_SUCCESS) return broken(entry, "its compressed data is damaged");
-  if (libdeflate_crc32(0, output_.data(), size) != entry.crc) {
+  if (::crc32_gzip_refl(0, output_.data(), size) != entry.crc) {
     return broken(entry, "damaged (its checksum is wrong)");
   }
   return sink(output_.data(), size);
@@ -86,7 +87,7 @@ Status Inflater::stored(const ZipEntry& entry, uint64_t data, const Sink& sink) 
     uint64_t size = std::min(kWindow, entry.size - done);
     const uint8_t* chunk = bytes(data + done, size);
     if (chunk == nullptr) return broken(entry, "cut short");
-    crc = libdeflate_crc32(crc, chunk, size);
+    crc = ::crc32_gzip_refl(crc, chunk, size);
     TRY(sink(chunk, size));
     done += size;
   }
@@ -120,7 +121,7 @@ Status Inflater::streamed(const ZipEntry& entry, uint64_t data, const Sink& sink
       return broken(entry, "its compressed data is damaged");
     }
     if (size > entry.size - written) return broken(entry, "holds more bytes than it says");
-    crc = libdeflate_crc32(crc, output_.data(), size);
+    crc = ::crc32_gzip_refl(crc, output_.data(), size);
     TRY(sink(output_.data(), size));
     written += size;
   }

@@ -265,6 +265,10 @@ Status Manifest::finish() {
   return {};
 }
 
+std::string_view Manifest::path_of(size_t i) const { return records_[i]->path(); }
+
+bool Manifest::is_directory(size_t i) const { return records_[i]->is_directory(); }
+
 Manifest::Entries Manifest::entries() const { return Entries(records_); }
 
 uint64_t Manifest::bytes() const {

@@ -55,6 +55,8 @@ class Manifest {
 
   Entries entries() const;  // sorted after finish(); a range that unpacks as it goes
   size_t size() const { return records_.size(); }
+  std::string_view path_of(size_t i) const;  // of entries()[i], without unpacking
+  bool is_directory(size_t i) const;
   Digest digest() const;   // after finish()
   uint64_t bytes() const;  // sum of file sizes
   std::string text() const;
@@ -118,8 +120,8 @@ Result<Manifest> scan_tree(int dir, unsigned threads = 2);
 // without reading any file; the first difference is the error. Directories are made to agree
 // instead: their mode, mtime and opaque attributes (user.overlay.opaque always,
 // trusted.overlay.opaque where we may) are set here, since filling a directory changes its mtime.
-// Returns the bytes on disk.
-Result<uint64_t> seal_tree(int dir, const Manifest& manifest);
+// Returns the bytes on disk. Of two differences that two threads find, the first is told.
+Result<uint64_t> seal_tree(int dir, const Manifest& manifest, unsigned threads = 2);
 
 // Makes a captured tree fit for a layer: strips setuid and setgid bits and every extended attribute
 // but `opaque` on directories; removes device nodes other than whiteouts (char 0:0), fifos, sockets

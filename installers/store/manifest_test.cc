@@ -282,6 +282,26 @@ TEST_F(TreeTest, SealingRefusesWhatTheManifestDoesNotSay) {
   ASSERT_OK(seal_tree(dir_.get(), *manifest));
 }
 
+// Large enough for several threads: whatever they find, the first difference is told.
+TEST_F(TreeTest, SealingALargeTreeTellsTheFirstDifference) {
+  Tree tree;
+  for (int i = 0; i < 3000; i++)
+    tree["d" + std::to_string(1000 + i / 50) + "/e/f" + std::to_string(i)] = "x";
+  auto manifest = fill(dir_.get(), tree);
+  ASSERT_OK(manifest);
+  for (unsigned threads : {1u, 4u}) {
+    auto bytes = seal_tree(dir_.get(), *manifest, threads);
+    ASSERT_OK(bytes);
+    EXPECT_GE(*bytes, 3000u * 4096);
+  }
+  shell("rm -r d1020; echo more > d1040/e/f2000; touch d1059/new");
+  for (int i = 0; i < 20; i++) {
+    auto sealed = seal_tree(dir_.get(), *manifest, 4);
+    ASSERT_FALSE(sealed.ok());
+    EXPECT_EQ(sealed.error().object, "d1021") << sealed.error().message();
+  }
+}
+
 TEST_F(TreeTest, AScanSeesEveryChange) {
   shell("mkdir d; echo one > d/f; ln -s f d/l; mkdir e; touch -d @5 e d d/f .; touch -hd @5 d/l");
   std::set<std::string> seen = {digest()};

@@ -115,28 +115,90 @@ Result<Manifest> scan_tree(int dir, unsigned threads) { return Scanner(dir).run(
 
 namespace {
 
-// Both the sorted names of a directory and the manifest are in the same order: one pass.
+// Each directory against what the manifest has directly in it: both are sorted, so one pass does.
+// Directories don't depend on each other, and threads take turns at them.
 class Sealer {
  public:
-  explicit Sealer(const Manifest& manifest) : entries_(manifest.entries()) {}
+  Sealer(int root, const Manifest& manifest)
+      : root_(root), manifest_(manifest), entries_(manifest.entries()) {
+    std::vector<size_t> open;  // directories that the entry may lie in
+    for (size_t i = 0; i < manifest.size(); ++i) {
+      while (!open.empty() && !contains(directories_[open.back()].entry, i)) open.pop_back();
+      if (!open.empty()) directories_[open.back()].children.push_back(static_cast<uint32_t>(i));
+      if (!manifest.is_directory(i)) continue;
+      open.push_back(directories_.size());
+      directories_.push_back({i, {}});
+    }
+  }
 
-  Result<uint64_t> run(int root) {
-    TRY(seal_directory(root, entries_[0]));
-    if (next_ < entries_.size()) return differs(entries_[next_].path, "is missing");
+  Result<uint64_t> run(unsigned threads) {
+    constexpr size_t kWorthAThread = 2000;  // entries
+    std::vector<std::thread> helpers;
+    for (unsigned i = 1; i < threads && manifest_.size() >= kWorthAThread; ++i)
+      helpers.emplace_back([this] { compare_some(); });
+    compare_some();
+    for (std::thread& helper : helpers) helper.join();
+    if (failed_at_ != SIZE_MAX) return std::move(failure_.error());
+    // The deepest first: a mode may close what lies below.
+    for (auto it = directories_.rbegin(); it != directories_.rend(); ++it) {
+      const Entry entry = entries_[it->entry];
+      UniqueFd dir = TRY(open(entry));
+      TRY(settle(dir.get(), entry));
+    }
     return blocks_ * 512;
   }
 
  private:
+  struct Directory {
+    size_t entry;
+    std::vector<uint32_t> children;
+  };
+
+  bool contains(size_t directory, size_t i) const {
+    std::string_view outer = manifest_.path_of(directory), path = manifest_.path_of(i);
+    return outer.empty() ||
+           (path.size() > outer.size() && path.starts_with(outer) && path[outer.size()] == '/');
+  }
+
+  // After a failure, only what comes before it is still looked at.
+  void compare_some() {
+    for (size_t i = next_++; i < directories_.size() && i < failed_at_; i = next_++) {
+      Status sealed = compare_directory(directories_[i]);
+      if (sealed.ok()) continue;
+      std::lock_guard guard(mutex_);
+      if (i >= failed_at_) continue;
+      failure_ = std::move(sealed);
+      failed_at_ = i;
+    }
+  }
+
   static Error differs(const std::string& path, const std::string& how) {
     return make_error("seal", path, how + ", so the tree is not what its manifest says",
                       "report this: the installer wrote something else than it noted down");
   }
 
-  Status seal_directory(int dir, const Entry& entry) {
-    next_++;
-    for (const std::string& name : TRY(sys::list_dir(dir))) {
-      TRY(seal(dir, name, below(entry.path, name)));
+  Status compare_directory(const Directory& directory) {
+    const Entry entry = entries_[directory.entry];
+    UniqueFd dir = TRY(open(entry));
+    auto next = directory.children.begin();
+    for (const std::string& name : TRY(sys::list_dir(dir.get()))) {
+      std::string path = below(entry.path, name);
+      if (next == directory.children.end()) return differs(path, "is there unasked");
+      const Entry child = entries_[*next++];
+      if (child.path != path)
+        return differs(path, "is there unasked, or " + child.path + " is missing");
+      TRY(compare(dir.get(), name, child));
     }
+    if (next != directory.children.end()) return differs(entries_[*next].path, "is missing");
+    return {};
+  }
+
+  Result<UniqueFd> open(const Entry& directory) const {
+    return sys::open_beneath(root_, directory.path.empty() ? "." : directory.path,
+                             O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  }
+
+  Status settle(int dir, const Entry& entry) {
     TRY(set_opaque(dir, entry));
     TRY(sys::set_mode(dir, entry.mode, entry.path));
     TRY(sys::set_mtime(dir, entry.mtime, entry.path));
@@ -144,23 +206,17 @@ class Sealer {
     return {};
   }
 
-  Status seal(int dir, const std::string& name, const std::string& path) {
-    if (next_ == entries_.size()) return differs(path, "is there unasked");
-    Entry entry = entries_[next_];
-    if (entry.path != path)
-      return differs(path, "is there unasked, or " + entry.path + " is missing");
+  Status compare(int dir, const std::string& name, const Entry& entry) {
     struct stat info = TRY(sys::stat_at(dir, name));
-    if (TRY(type_of(info, path)) != entry.type) return differs(path, "has another type");
-    if (entry.type == Type::kDirectory) {
-      UniqueFd sub = TRY(open_directory(dir, name));
-      return seal_directory(sub.get(), entry);
-    }
-    next_++;
+    if (TRY(type_of(info, entry.path)) != entry.type)
+      return differs(entry.path, "has another type");
+    if (entry.type == Type::kDirectory) return {};  // it has a turn of its own
     blocks_ += static_cast<uint64_t>(info.st_blocks);
-    return compare(dir, name, info, entry);
+    return compare_inode(dir, name, info, entry);
   }
 
-  Status compare(int dir, const std::string& name, const struct stat& info, const Entry& entry) {
+  Status compare_inode(int dir, const std::string& name, const struct stat& info,
+                       const Entry& entry) {
     if (entry.type == Type::kWhiteout) {
       return info.st_mtime == kFixedMtime ? Status() : sys::set_mtime_at(dir, name, kFixedMtime);
     }
@@ -188,16 +244,21 @@ class Sealer {
     return trusted.ok() || trusted.error().code == EPERM ? Status() : trusted;
   }
 
-  Manifest::Entries entries_;
-  size_t next_ = 0;
-  uint64_t blocks_ = 0;
+  const int root_;
+  const Manifest& manifest_;
+  const Manifest::Entries entries_;
+  std::vector<Directory> directories_;
+  std::atomic<size_t> next_ = 0, failed_at_ = SIZE_MAX;
+  std::atomic<uint64_t> blocks_ = 0;
+  std::mutex mutex_;
+  Status failure_;
 };
 
 }  // namespace
 
-Result<uint64_t> seal_tree(int dir, const Manifest& manifest) {
+Result<uint64_t> seal_tree(int dir, const Manifest& manifest, unsigned threads) {
   if (manifest.size() == 0) return make_error("seal", "manifest", "finish() was not called");
-  return Sealer(manifest).run(dir);
+  return Sealer(dir, manifest).run(std::max(1u, threads));
 }
 
 }  // namespace rtlaunch::store
