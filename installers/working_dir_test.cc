@@ -140,17 +140,23 @@ TEST_F(WorkingDirTest, AChangeBetweenKeyAndCopyMakesTheOtherRecord) {
 }
 
 TEST_F(WorkingDirTest, AFileThatNeverRestsIsAnError) {
-  write("project/log", std::string(8 << 20, 'x'));
-  std::atomic<bool> stop = false;
+  // In memory: who writes much to a disk may be made to rest by the kernel.
+  std::string project = "/dev/shm/rtlaunch-test-XXXXXX";
+  ASSERT_NE(::mkdtemp(project.data()), nullptr);
+  std::ofstream(project + "/log") << std::string(16 << 20, 'x');
+  std::atomic<bool> stop = false, writing = false;
   std::thread writer([&] {
-    std::ofstream log(folder_ / "project/log", std::ios::app);
-    while (!stop) log << "line\n" << std::flush;
+    std::ofstream log(project + "/log", std::ios::app);
+    for (; !stop; writing = true) log << "line\n" << std::flush;
   });
-  auto source = classify_source("project", folder_.path(), SourceUse::kWorkingDir);
+  while (!writing) std::this_thread::yield();
+  auto source = classify_source(project, folder_.path(), SourceUse::kWorkingDir);
   auto made = make_source_layer(*source, store::Key{store::sha256_hex("x")}, {}, *store_, progress_,
                                 soon());
   stop = true;
   writer.join();
+  ::unlink((project + "/log").c_str());
+  ::rmdir(project.c_str());
   ASSERT_FALSE(made);
   EXPECT_NE(made.error().message().find("log: changes while"), std::string::npos)
       << made.error().message();
