@@ -161,6 +161,7 @@ KERNEL_TESTS := sandbox_test mounts_test same_pid_test escape_test caller_test l
 vm: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build tests
 	@tools/vm tools/run-tests --out $(OUT) --unit $(KERNEL_TESTS)
+	@tools/power-cut $(OUT)/bin 3
 
 lint: setup $(RAY_MESSAGES).h
 	@tools/lint
