@@ -159,6 +159,12 @@ Status keep_version(const std::vector<NewDistribution>& added, const Uv& uv,
   return {};
 }
 
+// Where conflicts are allowed: for Ray's users, who have no command line, in their env_vars.
+std::string switch_in(const PackagesContext& context) {
+  bool for_ray = context.environment.contains("RTLAUNCH_KEEP_VERSION_OF");
+  return for_ray ? "RTLAUNCH_ALLOW_CONFLICTS=1 in env_vars" : "--allow-conflicts";
+}
+
 // "The package `a` requires `b>=2`, but `1.0` is installed" lines, joined.
 std::string incompatibilities(const std::string& said) {
   std::string text;
@@ -213,7 +219,7 @@ Status refuse_conflicts(const std::vector<NewDistribution>& added,
     reason += " (and " + std::to_string(conflicts.size() - 1) + " more such conflicts)";
   return make_error(field, c.name, reason,
                     "ask for a version that both accept, for another " + c.requirer +
-                        " too, or allow it with --allow-conflicts");
+                        " too, or allow it with " + switch_in(context));
 }
 
 Status refuse_pins(const std::vector<Requirement>& requirements, const Uv& uv,

@@ -2,6 +2,7 @@
 // one of cure. The words looked for are those of uv 0.13 and pip 20-25; what isn't recognised is
 // passed on, its last meaningful line as the cause.
 #include <algorithm>
+#include <cerrno>
 #include <regex>
 #include <sstream>
 
@@ -87,15 +88,22 @@ std::string last_telling_line(const std::string& said) {
   return last.size() > 600 ? last.substr(0, 600) + "…" : last;
 }
 
+// pip's words, too: people and Ray's tests look for them.
+std::string in_pips_words(const std::string& what) {
+  return " (No matching distribution found for " + what + ")";
+}
+
 Error no_such_package(const std::string& field, const std::string& cause) {
   std::string name = match(cause, "([A-Za-z0-9._-]+) was not found in the");
-  return make_error(field, name, "there is no package of this name in the index",
+  return make_error(field, name,
+                    "there is no package of this name in the index" + in_pips_words(name),
                     "check its spelling, or name the index that has it with --index-url");
 }
 
 Error no_such_version(const std::string& field, const std::string& cause) {
   std::string what = match(cause, "there (?:is|are) no versions? of ([A-Za-z0-9._-]+[^ ,]*)");
-  return make_error(field, what, shortened(cause), "ask for a version that the index has");
+  return make_error(field, what, shortened(cause) + in_pips_words(what),
+                    "ask for a version that the index has");
 }
 
 Error wrong_python(const std::string& field, const std::string& cause) {
@@ -126,13 +134,14 @@ Error from_resolver(const std::string& field, const std::string& cause, const st
 
 Error from_network(const std::string& field, const std::string& said) {
   std::string host = match(said, "https?://(?:[^/@ ]*@)?([^/ )]+)");
-  return make_error(
-      field, host,
-      "the package index can't be reached" +
-          std::string(has(said, {"dns error", "name resolution", "Name or service not known"})
-                          ? ": its name can't be resolved"
-                          : ""),
-      "check the network or the proxy; environments that are in the store still start");
+  bool nameless = has(said, {"dns error", "name resolution", "Name or service not known"});
+  return Error{field,
+               EHOSTUNREACH,  // it may pass
+               host,
+               std::string("the package index can't be reached") +
+                   (nameless ? ": its name can't be resolved" : ""),
+               "check the network or the proxy; environments that are in the store still start",
+               125};
 }
 
 Error from_status(const std::string& field, const std::string& said) {
@@ -177,7 +186,8 @@ Error explain_failure(const std::string& field, const std::string& said) {
     return from_resolver(field, cause, said);
   if (has(said, {"No matching distribution found for"}))
     return make_error(field, match(said, "No matching distribution found for ([^ \n]+)"),
-                      "the index has no such package or version for this Python",
+                      "the index has no such package or version for this Python (No matching "
+                      "distribution found)",
                       "check its spelling and version, or name another Python with --python");
   if (has(said, {"ResolutionImpossible", "conflicting dependencies"}))
     return contradiction(field, match(said, "Cannot install ([^\n]+) because"));

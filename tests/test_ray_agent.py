@@ -341,6 +341,22 @@ def test_a_token_file(make_agent, tmp_path):
     assert agent.post('/get_runtime_envs_info', b'', {'Authorization': 'Bearer abc'})[0] == 200
 
 
+def test_a_package_that_is_not_there_is_asked_for_once(agent):
+    began = time.monotonic()
+    text = agent.fails({'pip': {'packages': ['rtlaunch-no-such-package'], 'pip_check': False}})
+    assert 'No matching distribution found for rtlaunch-no-such-package' in text and 'check its spelling' in text
+    assert time.monotonic() - began < 10
+    assert 'tried again' not in agent.log('runtime_env_setup-01000000.log')
+
+
+def test_packages_that_break_the_base_are_refused_unless_asked(make_agent, base):  # noqa: F811
+    agent = make_agent(env={'RTLAUNCH_RAY_PYTHON': f'{base}/bin/python'}).start()
+    env = {'pip': {'packages': ['urllib3==1.20'], 'pip_check': False}}
+    text = agent.fails(env)
+    assert 'requests' in text and 'RTLAUNCH_ALLOW_CONFLICTS=1 in env_vars' in text
+    assert agent.context({**env, 'env_vars': {'RTLAUNCH_ALLOW_CONFLICTS': '1'}})['command_prefix']
+
+
 def test_rtlaunch_agent_is_the_same_program(agent):
     done = agent.rtlaunch('agent', '--node-id=x')
     assert done.returncode == 125 and '--session-dir' in done.stderr

@@ -119,7 +119,7 @@ Status run(const AgentOptions& options) {
   asio::io_context io(1);
   std::vector<std::string> where = where_words(knobs);
   Maker maker(io, {rtlaunch, knobs.python, current_folder(), where,
-                   childs_variables(variables, options, auth), knobs.allow_conflicts, knobs.hold});
+                   childs_variables(variables, options, auth), knobs.hold});
   Environments environments(
       io, options, knobs, maker, rtlaunch, where,
       [&](LogLevel level, const std::string& text) { log.write(level, text); });

@@ -188,13 +188,15 @@ awaitable<Result<std::string>> Environments::make_layers(const RayEnv& env, std:
                                                          std::optional<seconds> limit,
                                                          SetupLog& log) {
   auto deadline = limit ? Clock::now() + *limit : Clock::time_point::max();
+  Maker::Order order{env.runtime_env, std::move(hold),
+                     knobs_.allow_conflicts || env.allows_conflicts()};
   if (knobs_.fail_download) {
     for (const Uri& uri : env.uris) {
       if (uri.uri.rfind("gcs://", 0) == 0) co_return installers::package_gone(uri.uri);
     }
   }
   for (int attempt = 1;; ++attempt) {
-    auto id = co_await maker_.make(env.runtime_env, hold, deadline, log);
+    auto id = co_await maker_.make(order, deadline, log);
     if (id) co_return id;
     if (id.error().code == kTimeIsUp && limit) co_return too_late(*limit, id.error().object);
     bool again = may_pass(id.error()) && attempt < knobs_.attempts &&

@@ -247,15 +247,14 @@ awaitable<Result<Maker::Ended>> Maker::run(std::vector<std::string> args, std::s
   co_return ended;
 }
 
-awaitable<Result<std::string>> Maker::make(std::string runtime_env, std::string hold,
-                                           Clock::time_point deadline, SetupLog& log) {
+awaitable<Result<std::string>> Maker::make(Order order, Clock::time_point deadline, SetupLog& log) {
   std::vector<std::string> args = {"env",        "create", "--runtime-env",
                                    "/dev/stdin", "--json", "--name",
-                                   hold,         "--ttl",  std::to_string(options_.hold.count())};
+                                   order.hold,   "--ttl",  std::to_string(options_.hold.count())};
   if (!options_.python.empty()) args.insert(args.end(), {"--python", options_.python});
-  if (options_.allow_conflicts) args.push_back("--allow-conflicts");
+  if (order.allow_conflicts) args.push_back("--allow-conflicts");
   Telling telling(log);
-  auto ended = co_await run(std::move(args), std::move(runtime_env), deadline,
+  auto ended = co_await run(std::move(args), std::move(order.runtime_env), deadline,
                             [&](const std::string& line) { telling.take(line); });
   if (!ended) {
     ended.error().object = telling.last();

@@ -25,8 +25,7 @@ struct MakerOptions {
   std::string cwd;                               // where relative requirements files are
   std::vector<std::string> where;                // --socket S, --embedded, --store D
   std::map<std::string, std::string> variables;  // all that the child has
-  bool allow_conflicts = false;
-  seconds hold{3600};  // how long layers stay unless renewed
+  seconds hold{3600};                            // how long layers stay unless renewed
 };
 
 // Whether the same may work when it is tried again: the network, a daemon that starts anew.
@@ -38,8 +37,11 @@ class Maker {
  public:
   Maker(asio::io_context& io, MakerOptions options) : io_(io), options_(std::move(options)) {}
 
-  awaitable<Result<std::string>> make(std::string runtime_env, std::string hold,
-                                      Clock::time_point deadline, SetupLog& log);
+  struct Order {
+    std::string runtime_env, hold;
+    bool allow_conflicts = false;  // packages may break those of the base
+  };
+  awaitable<Result<std::string>> make(Order order, Clock::time_point deadline, SetupLog& log);
   awaitable<Status> renew(std::string hold);
   awaitable<Status> release(std::string hold);
   // What an environment has on disk, for people and for caps. 0: nobody knows.

@@ -37,7 +37,8 @@ class MakerTest : public testing::Test {
 
   static awaitable<void> keep(Maker& maker, SetupLog& log, Clock::time_point deadline,
                               Result<std::string>& result) {
-    result = co_await maker.make("{\"pip\": [\"secret\"]}", "a-hold", deadline, log);
+    Maker::Order order{"{\"pip\": [\"secret\"]}", "a-hold"};
+    result = co_await maker.make(order, deadline, log);
   }
 
   std::string seen() {

@@ -185,6 +185,11 @@ Result<RayEnv> read_ray_env(const std::string& text) {
   return Reader().read(root);
 }
 
+bool RayEnv::allows_conflicts() const {
+  const std::pair<std::string, std::string> allowed("RTLAUNCH_ALLOW_CONFLICTS", "1");
+  return std::count(env_vars.begin(), env_vars.end(), allowed) > 0;
+}
+
 std::string fields_of(const std::string& text) {
   auto root = config::parse_json(text, "");
   std::string fields;

@@ -34,6 +34,7 @@ struct RayEnv {
   std::optional<std::string> py_executable;  // raw shell text
   std::vector<Uri> uris;
   std::vector<std::string> warnings;
+  bool allows_conflicts() const;  // RTLAUNCH_ALLOW_CONFLICTS=1 in its env_vars
 };
 
 Result<RayEnv> read_ray_env(const std::string& text);
