@@ -3,6 +3,7 @@ What a raylet does with the answers is test_ray.py's."""
 
 import concurrent.futures
 import http.client
+import http.server
 import json
 import os
 import pathlib
@@ -12,11 +13,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from conftest import BIN, SYSTEM_PYTHON
+from conftest import BIN, PLAIN_UID, SYSTEM_PYTHON, become
 from daemon_support import Daemon, wait_until
 from ray_support import VENV, children_of, command_of, free_port, ray_programs, ray_python, stock  # noqa: F401 (fixtures)
 
@@ -355,6 +357,57 @@ def test_packages_that_break_the_base_are_refused_unless_asked(make_agent, base)
     text = agent.fails(env)
     assert 'requests' in text and 'RTLAUNCH_ALLOW_CONFLICTS=1 in env_vars' in text
     assert agent.context({**env, 'env_vars': {'RTLAUNCH_ALLOW_CONFLICTS': '1'}})['command_prefix']
+
+
+def test_rays_variables_reach_whoever_downloads(make_agent, tmp_path):
+    package, seen = make_zip(tmp_path, {'top/a.txt': ''}).read_bytes(), []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(dict(self.headers))
+            if len(seen) == 1:   # once it is busy: that may pass
+                return self.send_error(503)
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(package)))
+            self.end_headers()
+            self.wfile.write(package)
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        agent = make_agent(env={'RAY_RUNTIME_ENV_HTTP_USER_AGENT': 'mine/1', 'RAY_RUNTIME_ENV_BEARER_TOKEN': 'canary-bearer',
+                                'RUNTIME_ENV_RETRY_INTERVAL_MS': '50'}).start()
+        agent.context({'working_dir': f'http://127.0.0.1:{server.server_port}/x.zip'})
+        server.shutdown()
+    assert [headers['User-Agent'] for headers in seen] == ['mine/1', 'mine/1']
+    assert seen[0]['Authorization'] == 'Bearer canary-bearer'
+    assert 'canary-bearer' not in ''.join(path.read_text() for path in agent.logs.iterdir())
+
+
+def test_sleeping_for_tests_holds_up_nobody_else(make_agent, tmp_path):
+    agent = make_agent(env={'RAY_RUNTIME_ENV_SLEEP_FOR_TESTING_S': '3'}).start()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        asked = pool.submit(agent.context, {'env_vars': {'A': '1'}})
+        time.sleep(0.3)
+        assert agent.delete({'env_vars': {'B': '1'}}).status == 1
+        assert time.monotonic() - began < 2
+        asked.result()
+        assert time.monotonic() - began >= 3
+
+
+def test_a_plain_user_has_an_agent_too(make_agent, ray_programs):  # noqa: F811
+    if os.geteuid() != 0:
+        pytest.skip('this is that already')
+    agent = make_agent()
+    for path in [agent.folder, agent.session, agent.logs]:
+        os.chown(path, PLAIN_UID, PLAIN_UID)
+    for path in [agent.folder, *agent.folder.parents]:
+        if path in (pathlib.Path('/tmp'), pathlib.Path('/')):
+            break
+        path.chmod(0o755)
+    package = make_zip(agent.folder, {'mod.py': ''})
+    agent.start(preexec_fn=become(PLAIN_UID))
+    assert agent.context({'py_modules': [f'file://{package}']})['command_prefix']
+    assert agent.store.stat().st_uid == PLAIN_UID
 
 
 def test_rtlaunch_agent_is_the_same_program(agent):
