@@ -12,7 +12,7 @@
 namespace rtlaunch::zip {
 namespace {
 
-constexpr uint64_t kWhole = 1 << 20;     // entries up to here are inflated in one go
+constexpr uint64_t kWhole = 256 << 10;   // entries up to here are inflated in one go
 constexpr uint64_t kWindow = 256 << 10;  // what is read ahead: neighbours are mostly next
 constexpr uint64_t kChunk = 128 << 10;   // of a stream
 

@@ -1,6 +1,6 @@
 // From an entry of a zip to its bytes, for one thread: small entries in one go (libdeflate), big
 // ones as a stream (ISA-L, as quick as libdeflate), both with the size and CRC checked. Memory: at
-// most 3 MiB, touched only as far as it is needed.
+// most 1 MiB, touched only as far as it is needed.
 #pragma once
 
 #include <cstdint>
