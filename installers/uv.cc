@@ -244,6 +244,9 @@ sys::Program Uv::command(const std::string& view, std::vector<std::string> args,
   program.env.push_back("LC_ALL=C.UTF-8");
   program.input = input;
   program.timeout_ms = milliseconds_left();
+  // A build that runs meanwhile sees this cache below its own (build_root.h), and may be another
+  // user: what we add now it must be able to add to. Nobody else can reach the folder.
+  program.umask = 0;
   return program;
 }
 

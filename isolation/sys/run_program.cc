@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -52,6 +53,7 @@ struct Child {
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  if (program.umask) ::umask(*program.umask);
   if (program.nice != 0) ::setpriority(PRIO_PROCESS, 0, program.nice);
   ready = ready && ::dup2(child.in, 0) == 0 && ::dup2(child.out, 1) == 1 &&
           ::dup2(child.err, 2) == 2 && ::chdir(program.cwd.c_str()) == 0;

@@ -31,6 +31,7 @@ struct Program {
   std::function<void(std::string_view)> hear = {};
   // Instead of poll(2), by somebody who has other descriptors to look after; may return 0 early.
   std::function<int(pollfd* fds, nfds_t count, int timeout_ms)> wait = ::poll;
+  std::optional<uint32_t> umask = {};  // else ours
 };
 
 struct Output {
