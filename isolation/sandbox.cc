@@ -16,6 +16,7 @@
 #include "isolation/setup.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
+#include "isolation/sys/title.h"
 #include "isolation/userns.h"
 #include "isolation/worker.h"
 
@@ -169,6 +170,10 @@ Status set_hostname(const Spec& spec) {
   return sys_error("sethostname", spec.hostname);
 }
 
+Status show_pid1(const Spec& spec) {
+  return spec.pid1_shown_as.empty() ? Status() : sys::show_as(spec.pid1_shown_as);
+}
+
 Status go(Setup& s) {
   TRY(wait_for_go(s));
   return s.supervised() ? sys::outlive_parent() : Status();
@@ -218,6 +223,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   // Beyond this point no path leads to an upper, a hidden directory or the host's /dev and /proc;
   // with an empty root, to nothing of the host's.
   TRY(did.took("hostname", set_hostname(s.spec)));
+  TRY(did.took("title", show_pid1(s.spec)));
   TRY(did.took("guard", guard_pid1()));
   TRY(did.took("go", go(s)));
   // Beyond this point a supervised sandbox lives as long as its line, whoever made it.

@@ -107,11 +107,12 @@ struct Spec {
   int line = -1;                      // supervised (launch.h): pid 1's end of the line
   int record = -1;                    // supervised: a file to which pid 1 appends how it ended
   int stdin_fd = 0, stdout_fd = 1, stderr_fd = 2;
-  std::string hostname;           // uts; empty: unchanged
-  std::optional<uint32_t> umask;  // the command's; else start()'s caller's
-  bool same_pid = false;          // its pid outside is the same number (same_pid.h), or no start
-  bool new_session = false;       // setsid: builds, which must not reach the terminal
-  bool use_mount2 = false;        // make overlays as before Linux 6.7 (for tests)
+  std::string hostname;                    // uts; empty: unchanged
+  std::vector<std::string> pid1_shown_as;  // pid 1's command line, for a command that looks for it
+  std::optional<uint32_t> umask;           // the command's; else start()'s caller's
+  bool same_pid = false;     // its pid outside is the same number (same_pid.h), or no start
+  bool new_session = false;  // setsid: builds, which must not reach the terminal
+  bool use_mount2 = false;   // make overlays as before Linux 6.7 (for tests)
 };
 
 class Sandbox {

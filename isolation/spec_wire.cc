@@ -7,7 +7,7 @@
 namespace rtlaunch::isolation {
 namespace {
 
-constexpr std::string_view kMagic("RTSPEC\2\0", 8);
+constexpr std::string_view kMagic("RTSPEC\3\0", 8);
 constexpr size_t kLeastOverlay = 4 + 4 + 4 + 4, kLeastBind = 4 + 4 + 3;
 
 void write(const Overlay& overlay, Writer* out) {
@@ -59,7 +59,7 @@ Error refused(const char* reason) {
 
 std::string encode(const Spec& spec) {
   Writer out;
-  out.texts(spec.argv).texts(spec.env).text(spec.cwd).text(spec.hostname);
+  out.texts(spec.argv).texts(spec.env).text(spec.cwd).text(spec.hostname).texts(spec.pid1_shown_as);
   out.number(static_cast<uint32_t>(spec.root)).flag(spec.same_pid).flag(spec.new_session);
   out.number(spec.umask.value_or(kNoMask));
   out.texts(spec.writable).texts(spec.hidden).texts(spec.visible);
@@ -80,6 +80,7 @@ Result<Spec> decode(std::string_view bytes) {
   spec.env = in.texts();
   spec.cwd = in.text();
   spec.hostname = in.text();
+  spec.pid1_shown_as = in.texts();
   spec.root = read_root(&in);
   spec.same_pid = in.flag();
   spec.new_session = in.flag();

@@ -19,6 +19,7 @@ Spec full() {
   spec.env = {"A=b", "EMPTY="};
   spec.cwd = "/tmp/x";
   spec.hostname = "worker";
+  spec.pid1_shown_as = {"raylet", ""};
   spec.root = Root::kShared;
   spec.same_pid = true;
   spec.new_session = true;

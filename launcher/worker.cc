@@ -1,5 +1,6 @@
 #include "launcher/worker.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -208,6 +209,44 @@ void name_raylet(Environment& variables) {
   if (found != variables.end()) found->second = "1";
 }
 
+// What of the command line of a raylet is looked for; nothing when the process is none.
+std::vector<std::string> raylet_words(const std::string& pid) {
+  auto text = sys::read_file("/proc/" + pid + "/cmdline", 1 << 20);
+  std::vector<std::string> words;
+  for (size_t from = 0; text && from < text->size();) {
+    std::string word = text->substr(from, text->find('\0', from) - from);
+    from += word.size() + 1;
+    if (words.empty() && !word.ends_with("/raylet")) return {};
+    if (words.empty() || word.starts_with("--node_id=") || word.starts_with("--gcs-address="))
+      words.push_back(word);
+  }
+  return words;
+}
+
+// ray.init() in a worker, as in the driver of a submitted job, looks for its node among the command
+// lines of all processes. There, too, pid 1 is the raylet: the one that started us, else all that
+// are on this machine, of which Ray takes those of its cluster.
+std::vector<std::string> shown_as_raylet(const Environment& variables) {
+  auto number = [](const std::string& text) {
+    return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+  };
+  auto found = variables.find("RAY_RAYLET_PID");
+  if (found != variables.end()) {
+    return number(found->second) ? raylet_words(found->second) : std::vector<std::string>();
+  }
+  std::vector<std::string> all;
+  auto proc = sys::open_at(AT_FDCWD, "/proc", O_RDONLY | O_DIRECTORY);
+  if (!proc) return {};
+  auto names = sys::list_dir(proc->get());
+  for (size_t i = 0; names && i < names->size(); ++i) {
+    const std::string& name = (*names)[i];
+    if (!number(name)) continue;
+    for (const std::string& word : raylet_words(name))
+      if (all.empty() || word.starts_with("--")) all.push_back(word);
+  }
+  return all;
+}
+
 std::vector<std::string> worker_environment(const RunOptions& options, const PlanRequest& request,
                                             const Plan& plan, const Places& places,
                                             const std::string& cwd) {
@@ -233,6 +272,7 @@ void take_profile(const RunOptions& options, const PlanRequest& request, Spec& s
   if (options.profile == Profile::kRay) {
     spec.root = isolation::Root::kShared;
     spec.same_pid = true;
+    spec.pid1_shown_as = shown_as_raylet(request.variables);
     // With a terminal its keys go to our group, and a shell wants to be in it.
     spec.new_session = !::isatty(STDIN_FILENO);
     return;
