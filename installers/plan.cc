@@ -1,6 +1,7 @@
 #include "installers/plan.h"
 
 #include <algorithm>
+#include <set>
 
 #include "config/runtime_env.h"
 
@@ -134,6 +135,19 @@ Environment expanded_variables(const PlanRequest& request) {
   return variables;
 }
 
+namespace {
+
+// Where packages come from may be said by env_vars, too: they are an install's variables.
+bool is_for_installers(const std::string& name) {
+  static const std::set<std::string> kOthers = {
+      "HTTP_PROXY",     "HTTPS_PROXY", "ALL_PROXY",         "NO_PROXY",      "http_proxy",
+      "https_proxy",    "all_proxy",   "no_proxy",          "SSL_CERT_FILE", "SSL_CERT_DIR",
+      "CURL_CA_BUNDLE", "NETRC",       "REQUESTS_CA_BUNDLE"};
+  return name.starts_with("PIP_") || name.starts_with("UV_") || kOthers.count(name) != 0;
+}
+
+}  // namespace
+
 Result<PackagesContext> packages_context(const PlanRequest& request, const Plan& plan,
                                          const std::string& store) {
   PackagesContext context;
@@ -141,6 +155,7 @@ Result<PackagesContext> packages_context(const PlanRequest& request, const Plan&
   Environment expanded = expanded_variables(request);
   for (const auto& [name, value] : request.env.env_vars) {
     context.env_vars.emplace_back(name, expanded[name]);
+    if (is_for_installers(name)) context.environment[name] = expanded[name];
   }
   context.cwd = request.cwd;
   context.tools = request.tools;
