@@ -42,7 +42,7 @@ PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS) $(RAY_TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
-.PHONY: all build wheel demo test unit e2e soak vm asan tsan bench lint fmt install setup clean
+.PHONY: all build wheel demo demo-ray test unit e2e soak vm asan tsan bench lint fmt install setup clean
 all: build
 
 setup:
@@ -147,8 +147,12 @@ demo: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build
 	@tools/demo $(OUT)/bin
 
+demo-ray: setup
+	@$(MAKE) --no-print-directory -j$$(nproc) wheel
+	@tools/demo-ray $(OUT)/bin
+
 bench: setup
-	@$(MAKE) --no-print-directory -j$$(nproc) build
+	@$(MAKE) --no-print-directory -j$$(nproc) wheel
 	@tools/bench $(OUT)/bin build
 
 # The unit tests again with the sanitizers, each in a tree of its own.

@@ -12,7 +12,8 @@ same with its runtime environments through rtlaunch.
                 return os.environ['A']
             answer(ray.get(a.remote()))''') == '1'
 
-Only under tools/run-tests: Ray's own clean-up kills by name, so it gets a pid namespace and a /tmp."""
+Only under tools/run-tests, or in a program that has called shut_in(): Ray's own clean-up kills by name, so
+it gets a pid namespace and a /tmp."""
 
 import contextlib
 import fcntl
@@ -23,6 +24,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import textwrap
 import time
@@ -76,6 +78,18 @@ def ray_python():
             subprocess.run([VENV / 'bin/python', '-m', 'pip', 'install', '-q', *RAY], check=True)
             stamp.write_text(repr(RAY))
     return VENV / 'bin/python'
+
+
+def shut_in():
+    """For a program of ours that starts Ray: from here on it is in namespaces, with a /tmp of its own."""
+    if 'RTLAUNCH_GUESTS' in os.environ:
+        return
+    with tempfile.TemporaryDirectory(dir=ROOT / 'build', prefix='ray-tmp-', ignore_cleanup_errors=True) as scratch:
+        os.chmod(scratch, 0o1777)
+        enter = 'mount --make-rprivate / && mount --bind "$1" /tmp && shift && exec "$@"'
+        done = subprocess.run(['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', 'sh', '-c', enter, 'sh',
+                               scratch, sys.executable, *sys.argv], env={**os.environ, 'RTLAUNCH_GUESTS': '', 'TMPDIR': '/tmp'})
+    sys.exit(done.returncode)
 
 
 def children_of(pid):
@@ -236,6 +250,15 @@ def node(**more):
         one.remove()
 
 
+@contextlib.contextmanager
+def our_node(programs, daemon=None, store=None, **more):
+    """A node that is switched over, and makes sure of it: else Ray's own agent would pass our tests."""
+    with node(env={**ours_env(programs, daemon and daemon.socket, store), **more.pop('env', {})}, **more) as one:
+        one.daemon = daemon
+        assert os.readlink(f'/proc/{one.agent()}/exe') == str(programs / 'rtlaunch-agent'), one.log('runtime_env_agent.log')
+        yield one
+
+
 def ours_env(programs, socket=None, store=None):
     """The variables that switch a node over; without a socket its layers are made in `store`, by itself."""
     install_plugin()
@@ -286,14 +309,13 @@ def stock():
 
 @pytest.fixture(scope='module')
 def ours(ray_programs, ray_daemon):
-    with node(env=ours_env(ray_programs, ray_daemon.socket)) as one:
-        one.daemon = ray_daemon
+    with our_node(ray_programs, ray_daemon) as one:
         yield one
 
 
 @pytest.fixture(scope='module')
 def ours_embedded(ray_programs, tmp_path_factory):
-    with node(env=ours_env(ray_programs, store=tmp_path_factory.mktemp('store'))) as one:
+    with our_node(ray_programs, store=tmp_path_factory.mktemp('store')) as one:
         yield one
 
 

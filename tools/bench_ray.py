@@ -1,0 +1,97 @@
+#!/usr/bin/python3
+"""`tools/bench ray`: what a user of Ray waits for, with Ray as it comes (pip, uv) and through rtlaunch. The same
+drivers on nodes that are started in turn, each with nothing in any cache. In namespaces of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROUNDS = 3
+PACKAGES = ['pendulum', 'requests==2.27.1']
+
+DRIVER = '''
+connect()
+@ray.remote(num_cpus=0)
+def used():
+    import pendulum, requests
+    return requests.__version__
+@ray.remote(num_cpus=0)
+class Actor:
+    def used(self):
+        return os.getpid()
+env, found = {env}, {{}}
+ray.get(ray.remote(lambda: 1).remote())
+
+def timed(call):
+    began = time.monotonic()
+    ray.get(call())
+    return time.monotonic() - began
+
+found['new'] = timed(lambda: used.options(runtime_env=env).remote())
+actors = [Actor.options(runtime_env=env).remote()]   # may take the task's worker
+ray.get(actors[0].used.remote())
+found['actor'] = []
+for _ in range(5):
+    began = time.monotonic()
+    actors.append(Actor.options(runtime_env=env).remote())
+    ray.get(actors[-1].used.remote())
+    found['actor'].append(time.monotonic() - began)
+found['variable'] = [timed(lambda: used.options(runtime_env={{**env, 'env_vars': {{'N': str(n)}}}}).remote()) for n in range(4)]
+crowd = [Actor.options(runtime_env=env) for _ in range(10)]
+began = time.monotonic()
+crowd = [one.remote() for one in crowd]
+ray.get([one.used.remote() for one in crowd])
+found['crowd'] = time.monotonic() - began
+answer(found)
+'''
+
+
+def measure(bench, programs, row):
+    done = subprocess.run([sys.executable, __file__, programs, bench.fresh('ray.json')], text=True)
+    if done.returncode:
+        raise SystemExit('bench_ray failed')
+    found = json.loads((bench.scratch / f'ray.json{bench.count}').read_text())
+    flat = lambda setting, what: sum((one[what] if isinstance(one[what], list) else [one[what]] for one in found[setting]), [])
+    for theirs, goal in (('pip', 1 / 6), ('uv', 1 / 4)):
+        row('Ray: new pip env to first task', flat('ours', 'new'), flat(theirs, 'new'), f'stock Ray, {theirs}', round(goal, 2))
+    row('Ray: actor in an env that is there', flat('ours', 'actor'), flat('pip', 'actor'), 'stock Ray, pip', 0.25)
+    row('Ray: env that differs in env_vars only', flat('ours', 'variable'), flat('pip', 'variable'), 'stock Ray, pip', 0.25)
+    row('Ray: ten actors at once in an env that is there', flat('ours', 'crowd'), flat('pip', 'crowd'), 'stock Ray, pip', 0.33)
+
+
+def one_round(programs, setting, folder):
+    from daemon_support import Daemon
+    from ray_support import node, our_node
+    if setting != 'ours':
+        with node() as one:
+            return one.drive(DRIVER.format(env={setting: PACKAGES}), timeout=300)
+    folder.mkdir(mode=0o755)
+    daemon = Daemon(programs, folder).start()
+    try:
+        with our_node(programs, daemon) as one:
+            return one.drive(DRIVER.format(env={'pip': PACKAGES}), timeout=300)
+    finally:
+        daemon.stop()
+
+
+def main():
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(ROOT / 'tests'))
+    programs, out = map(pathlib.Path, sys.argv[1:])
+    os.environ['RTLAUNCH_BIN'] = str(programs)
+    import ray_support
+    ray_support.ray_python()
+    ray_support.shut_in()
+    found = {'pip': [], 'uv': [], 'ours': []}
+    for turn in range(ROUNDS):
+        for setting, rounds in found.items():
+            rounds.append(one_round(programs, setting, pathlib.Path(f'/tmp/node-{turn}')))
+            print(f'ray, {setting}: {json.dumps(rounds[-1])}', flush=True)
+    out.write_text(json.dumps(found))
+
+
+if __name__ == '__main__':
+    main()
