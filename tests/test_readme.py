@@ -11,7 +11,8 @@ from conftest import PLAIN_UID, become
 from daemon_support import daemon, stopped_daemon, through  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent
-ALL_BLOCKS = re.findall(r'^```(?:sh)?\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
+FENCED = re.findall(r'^```(\w*)\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
+ALL_BLOCKS = [text for kind, text in FENCED if kind in ('', 'sh') and not text.startswith('# beside Ray\n')]   # test_ray_readme.py
 NODE = [block for block in ALL_BLOCKS if block.startswith('# with rtlaunchd\n')]
 BLOCKS = [block for block in ALL_BLOCKS if block not in NODE]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith('rtlaunch ')]

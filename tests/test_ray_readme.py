@@ -1,0 +1,43 @@
+"""What README.md says about Ray is done as it is written there."""
+
+import re
+import subprocess
+import textwrap
+import zipfile
+
+from ray_support import PLUGINS, ROOT, VENV, Node, ours, ours_env, ray_daemon, ray_programs  # noqa: F401
+
+BLOCKS = re.findall(r'^```(\w*)\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
+(EXAMPLES,) = [text for kind, text in BLOCKS if kind == 'python']
+(SHELL,) = [text.splitlines()[1:] for kind, text in BLOCKS if text.startswith('# beside Ray\n')]
+
+
+def test_the_examples(ours):  # noqa: F811
+    with zipfile.ZipFile('/tmp/project.zip', 'w') as project:
+        project.writestr('main.py', '')
+    done = subprocess.run([ours.python, '-c', textwrap.dedent(EXAMPLES)], cwd=ours.home, timeout=120, capture_output=True,
+                          text=True, env={**ours.env, 'RAY_ADDRESS': ours.address})
+    assert done.returncode == 0, done.stderr
+
+
+class Started(Node):
+    """By the wheel's command, with nothing in its environment that switches it over."""
+
+    def command(self):
+        words = super().command()
+        assert [words[0], words[1]] == [f'{VENV}/bin/ray', 'start'] and SHELL[2] == 'rtlaunch ray start --head'
+        return [f'{VENV}/bin/rtlaunch', 'ray', *words[1:]]
+
+
+def test_rtlaunch_ray_start(ray_programs, ray_daemon):  # noqa: F811
+    env = ours_env(ray_programs, ray_daemon.socket)
+    assert env.pop('RAY_RUNTIME_ENV_PLUGINS') == PLUGINS
+    one = Started(env=env)
+    try:
+        one.start()
+        assert one.drive("""
+            connect()
+            answer(ray.get(ray.remote(lambda: os.environ['RAY_RAYLET_PID']).options(
+                runtime_env={'pip': ['emoji==2.14.0']}).remote()))""") == '1', 'in the sandbox'
+    finally:
+        one.remove()
