@@ -269,6 +269,7 @@ def ours_env(programs, socket=None, store=None):
 
 def install_plugin():
     """What `pip install rtlaunch` puts into Ray's interpreter, from the wheel that `make wheel` made."""
+    ray_python()
     wheels = sorted((ROOT / 'build').glob('rtlaunch-*.whl'))
     assert wheels, 'make wheel'
     stamp = VENV / '.wheel'

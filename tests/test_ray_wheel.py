@@ -86,7 +86,9 @@ def test_the_variable_keeps_the_users_plugins():
     assert json.loads(value.stdout) == [{'class': 'rtlaunch.ray.Plugin'}, {'class': 'their.Plugin', 'priority': 3}]
 
 
-def test_the_class_becomes_the_agent(tmp_path):
+@pytest.mark.parametrize('way', ['start', 'plugin'])
+def test_rays_agent_becomes_ours(tmp_path, way):
+    """At the start of its Python, or else by the class."""
     install_plugin()
     agent = next(VENV.glob('lib/python3*/site-packages/ray/_private/runtime_env/agent/main.py'))
     for name in ('rtlaunch', 'rtlaunch-build', 'uv'):
@@ -94,14 +96,30 @@ def test_the_class_becomes_the_agent(tmp_path):
     stand_in = tmp_path / 'rtlaunch-agent'
     stand_in.write_text(STAND_IN.format(python=VENV / 'bin/python', facts=tmp_path / 'facts', agent=agent))
     stand_in.chmod(0o755)
-    with node(env={'RAY_RUNTIME_ENV_PLUGINS': PLUGINS, 'RTLAUNCH_BIN': str(tmp_path)}) as one:
+    with node(env={'RAY_RUNTIME_ENV_PLUGINS': PLUGINS, 'RTLAUNCH_BIN': str(tmp_path), 'RTLAUNCH_RAY_START': way}) as one:
         assert one.drive(ASK) == '1'
         facts = json.loads((tmp_path / 'facts').read_text())
         assert facts['parent'] == one.raylet() and facts['python'] == str(VENV / 'bin/python')
         assert any(word.startswith('--node-id=') for word in facts['argv'])
-        assert facts['fds']['1'].endswith('/runtime_env_agent.out') and facts['fds']['2'].endswith('/runtime_env_agent.err')
+        name = {'start': 'raylet', 'plugin': 'runtime_env_agent'}[way]   # the agent itself opens its own
+        assert facts['fds']['1'].endswith(f'/{name}.out') and facts['fds']['2'].endswith(f'/{name}.err')
         assert len([fd for fd, target in facts['fds'].items() if target.startswith('pipe:')]) <= 2, facts['fds']
-        assert 'the stand-in speaks' in one.log('runtime_env_agent.out')
+        assert 'the stand-in speaks' in one.log(f'{name}.out')
+
+
+def test_setup_worker_is_replaced_before_ray_is_imported():
+    """Only where a node was switched over, and then without Ray: its import takes most of a second."""
+    install_plugin()
+    [script] = VENV.glob('lib/python3*/site-packages/ray/_private/workers/setup_worker.py')
+    context = '--serialized-runtime-env-context={"env_vars": {"A": "1"}}'
+    show = [VENV / 'bin/python', script, 'sh', '-c', 'echo $A; env | grep RAY_CLIENT_MODE', '--language=CPP', context]
+
+    def said(**more):
+        return subprocess.run(show, env={**os.environ, **more}, capture_output=True, text=True).stdout.split()
+    assert said() == ['1', 'RAY_CLIENT_MODE=0']   # the control: importing Ray sets it
+    assert said(RAY_RUNTIME_ENV_PLUGINS=PLUGINS) == ['1']
+    assert said(RAY_RUNTIME_ENV_PLUGINS=PLUGINS, RTLAUNCH_RAY_START='plugin') == ['1', 'RAY_CLIENT_MODE=0']
+    assert said(RAY_RUNTIME_ENV_PLUGINS='[{"class": "their.Plugin"}]') == ['1', 'RAY_CLIENT_MODE=0']
 
 
 @pytest.mark.parametrize('plugins, line', [

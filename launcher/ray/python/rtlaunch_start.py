@@ -1,7 +1,8 @@
 """What rtlaunch.pth does at every start of this Python: next to nothing. Where a node has been switched over
 (RAY_RUNTIME_ENV_PLUGINS names rtlaunch.ray.Plugin) and the program is Ray's runtime env agent or its
 setup_worker.py, rtlaunch's own takes its place before Ray is imported: that import is most of what they
-cost. Whatever is missing for that: Ray goes on, and the plugin has the next say."""
+cost. Whatever is missing for that: Ray goes on, and the plugin has the next say. RTLAUNCH_RAY_START=plugin
+leaves it all to the plugin."""
 
 import os
 import sys
@@ -40,5 +41,5 @@ def replace(words):
         become(folder, 'rtlaunch-agent', words[index + 1:])
 
 
-if PLUGIN in os.environ.get(PLUGINS, ''):
+if PLUGIN in os.environ.get(PLUGINS, '') and os.environ.get('RTLAUNCH_RAY_START') != 'plugin':
     replace(getattr(sys, 'orig_argv', []))
