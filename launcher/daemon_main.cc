@@ -8,7 +8,6 @@
 #include <cstdio>
 
 #define FMT_HEADER_ONLY  // the program is static
-#define SPDLOG_FMT_EXTERNAL
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 

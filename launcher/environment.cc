@@ -105,7 +105,7 @@ Plan plan_from(const store::Record& record) {
     plan.python.emplace();
     plan.python->executable = json.at("python");
     plan.python->mounts = json.at("python_mounts").get<std::vector<std::string>>();
-    plan.python->mounts.at(0);
+    (void)plan.python->mounts.at(0);  // throws when there is none
     plan.python->scheme.scripts = json.at("scripts");
   }
   return plan;

@@ -14,7 +14,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using protocol::Op;
-using protocol::Request;
 
 constexpr auto kMostStart = seconds(60);  // the spawner itself gives up sooner
 

@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 
+from conftest import BIN
 from ray_support import PLUGINS, ROOT, VENV, command_of, install_plugin, node
 
 WHEEL = next(iter(sorted((ROOT / 'build').glob('rtlaunch-*.whl'))), None)
@@ -91,7 +92,8 @@ def test_rays_agent_becomes_ours(tmp_path, way):
     """At the start of its Python, or else by the class."""
     install_plugin()
     agent = next(VENV.glob('lib/python3*/site-packages/ray/_private/runtime_env/agent/main.py'))
-    for name in ('rtlaunch', 'rtlaunch-build', 'uv'):
+    (tmp_path / 'rtlaunch').symlink_to(BIN / 'rtlaunch')   # workers are set up by it
+    for name in ('rtlaunch-build', 'uv'):
         (tmp_path / name).symlink_to('/bin/true')
     stand_in = tmp_path / 'rtlaunch-agent'
     stand_in.write_text(STAND_IN.format(python=VENV / 'bin/python', facts=tmp_path / 'facts', agent=agent))
