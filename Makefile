@@ -42,20 +42,22 @@ PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS) $(RAY_TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
-.PHONY: all build wheel demo demo-ray test unit e2e soak vm asan tsan bench lint fmt install setup clean
+.PHONY: all build fetched wheel demo demo-ray test unit e2e soak vm asan tsan bench lint fmt install setup clean
 all: build
 
 setup:
 	@tools/setup
 
-build: $(PROGRAMS)
+build: $(PROGRAMS) fetched
+
+fetched:
 	@tools/fetch-tools $(OUT)/bin
 
 # For `pip install` beside Ray.
 WHEEL := build/.wheel-$(FLAVOUR)
 wheel: build $(WHEEL)
 
-$(WHEEL): tools/make-wheel $(shell find launcher/ray/python -name '*.py') $(PROGRAMS)
+$(WHEEL): tools/make-wheel $(shell find launcher/ray/python -name '*.py') $(PROGRAMS) | fetched
 	@tools/make-wheel $(OUT)/bin build
 	@touch $@
 
