@@ -6,9 +6,10 @@ CXX := $(if $(shell command -v ccache 2>/dev/null),ccache )g++
 
 COMMON := -std=c++20 -g1 -I. -Wall -Wextra -Wshadow -Werror -pthread -fno-strict-aliasing
 FLAGS_release := -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
-# GCC 12 warns of what is no fault of ours (std::regex) when it adds checks.
+# GCC 12 warns of what is no fault of ours (std::regex) when it adds checks, and TSan of the fences of
+# Asio, whose programs have one thread.
 FLAGS_asan := -O1 -Wno-maybe-uninitialized -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-FLAGS_tsan := -O1 -Wno-maybe-uninitialized -fsanitize=thread -fno-omit-frame-pointer
+FLAGS_tsan := -O1 -Wno-maybe-uninitialized -Wno-tsan -fsanitize=thread -fno-omit-frame-pointer
 CXXFLAGS := $(COMMON) $(FLAGS_$(FLAVOUR))
 
 FOLDERS := isolation/sys config isolation installers/store installers launcher
