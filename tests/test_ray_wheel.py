@@ -117,7 +117,8 @@ def test_setup_worker_is_replaced_before_ray_is_imported():
     show = [VENV / 'bin/python', script, 'sh', '-c', 'echo $A; env | grep RAY_CLIENT_MODE', '--language=CPP', context]
 
     def said(**more):
-        return subprocess.run(show, env={**os.environ, **more}, capture_output=True, text=True).stdout.split()
+        own = {name: value for name, value in os.environ.items() if not name.startswith('RAY_')}
+        return subprocess.run(show, env={**own, **more}, capture_output=True, text=True).stdout.split()
     assert said() == ['1', 'RAY_CLIENT_MODE=0']   # the control: importing Ray sets it
     assert said(RAY_RUNTIME_ENV_PLUGINS=PLUGINS) == ['1']
     assert said(RAY_RUNTIME_ENV_PLUGINS=PLUGINS, RTLAUNCH_RAY_START='plugin') == ['1', 'RAY_CLIENT_MODE=0']
