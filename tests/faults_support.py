@@ -79,7 +79,7 @@ def files_below(folder, without=()):
     for path, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in without]
         found += [os.path.relpath(os.path.join(path, name), folder) for name in folders + files
-                  if not name.startswith(('index.sqlite', 'durable.log', 'log'))]
+                  if not name.startswith(('index.sqlite', 'durable.log', 'log', 'events.'))]
     return sorted(found)
 
 
