@@ -14,16 +14,6 @@
 namespace rtlaunch::isolation {
 namespace {
 
-struct Pipe {
-  Pipe() {
-    int fds[2];
-    if (::pipe2(fds, O_CLOEXEC) != 0) std::abort();
-    read = UniqueFd(fds[0]);
-    write = UniqueFd(fds[1]);
-  }
-  UniqueFd read, write;
-};
-
 // The command says its pid, and stays until we have looked at it from outside: what the kernel
 // calls it in each pid namespace from ours on. "NSpid:\t17\t17"
 struct Seen {

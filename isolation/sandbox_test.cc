@@ -15,16 +15,6 @@ bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
-struct Pipe {
-  Pipe() {
-    int fds[2];
-    if (::pipe2(fds, O_CLOEXEC) != 0) std::abort();
-    read = UniqueFd(fds[0]);
-    write = UniqueFd(fds[1]);
-  }
-  UniqueFd read, write;
-};
-
 std::string read_line(int fd) {
   std::string line;
   char c;

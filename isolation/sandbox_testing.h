@@ -51,6 +51,16 @@ struct World {
   }
 };
 
+struct Pipe {
+  Pipe() {
+    int fds[2];
+    if (::pipe2(fds, O_CLOEXEC) != 0) std::abort();
+    read = UniqueFd(fds[0]);
+    write = UniqueFd(fds[1]);
+  }
+  UniqueFd read, write;
+};
+
 struct Outcome {
   int status = -1;     // as waitpid(2) gives it
   std::string output;  // stdout and stderr

@@ -266,18 +266,23 @@ def workers_of(folder):
     return sorted(os.listdir(folder / 'workers')) if (folder / 'workers').is_dir() else []
 
 
-@pytest.fixture
-def stopped_daemon(programs, tmp_path):
-    """Not started yet; whatever it becomes is ended after the test."""
-    if os.geteuid() != 0:
-        pytest.skip('rtlaunchd has to be started by root')
+def open_folder(tmp_path):
+    """One below tmp_path that every user can reach, for a daemon."""
     for path in [tmp_path, *tmp_path.parents]:
         if path in (pathlib.Path('/tmp'), pathlib.Path('/')):
             break
         path.chmod(0o755)
     folder = tmp_path / 'node'
     folder.mkdir(mode=0o755)
-    one = Daemon(programs, folder)
+    return folder
+
+
+@pytest.fixture
+def stopped_daemon(programs, tmp_path):
+    """Not started yet; whatever it becomes is ended after the test."""
+    if os.geteuid() != 0:
+        pytest.skip('rtlaunchd has to be started by root')
+    one = Daemon(programs, open_folder(tmp_path))
     yield one
     if one.process and one.process.poll() is None:
         one.kill()

@@ -20,7 +20,7 @@ import time
 
 import pytest
 
-from daemon_support import Daemon, wait_until  # noqa: F401
+from daemon_support import Daemon, open_folder, wait_until  # noqa: F401
 
 SOAK = os.environ.get('RTLAUNCH_SOAK') == '1'
 SECONDS = int(os.environ.get('RTLAUNCH_SOAK_SECONDS', '0'))
@@ -343,12 +343,6 @@ def fill(path, leave):
 def node(programs, tmp_path):
     if os.geteuid() != 0:
         pytest.skip('rtlaunchd has to be started by root')
-    for path in [tmp_path, *tmp_path.parents]:
-        if path in (pathlib.Path('/tmp'), pathlib.Path('/')):
-            break
-        path.chmod(0o755)
-    folder = tmp_path / 'node'
-    folder.mkdir(mode=0o755)
-    one = Node(programs, folder).start()
+    one = Node(programs, open_folder(tmp_path)).start()
     yield one
     one.finish()
