@@ -98,10 +98,6 @@ long clone3_onto_stack(struct clone_args* args, int (*function)(void*), void* ar
 #endif
 }
 
-}  // namespace
-
-namespace {
-
 // A child that became another program never returned from its functions: to AddressSanitizer their
 // variables still lie on the stack.
 void clear_stack([[maybe_unused]] char* stack, [[maybe_unused]] size_t size) {
@@ -110,31 +106,36 @@ void clear_stack([[maybe_unused]] char* stack, [[maybe_unused]] size_t size) {
 #endif
 }
 
+// A child that has our memory until it is another program or ends; we wait. Not clone(3):
+// ThreadSanitizer takes that child for a fork, and ours shares what it keeps of us.
+template <size_t kSize>
+Result<pid_t> spawn_on(char (&stack)[kSize], struct clone_args args, int (*function)(void*),
+                       void* argument, const std::string& object) {
+  args.flags |= CLONE_VM | CLONE_VFORK;
+  args.stack = reinterpret_cast<uint64_t>(stack);
+  args.stack_size = kSize;
+  clear_stack(stack, kSize);
+  long pid = clone3_onto_stack(&args, function, argument);
+  if (pid > 0) return static_cast<pid_t>(pid);
+  errno = static_cast<int>(-pid);
+  return sys_error("clone3", object);
+}
+
 }  // namespace
 
 Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument) {
-  char* stack = borrower_stack;
-  clear_stack(stack, sizeof borrower_stack);
-  int pid =
-      ::clone(function, stack + sizeof borrower_stack, CLONE_VM | CLONE_VFORK | SIGCHLD, argument);
-  if (pid < 0) return sys_error("clone", "");
-  return static_cast<pid_t>(pid);
+  struct clone_args args = {};
+  args.exit_signal = SIGCHLD;
+  return spawn_on(borrower_stack, args, function, argument, "");
 }
 
 Result<pid_t> spawn_as(pid_t pid, size_t levels, int (*function)(void*), void* argument) {
   const pid_t numbers[] = {pid, pid};
   struct clone_args args = {};
-  args.flags = CLONE_VM | CLONE_VFORK;
   args.exit_signal = SIGCHLD;
-  args.stack = reinterpret_cast<uint64_t>(borrower_stack);
-  args.stack_size = sizeof borrower_stack;
   args.set_tid = reinterpret_cast<uint64_t>(numbers);
   args.set_tid_size = std::min(levels, std::size(numbers));
-  clear_stack(borrower_stack, sizeof borrower_stack);
-  long made = clone3_onto_stack(&args, function, argument);
-  if (made > 0) return static_cast<pid_t>(made);
-  errno = static_cast<int>(-made);
-  return sys_error("clone3", std::to_string(pid));
+  return spawn_on(borrower_stack, args, function, argument, std::to_string(pid));
 }
 
 namespace {
@@ -194,19 +195,11 @@ Result<Cloned> start_program(const ProgramStart& program) {
   Exec exec{program, pointers(program.argv), pointers(program.env), ::getpid(), &code};
   errno = 0;
   struct clone_args args = {};
-  args.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
+  args.flags = CLONE_PIDFD;
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   args.exit_signal = static_cast<uint64_t>(program.exit_signal);
-  args.stack = reinterpret_cast<uint64_t>(stack);
-  args.stack_size = sizeof stack;
-  clear_stack(stack, sizeof stack);
-  // Not clone(3): ThreadSanitizer takes that child for a fork, and ours shares what it keeps of us.
-  long pid = clone3_onto_stack(&args, exec_program, &exec);
-  if (pid < 0) {
-    errno = static_cast<int>(-pid);
-    return sys_error("clone3", program.argv[0]);
-  }
-  Cloned cloned{static_cast<pid_t>(pid), UniqueFd(pidfd)};
+  pid_t pid = TRY(spawn_on(stack, args, exec_program, &exec, program.argv[0]));
+  Cloned cloned{pid, UniqueFd(pidfd)};
   if (code == 0) return cloned;
   (void)wait_for(pidfd).ok();
   errno = code;
