@@ -17,7 +17,8 @@
 namespace rtlaunch::isolation {
 namespace {
 
-constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
+constexpr uint64_t kNamespaces =
+    CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
 
 Status prepare_spec(Setup& s, const Prepare& prepare) {
   s.umask = ::umask(0);

@@ -11,6 +11,7 @@
 
 #include "isolation/caps.h"
 #include "isolation/line.h"
+#include "isolation/net.h"
 #include "isolation/pid1.h"
 #include "isolation/proc.h"
 #include "isolation/setup.h"
@@ -34,7 +35,7 @@ Status keep_only_given_descriptors(Setup& s, int more) {
   if (s.devices) s.devices->append_to(&keep);
   if (s.outside) keep.push_back(s.outside->pidfd.get());
   keep.insert(keep.end(), {s.stdio[0], s.stdio[1], s.stdio[2], s.socket, s.spec.line, s.spec.record,
-                           s.spec.id_map, more});
+                           s.spec.id_map, s.spec.network_fd, s.spec.listener_to, more});
   return sys::close_all_but(keep.data(), keep.size());
 }
 
@@ -210,6 +211,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   TRY(did.took("private mounts", leave_peer_groups(s)));
   // Beyond this point no mount of ours reaches the host, nor one of the host's us.
   TRY(did.took("share", share_with_host(s)));
+  TRY(did.took("network", enter_network(s.spec)));
   TRY(did.took("devices", open_devices(s)));
   TRY(did.took("host directories", open_host_directories(s)));
   TRY(did.took("vault", open_vault(s)));

@@ -73,6 +73,7 @@ struct Bind {
 };
 
 enum class Root { kHost, kEmpty, kShared };
+enum class Network { kHost, kNone, kJoined };  // net.h
 
 // Whom a command runs as, and with whose rights host paths are opened.
 struct User {
@@ -101,7 +102,10 @@ struct Spec {
   std::optional<User> caller;        // see Caller's rights above; root only
   std::string store;                 // with `caller`: paths below are layers, opened as ourselves
   int id_map = -1;                   // with `owned`: a user namespace, see make_id_map()
-  bool keep_caps = false;            // root callers keep the small set (see caps.h); else none
+  Network network = Network::kHost;
+  int network_fd = -1;                // kJoined: the namespace
+  int listener_to = -1;               // kNone: a socket for the door of it
+  bool keep_caps = false;             // root callers keep the small set (see caps.h); else none
   std::optional<sys::Limits> limits;  // the command's, in place of its launcher's
   std::vector<int> leases;            // descriptors that pid 1 keeps open for its life
   int line = -1;                      // supervised (launch.h): pid 1's end of the line

@@ -7,7 +7,7 @@
 namespace rtlaunch::isolation {
 namespace {
 
-constexpr std::string_view kMagic("RTSPEC\3\0", 8);
+constexpr std::string_view kMagic("RTSPEC\4\0", 8);
 constexpr size_t kLeastOverlay = 4 + 4 + 4 + 4, kLeastBind = 4 + 4 + 3;
 
 void write(const Overlay& overlay, Writer* out) {
@@ -49,6 +49,13 @@ Root read_root(Reader* in) {
   return static_cast<Root>(root);
 }
 
+// Which network another one is, only the launcher itself can say.
+Network read_network(Reader* in) {
+  uint32_t network = in->number();
+  if (network > static_cast<uint32_t>(Network::kNone)) in->fail();
+  return static_cast<Network>(network);
+}
+
 constexpr uint32_t kNoMask = UINT32_MAX;
 
 Error refused(const char* reason) {
@@ -61,7 +68,7 @@ std::string encode(const Spec& spec) {
   Writer out;
   out.texts(spec.argv).texts(spec.env).text(spec.cwd).text(spec.hostname).texts(spec.pid1_shown_as);
   out.number(static_cast<uint32_t>(spec.root)).flag(spec.same_pid).flag(spec.new_session);
-  out.number(spec.umask.value_or(kNoMask));
+  out.number(static_cast<uint32_t>(spec.network)).number(spec.umask.value_or(kNoMask));
   out.texts(spec.writable).texts(spec.hidden).texts(spec.visible);
   out.long_number(spec.upper_bytes).long_number(spec.tmp_bytes);
   out.number(static_cast<uint32_t>(spec.overlays.size()));
@@ -84,6 +91,7 @@ Result<Spec> decode(std::string_view bytes) {
   spec.root = read_root(&in);
   spec.same_pid = in.flag();
   spec.new_session = in.flag();
+  spec.network = read_network(&in);
   uint32_t mask = in.number();
   if (mask != kNoMask && mask > 0777) return refused("its umask is none");
   if (mask != kNoMask) spec.umask = mask;

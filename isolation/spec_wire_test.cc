@@ -23,6 +23,7 @@ Spec full() {
   spec.root = Root::kShared;
   spec.same_pid = true;
   spec.new_session = true;
+  spec.network = Network::kNone;
   spec.umask = 027;
   spec.writable = {"/home/me"};
   spec.hidden = {"/var/lib/rtlaunch"};
@@ -51,6 +52,7 @@ TEST(SpecWire, CarriesAllThatACallerMayChoose) {
   EXPECT_EQ(read->root, Root::kShared);
   EXPECT_TRUE(read->same_pid);
   EXPECT_TRUE(read->new_session);
+  EXPECT_EQ(read->network, Network::kNone);
   EXPECT_EQ(read->umask, 027u);
   EXPECT_EQ(read->upper_bytes, uint64_t{5} << 33);
   ASSERT_EQ(read->overlays.size(), 2u);
