@@ -23,6 +23,7 @@ object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 # a build needs (curl, archives, SQLite) is in rtlaunch-build, which runs when a layer is missing.
 STATIC_release := -static
 LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup -Wl,-u,OPENSSL_cpuid_setup
+QUICK_release := tools/quick-start
 LAUNCH_LIBS := -lcrypto -lcap
 # In the wheel, what is loaded lies beside the programs.
 BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
@@ -70,10 +71,11 @@ $(OUT)/obj/%.o: %.cc
 $(OUT)/librtlaunch.a: $(call object,$(PARTS))
 	@rm -f $@ && ar qcs $@ $^
 
-$(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a
+$(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a | tools/quick-start
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(LAZY_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
+	@$(if $(QUICK_$(FLAVOUR)),$(QUICK_$(FLAVOUR)) $@)
 
 $(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)

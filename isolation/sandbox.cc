@@ -237,8 +237,8 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
 }
 
 void tell_started(Setup& s) {
-  if (s.supervised()) (void)send_line(s.spec.line, LineMessage::kStarted, 0, s.upper.get()).ok();
   report_started(s.socket, s.clock, s.supervised() ? -1 : s.upper.get());
+  if (s.supervised()) (void)send_line(s.spec.line, LineMessage::kStarted, 0, s.upper.get()).ok();
   s.upper.reset();
   if (s.supervised()) ::close(s.socket);
 }
