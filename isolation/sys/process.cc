@@ -169,15 +169,23 @@ bool take_descriptors(const std::vector<int>& fds) {
   return ::close_range(static_cast<unsigned>(count), UINT_MAX, 0) == 0;
 }
 
+void ignore_no_signal() {
+  for (int signal = 1; signal < NSIG; ++signal) {
+    struct sigaction now;
+    if (::sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN) {
+      ::signal(signal, SIG_DFL);
+    }
+  }
+  errno = 0;
+}
+
 int exec_program(void* argument) {
   auto* exec = static_cast<Exec*>(argument);
   sigset_t none;
   ::sigemptyset(&none);
   (void)set_oom_score(0).ok();
   if (exec->program.idle) step_back();
-  for (int signal : {SIGHUP, SIGINT, SIGPIPE, SIGXFSZ}) {
-    if (exec->program.default_signals) ::signal(signal, SIG_DFL);
-  }
+  if (exec->program.default_signals) ignore_no_signal();
   bool ready = ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && ::getppid() == exec->parent &&
                ::setsid() >= 0 && ::chdir(exec->program.cwd.c_str()) == 0 &&
                take_descriptors(exec->program.fds) &&
