@@ -278,6 +278,7 @@ Result<BuildRoot> BuildRoot::make(const Job& job, const store::Staging& staging)
   root.spec_.cwd = "/build/tmp";
   root.spec_.new_session = true;
   root.spec_.hostname = "build";
+  root.spec_.network = isolation::Network::kNone;
   return root;
 }
 
@@ -295,6 +296,7 @@ std::vector<std::string> BuildRoot::environment(const std::vector<std::string>& 
                             "XDG_CACHE_HOME=/build/cache", "PYTHONDONTWRITEBYTECODE=1",
                             "PIP_CONFIG_FILE=/dev/null", "PIP_DISABLE_PIP_VERSION_CHECK=1"})
     add(fixed);
+  for (const std::string& pair : Forwarder::environment()) add(pair);
   for (const std::string& pair : extra) add(pair);
   for (const auto& [name, value] : job_.context.env_vars) add(name + "=" + value);
   for (const std::string& pair : job_.uv.environment()) add(pair);
@@ -305,6 +307,7 @@ std::vector<std::string> BuildRoot::environment(const std::vector<std::string>& 
 
 Result<BuildRoot::Outcome> BuildRoot::run(std::vector<std::string> argv, const std::string& input,
                                           const std::vector<std::string>& extra_env) {
+  if (!forwarder_) forwarder_ = TRY(Forwarder::start(way_out_));
   sys::AsRoot root;
   UniqueFd in = TRY(sys::memory_file(input));
   UniqueFd said = TRY(sys::open_at(staging_.dir(), ".", O_TMPFILE | O_RDWR, 0600));
@@ -317,6 +320,7 @@ Result<BuildRoot::Outcome> BuildRoot::run(std::vector<std::string> argv, const s
   ++runs_;
   spec.argv = std::move(argv);
   spec.env = environment(extra_env);
+  spec.listener_to = forwarder_->listener_to();
   spec.stdin_fd = in.get();
   spec.stdout_fd = spec.stderr_fd = said.get();
   isolation::Sandbox sandbox = TRY(isolation::start(spec));
@@ -329,7 +333,7 @@ Result<BuildRoot::Outcome> BuildRoot::run(std::vector<std::string> argv, const s
     return make_error(job_.field, "", "setup takes longer than allowed",
                       "raise config.setup_timeout_seconds");
   int status = TRY(sandbox.wait());
-  return Outcome{status == 0, TRY(tail_of(said.get()))};
+  return Outcome{status == 0, TRY(tail_of(said.get())), forwarder_->mishaps()};
 }
 
 Status BuildRoot::tidy() {

@@ -10,6 +10,7 @@
 
 #include "installers/callers_path.h"
 #include "installers/compose.h"
+#include "installers/forwarder.h"
 #include "isolation/sandbox.h"
 
 namespace rtlaunch::installers {
@@ -19,9 +20,13 @@ class BuildRoot {
   // Makes home, tmp and work beside the staging's tree, and the skeleton in the tree.
   static Result<BuildRoot> make(const Job& job, const store::Staging& staging);
 
+  // Its network; before the first run.
+  void set_way_out(WayOut way_out) { way_out_ = std::move(way_out); }
+
   struct Outcome {
     bool ok = false;
     std::string said;  // the end of stdout and stderr; may hold secrets
+    std::vector<Mishap> mishaps;
   };
   // Runs to its end; the deadline of job.uv is an Error.
   Result<Outcome> run(std::vector<std::string> argv, const std::string& input,
@@ -55,6 +60,8 @@ class BuildRoot {
   std::set<std::string> skeleton_;     // relative to the mount
   std::optional<uid_t> uid_;
   int writables_ = 0, runs_ = 0;
+  WayOut way_out_;
+  std::optional<Forwarder> forwarder_;
 };
 
 }  // namespace rtlaunch::installers

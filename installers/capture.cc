@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "installers/build_root.h"
+#include "installers/way_out.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
@@ -114,7 +115,18 @@ std::vector<std::string> uv_install(const Job& job, const std::string& uv) {
           "--color=never"};
 }
 
-Error failed(const Job& job, const std::string& said) { return job.uv.explain(said); }
+Error failed(const Job& job, const Outcome& outcome) {
+  return with_mishaps(job.uv.explain(outcome.said), outcome.mishaps, outcome.said);
+}
+
+// What went well without it is worth a word all the same.
+Status ended(const Job& job, const Outcome& outcome) {
+  if (!outcome.ok) return failed(job, outcome);
+  std::string refused = refused_places(outcome.mishaps);
+  if (!refused.empty())
+    job.progress.report({job.field, "warning", "kept from its build: " + refused});
+  return {};
+}
 
 constexpr char kTools[] = "/build/tools";
 
@@ -126,7 +138,7 @@ Status get_tool(const Job& job, BuildRoot& root, const std::string& what,
   if (!target.empty()) argv.insert(argv.end(), {"--target", target});
   argv.insert(argv.end(), {"--no-build", "-r", "/proc/self/fd/0"});
   Outcome outcome = TRY(root.run(argv, what + "\n"));
-  return outcome.ok ? Status() : failed(job, outcome.said);
+  return ended(job, outcome);
 }
 
 // pip's own words for the index, as variables: a credential is never an argument.
@@ -148,8 +160,7 @@ std::vector<std::string> pip_variables(const IndexConfig& c) {
   };
   set("PIP_INDEX_URL", c.index_url), set("PIP_EXTRA_INDEX_URL", joined(c.extra_index_urls));
   set("PIP_FIND_LINKS", joined(c.find_links)), set("PIP_CONSTRAINT", joined(c.constraints));
-  set("PIP_TRUSTED_HOST", joined(c.trusted_hosts)), set("PIP_CERT", c.cert),
-      set("PIP_PROXY", c.proxy);
+  set("PIP_TRUSTED_HOST", joined(c.trusted_hosts)), set("PIP_CERT", c.cert);
   set("PIP_CLIENT_CERT", c.client_cert), set("PIP_DEFAULT_TIMEOUT", c.timeout);
   set("PIP_NO_INDEX", c.no_index ? "1" : ""), set("PIP_PRE", c.pre ? "1" : "");
   set("PIP_NO_BINARY", joined(c.no_binary)), set("PIP_ONLY_BINARY", joined(c.only_binary));
@@ -173,7 +184,7 @@ Status run_pip(const Job& job, BuildRoot& root, const InstallCommand& command) {
   argv.insert(argv.end(), command.args.begin(), command.args.end());
   Outcome outcome =
       TRY(root.run(argv, requirement_lines(job, command), pip_variables(job.uv.index())));
-  if (!outcome.ok) return failed(job, outcome.said);
+  TRY(ended(job, outcome));
   // As in Ray's virtualenv, the environment has the pip that it was made with.
   bool named = job.packages.version.has_value();
   return named ? get_tool(job, root, get) : Status();
@@ -199,7 +210,7 @@ Status run_uv(const Job& job, BuildRoot& root, const InstallCommand& command) {
     argv.push_back("--refresh");
     outcome = TRY(root.run(argv, requirement_lines(job, command)));
   }
-  return outcome.ok ? Status() : failed(job, outcome.said);
+  return ended(job, outcome);
 }
 
 // ---- what came out
@@ -284,6 +295,7 @@ Result<Made> capture(const Job& job) {
   store::Staging staging = TRY(job.store.stage());
   std::vector<Distribution> outer = outer_packages(job);
   BuildRoot root = TRY(BuildRoot::make(job, staging));
+  root.set_way_out(way_out_of(job, &command));
   TRY(show_local_packages(job, root));
   for (const std::string& file : command.files) TRY(root.show(file));
   TRY(make_stubs(job, outer, staging.tree()));

@@ -132,6 +132,7 @@ while True:
 Result<isolation::Spec> spec_for(const Interpreter& python, Compilers::Pace pace) {
   isolation::Spec spec;
   spec.root = isolation::Root::kEmpty;
+  spec.network = isolation::Network::kNone;
   if (::geteuid() == 0) spec.user = isolation::User{kBuildUid, kBuildUid, {}};
   // Beside others it shares their session: what of them comes first is then said by nice values.
   spec.new_session = pace == Compilers::Pace::kIdle;

@@ -303,9 +303,8 @@ std::vector<std::string> uv_environment(const IndexConfig& c, config::Packages::
 }
 
 std::string uv_config_with_fresh_answers(const IndexConfig& c) {
-  constexpr const char* kDefault = "https://pypi.org/simple";
   std::vector<std::string> urls = c.extra_index_urls;
-  urls.push_back(c.index_url.empty() ? kDefault : c.index_url);
+  urls.push_back(c.index_url.empty() ? kDefaultIndex : c.index_url);
   std::string text;
   for (const std::string& url : urls) {
     bool plain = (url.starts_with("https://") || url.starts_with("http://")) &&

@@ -18,6 +18,9 @@
 
 namespace rtlaunch::installers {
 
+// What both tools ask when nothing is configured.
+inline constexpr const char* kDefaultIndex = "https://pypi.org/simple";
+
 struct IndexConfig {
   std::string index_url;  // "": the tool's default
   std::vector<std::string> extra_index_urls;
