@@ -1,5 +1,6 @@
 // Which program installs, and its options. uv stands in for pip wherever it knows the option; pip
 // itself only runs where the user names its version or an option that uv has no word for.
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -143,6 +144,16 @@ void make_paths_absolute(const std::string& cwd, InstallCommand& command) {
   }
 }
 
+// What may stand behind a requirement, and uv knows of only --hash.
+bool has_option_of_pip(const std::string& line) {
+  return line.find(" --config-setting") != std::string::npos ||
+         line.find(" --global-option") != std::string::npos ||
+         line.find(" -C") != std::string::npos;
+}
+
+// One hash asked for, and pip asks for all.
+bool has_hash(const std::string& line) { return line.find(" --hash") != std::string::npos; }
+
 std::string versioned(const std::string& tool, const std::string& version) {
   bool specifier = version.find_first_of("=<>~!") == 0;
   return tool + (specifier ? version : "==" + version);
@@ -158,11 +169,14 @@ Result<InstallCommand> install_command(const config::Packages& packages, const s
                         "this option would not install into the environment", "leave it out");
   InstallCommand command;
   if (is_pip) {
-    command.pip = packages.version.has_value() || !translate(packages.options, command);
+    command.pip = packages.version.has_value() || !translate(packages.options, command) ||
+                  std::any_of(packages.lines.begin(), packages.lines.end(), has_option_of_pip);
     if (command.pip) {
       command.args.clear(), command.lines.clear();
       pass_on(packages.options, command);
       command.get = packages.version ? versioned("pip", *packages.version) : "";
+    } else if (std::any_of(packages.lines.begin(), packages.lines.end(), has_hash)) {
+      command.args.push_back("--require-hashes");
     }
   } else {
     std::vector<std::string> options;

@@ -1,23 +1,41 @@
 #include "installers/pip.h"
 
+#include <fcntl.h>
+
+#include <algorithm>
+
 #include "installers/capture.h"
 #include "installers/compose.h"
 #include "installers/conflicts.h"
 #include "installers/requirement.h"
 #include "installers/uv.h"
+#include "installers/zip.h"
+#include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
 namespace {
 
 bool asks_for_nothing(const std::vector<Requirement>& requirements) {
-  for (const Requirement& r : requirements)
-    if (r.kind != Requirement::Kind::kOption && r.kind != Requirement::Kind::kConstraint)
-      return false;
-  return true;
+  return std::none_of(requirements.begin(), requirements.end(), [](const Requirement& r) {
+    bool says_how =
+        r.kind == Requirement::Kind::kOption || r.kind == Requirement::Kind::kConstraint;
+    return !says_how || r.option == "--requirement";  // a file that only the installer can find
+  });
+}
+
+// uv leaves out of a wheel what leads out of it, and says nothing.
+Status check_local_wheels(const std::vector<Requirement>& requirements) {
+  for (const Requirement& r : requirements) {
+    if (r.kind != Requirement::Kind::kPath || !r.path.ends_with(".whl")) continue;
+    auto wheel = sys::open_at(AT_FDCWD, r.path, O_RDONLY | O_NONBLOCK);
+    if (wheel) TRY(Zip::open(wheel->get(), r.path.substr(r.path.rfind('/') + 1)));
+  }
+  return {};
 }
 
 Result<Made> make(const Job& job) {
   if (asks_for_nothing(job.requirements)) return Made{};
+  TRY(check_local_wheels(job.requirements));
   TRY(refuse_pins(job.requirements, job.uv, job.context));
   if (auto made = TRY(compose(job))) return std::move(*made);
   return capture(job);
