@@ -18,6 +18,7 @@ constexpr const char* kStep = "requirements";
 constexpr const char* kBlank = " \t\f\v\r";
 
 struct Reading {
+  ReadFile read;
   std::vector<std::string> open;  // the files being read, outermost first
   std::vector<std::string> lines;
 };
@@ -89,6 +90,10 @@ bool has_variable(const std::string& value) { return value.find("${") != std::st
 
 std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/') + 1) + "."; }
 
+Result<std::string> read_from_disk(const std::string& path) {
+  return sys::read_file(path, 16 << 20);
+}
+
 Status read_into(const std::string& path, Reading& reading);
 
 Status add_line(const std::string& line, const std::string& folder, bool in_file,
@@ -123,7 +128,7 @@ Status read_into(const std::string& path, Reading& reading) {
     return make_error(kStep, path, "includes itself, by way of " + reading.open.back(),
                       "take out one of the -r lines");
   }
-  auto text = sys::read_file(path, 16 << 20);
+  auto text = reading.read(path);
   if (!text) {
     Error error = std::move(text.error());
     error.step = kStep;
@@ -152,16 +157,27 @@ std::vector<std::string> without_repeats(const std::vector<std::string>& lines) 
 }  // namespace
 
 Result<std::vector<std::string>> read_requirements(const std::string& path) {
-  Reading reading;
+  Reading reading{read_from_disk, {}, {}};
   bool absolute = !path.empty() && path[0] == '/';
   std::string base = absolute ? "" : TRY(sys::real_path("."));
   TRY(read_into(sys::absolute_path(path, base), reading));
   return without_repeats(reading.lines);
 }
 
+Result<std::vector<std::string>> read_requirements_by(const ReadFile& read,
+                                                      const std::string& path) {
+  Reading reading{read, {}, {}};
+  TRY(read_into(path, reading));
+  return without_repeats(reading.lines);
+}
+
+std::optional<std::string> included_file(const std::string& line) {
+  return option_value(line, "-r", "--requirement");
+}
+
 Result<std::vector<std::string>> read_requirement_list(const std::vector<std::string>& list,
                                                        const std::string& base) {
-  Reading reading;
+  Reading reading{read_from_disk, {}, {}};
   for (const std::string& line : list) {
     std::string kept = without_comment(line);
     if (!kept.empty()) TRY(add_line(kept, base, false, reading));

@@ -308,8 +308,8 @@ Result<Made> capture(const Job& job) {
   made.way = "capture";
   made.mounts.push_back({job.python.mount(), {}});
   made.packages = new_distributions(job, staging.tree());
-  TRY(refuse_conflicts(made.packages, job.requirements, job.uv, job.python, job.context,
-                       job.field));
+  made.conflicts = TRY(refuse_conflicts(made.packages, job.requirements, job.uv, job.python,
+                                        job.context, job.field));
   Masks masks = TRY(outer_masks(job, made.packages));
   job.progress.report({job.field, "publish", ""});
   int64_t ms = duration_cast<milliseconds>(steady_clock::now() - started).count();

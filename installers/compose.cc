@@ -24,6 +24,7 @@ using Kind = Requirement::Kind;
 
 // With a bytecode layer each, glue and mask, still below overlayfs' 500.
 constexpr size_t kMostWheels = 200;
+constexpr size_t kMostBroken = 10;  // that a record tells of
 
 // Options that change nothing of what is installed; Ray's own defaults are among them.
 bool is_idle_option(const std::string& option) {
@@ -152,11 +153,13 @@ Status add_known_bytecode(const Job& job, Made& made) {
 
 Result<Made> compose_resolved(const Job& job, const Resolution& resolution, EarlyWheels& early) {
   std::vector<NewDistribution> added = coming_in(resolution);
-  TRY(refuse_conflicts(added, job.requirements, job.uv, job.python, job.context, job.field));
+  std::vector<Conflict> conflicts =
+      TRY(refuse_conflicts(added, job.requirements, job.uv, job.python, job.context, job.field));
   std::vector<Distribution> removed = TRY(replaced_by(added, job.python, job.store));
   Masks masks = TRY(masks_for(removed, job.python));
   Made made;
   made.way = "compose";
+  made.conflicts = std::move(conflicts);
   std::vector<WheelLayer> wheels = TRY(wheel_layers(job, resolution.wheels, early, made));
   if (may_overlap(job, wheels)) warn_of_overlaps(job, wheels);
   made.mounts.push_back({job.python.mount(), {}});
@@ -222,6 +225,7 @@ store::Record to_record(const Job& job, const Made& made) {
     return size_t(it - record.layers.begin());
   };
   json mounts = json::array(), compile = json::array(), packages = json::array();
+  json breaks = json::array();
   for (const Made::Mount& mount : made.mounts) {
     if (mount.layers.empty()) continue;
     json layers = json::array();
@@ -234,13 +238,18 @@ store::Record to_record(const Job& job, const Made& made) {
     if (record.name.size() < 120)
       record.name += (record.name.empty() ? "" : ", ") + p.name + " " + p.version;
   }
+  for (const Conflict& c : made.conflicts) {
+    if (breaks.size() == kMostBroken) break;
+    breaks.push_back(describe_conflict(c, made.packages, job.requirements));
+  }
   record.data = json({{"way", made.way},
                       {"python", job.python.executable},
                       {"magic", job.python.magic},
                       {"mounts", mounts},
                       {"compile", compile},
                       {"bytecode", made.compile.empty()},
-                      {"packages", packages}})
+                      {"packages", packages},
+                      {"breaks", breaks}})
                     .dump();
   return record;
 }

@@ -43,6 +43,7 @@ struct Made {
   BytecodeLayers bytecode;             // of them, as far as it is there
   bool bytecode_complete = false;
   std::vector<NewDistribution> packages;
+  std::vector<Conflict> conflicts;  // that were allowed
   std::vector<store::Lease> leases;
   std::string way;  // "compose", "capture"
 };

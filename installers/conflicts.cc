@@ -32,28 +32,41 @@ def meets(requirement, version):
         return True
 before = {normalized(d[0]): d[1] for d in question["base"]}
 after = question["added"]
+def applies(r, extras):
+    return r.marker is None or any(r.marker.evaluate({"extra": e}) for e in ["", *extras])
+def parsed(needs):
+    for need in needs:
+        try:
+            yield Requirement(need)
+        except InvalidRequirement:
+            pass
+# What must be kept whole, with all that it needs.
+needs_of = {normalized(d[0]): d[2] for d in question["base"]}
+kept = {}
+waiting = [(question["kept"], ())] if question["kept"] else []
+while waiting:
+    name, extras = waiting.pop()
+    if name not in needs_of or set(extras) <= kept.get(name, set()) and name in kept:
+        continue
+    kept.setdefault(name, set()).update(extras)
+    waiting += [(normalized(r.name), tuple(r.extras)) for r in parsed(needs_of[name]) if applies(r, kept[name])]
 found = []
 for name, version, needs in question["base"]:
     if normalized(name) in after:
         continue
-    for need in needs:
-        try:
-            r = Requirement(need)
-        except InvalidRequirement:
-            continue
+    for r in parsed(needs):
         key = normalized(r.name)
-        if key not in after or key not in before:
-            continue
-        if r.marker is not None and not r.marker.evaluate({"extra": ""}):
+        if key not in after or key not in before or not applies(r, ()):
             continue
         if meets(r, before[key]) and not meets(r, after[key]):
-            found.append([name, version, str(r.name) + str(r.specifier), key, after[key]])
+            fatal = not question["kept"] or normalized(name) in kept
+            found.append([name, version, str(r.name) + str(r.specifier), key, after[key], fatal])
 print(json.dumps(found))
 )python";
 
 std::string question(const std::vector<NewDistribution>& added,
-                     const std::vector<Distribution>& base) {
-  json j = {{"base", json::array()}, {"added", json::object()}};
+                     const std::vector<Distribution>& base, const std::string& kept) {
+  json j = {{"base", json::array()}, {"added", json::object()}, {"kept", kept}};
   for (const Distribution& d : base) j["base"].push_back({d.name, d.version, d.requires_dist});
   for (const NewDistribution& d : added) j["added"][d.name] = d.version;
   return j.dump();
@@ -101,16 +114,38 @@ std::string version_of(const std::string& name, const std::vector<NewDistributio
   return "";
 }
 
-std::string other_side(const Conflict& c, const std::vector<NewDistribution>& added,
-                       const std::vector<Requirement>& requirements, const Uv& uv) {
+// "": it comes in with something else.
+std::string asked_for(const Conflict& c, const std::vector<Requirement>& requirements) {
   for (const Requirement& r : requirements)
     if (r.name == c.name && !r.specifier.empty()) return "you ask for " + r.name + r.specifier;
   for (const Requirement& r : requirements)
     if (r.name == c.name) return "you ask for " + r.name + ", which would be " + c.version;
-  std::string who = ask_who(c.name, added, requirements, uv);
+  return "";
+}
+
+std::string brought(const Conflict& c, const std::string& who,
+                    const std::vector<NewDistribution>& added) {
   if (who.empty()) return "your requirements bring " + c.name + " " + c.version;
   return who + version_of(who, added) + ", which your requirements bring, needs " + c.name + " " +
          c.version;
+}
+
+std::string in_the_base(const Conflict& c) {
+  return c.requirer + " " + c.requirer_version + " in the base needs " + c.requirement + ", but ";
+}
+
+// "Requires-Dist: Urllib3 (<2,>=1.21)" of this name, among the lines of METADATA.
+bool metadata_needs(const std::string& metadata, const std::string& name) {
+  constexpr std::string_view kNeeds = "Requires-Dist:";
+  std::istringstream lines(metadata);
+  for (std::string line; std::getline(lines, line) && !line.empty();) {
+    if (!line.starts_with(kNeeds)) continue;
+    size_t from = line.find_first_not_of(' ', kNeeds.size());
+    if (from == line.npos) continue;
+    size_t end = line.find_first_of(" ;(<>=!~[", from);
+    if (normalized_name(line.substr(from, end - from)) == name) return true;
+  }
+  return false;
 }
 
 Status fill_result_view(const std::string& path, const std::vector<NewDistribution>& added,
@@ -142,9 +177,8 @@ Status fill_result_view(const std::string& path, const std::vector<NewDistributi
 // A worker must have the version of those who talk to it. The words are Ray's.
 Status keep_version(const std::vector<NewDistribution>& added, const Uv& uv,
                     const PackagesContext& context) {
-  auto kept = context.environment.find("RTLAUNCH_KEEP_VERSION_OF");
-  if (kept == context.environment.end()) return {};
-  const std::string& name = kept->second;
+  const std::string name = context.kept();
+  if (name.empty()) return {};
   for (const NewDistribution& n : added) {
     auto same = std::find_if(uv.base().begin(), uv.base().end(),
                              [&](const Distribution& d) { return d.normalized == n.name; });
@@ -161,8 +195,7 @@ Status keep_version(const std::vector<NewDistribution>& added, const Uv& uv,
 
 // Where conflicts are allowed: for Ray's users, who have no command line, in their env_vars.
 std::string switch_in(const PackagesContext& context) {
-  bool for_ray = context.environment.contains("RTLAUNCH_KEEP_VERSION_OF");
-  return for_ray ? "RTLAUNCH_ALLOW_CONFLICTS=1 in env_vars" : "--allow-conflicts";
+  return !context.kept().empty() ? "RTLAUNCH_ALLOW_CONFLICTS=1 in env_vars" : "--allow-conflicts";
 }
 
 // "The package `a` requires `b>=2`, but `1.0` is installed" lines, joined.
@@ -181,13 +214,13 @@ std::string incompatibilities(const std::string& said) {
 
 Result<std::vector<Conflict>> find_conflicts(const std::vector<NewDistribution>& added,
                                              const Uv& uv, const Interpreter& python,
-                                             const std::string& tools) {
+                                             const std::string& tools, const std::string& kept) {
   if (!replaces_something(added, uv.base())) return std::vector<Conflict>{};
   sys::Program program;
   program.argv = {python.base_executable,  "-I", "-S", "-B", "-c", kScript,
                   tools + "/packaging.whl"};
   program.env = {"LC_ALL=C.UTF-8"};
-  program.input = question(added, uv.base());
+  program.input = question(added, uv.base(), kept);
   program.timeout_ms = 60'000;
   sys::Output output = TRY(sys::run_program(program));
   if (!output.ok())
@@ -197,29 +230,45 @@ Result<std::vector<Conflict>> find_conflicts(const std::vector<NewDistribution>&
   try {
     std::vector<Conflict> conflicts;
     for (const json& c : json::parse(output.out))
-      conflicts.push_back({c.at(0), c.at(1), c.at(2), c.at(3), c.at(4)});
+      conflicts.push_back({c.at(0), c.at(1), c.at(2), c.at(3), c.at(4), c.at(5)});
     return conflicts;
   } catch (const json::exception& e) {
     return make_error("conflicts", "", std::string("its answer is unreadable: ") + e.what());
   }
 }
 
-Status refuse_conflicts(const std::vector<NewDistribution>& added,
-                        const std::vector<Requirement>& requirements, const Uv& uv,
-                        const Interpreter& python, const PackagesContext& context,
-                        const std::string& field) {
+Result<std::vector<Conflict>> refuse_conflicts(const std::vector<NewDistribution>& added,
+                                               const std::vector<Requirement>& requirements,
+                                               const Uv& uv, const Interpreter& python,
+                                               const PackagesContext& context,
+                                               const std::string& field) {
   TRY(keep_version(added, uv, context));
-  if (context.allow_conflicts) return {};
-  std::vector<Conflict> conflicts = TRY(find_conflicts(added, uv, python, context.tools));
-  if (conflicts.empty()) return {};
-  const Conflict& c = conflicts.front();
-  std::string reason = c.requirer + " " + c.requirer_version + " in the base needs " +
-                       c.requirement + ", but " + other_side(c, added, requirements, uv);
-  if (conflicts.size() > 1)
-    reason += " (and " + std::to_string(conflicts.size() - 1) + " more such conflicts)";
+  if (context.allow_conflicts) return std::vector<Conflict>{};
+  std::vector<Conflict> conflicts =
+      TRY(find_conflicts(added, uv, python, context.tools, context.kept()));
+  auto fatal = std::count_if(conflicts.begin(), conflicts.end(),
+                             [](const Conflict& c) { return c.fatal; });
+  if (fatal == 0) return conflicts;
+  const Conflict& c = *std::find_if(conflicts.begin(), conflicts.end(),
+                                    [](const Conflict& one) { return one.fatal; });
+  std::string asked = asked_for(c, requirements);
+  if (asked.empty()) asked = brought(c, ask_who(c.name, added, requirements, uv), added);
+  std::string reason = in_the_base(c) + asked;
+  if (fatal > 1) reason += " (and " + std::to_string(fatal - 1) + " more such conflicts)";
   return make_error(field, c.name, reason,
                     "ask for a version that both accept, for another " + c.requirer +
                         " too, or allow it with " + switch_in(context));
+}
+
+std::string describe_conflict(const Conflict& conflict, const std::vector<NewDistribution>& added,
+                              const std::vector<Requirement>& requirements) {
+  std::string asked = asked_for(conflict, requirements);
+  if (!asked.empty()) return in_the_base(conflict) + asked;
+  for (const NewDistribution& one : added) {
+    if (metadata_needs(one.metadata, conflict.name))
+      return in_the_base(conflict) + brought(conflict, one.name, added);
+  }
+  return in_the_base(conflict) + brought(conflict, "", added);
 }
 
 Status refuse_pins(const std::vector<Requirement>& requirements, const Uv& uv,

@@ -43,9 +43,11 @@ Result<Made> make(const Job& job) {
 
 }  // namespace
 
-Result<store::Record> make_packages(const config::Packages& packages, const Interpreter& python,
+Result<store::Record> make_packages(const config::Packages& asked, const Interpreter& python,
                                     const PackagesContext& context, const store::Key& key,
                                     store::Store& store, Progress& progress) {
+  config::Packages packages = asked;
+  packages.lines = TRY(with_included(asked.lines, context));
   std::vector<Requirement> requirements = TRY(parse_requirements(packages.lines, context));
   Uv uv = TRY(Uv::prepare(packages, python, requirements, context, store));
   std::string field = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";

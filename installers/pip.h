@@ -47,6 +47,9 @@ struct PackagesContext {
   bool allow_conflicts = false;            // let a requirement break a base package
   bool capture_only = false;               // never compose: the tests' oracle
   std::optional<int64_t> timeout_seconds;  // for all of the build
+  // What of the base must stay as it is and be kept whole ("ray" for a Ray worker), whatever else a
+  // requirement breaks; "": all of it. RTLAUNCH_KEEP_VERSION_OF in `environment`.
+  std::string kept() const;
 };
 
 // What was asked for and on top of what: requirement lines (in any order), tool, options, the
@@ -77,5 +80,7 @@ struct PackagesMount {
 Result<std::vector<PackagesMount>> packages_mounts(const store::Record& record);
 // True when some layer has no bytecode yet.
 bool lacks_bytecode(const store::Record& record);
+// What of the base is broken by it, a line each, both requirers named.
+std::vector<std::string> broken_by(const store::Record& record);
 
 }  // namespace rtlaunch::installers

@@ -134,7 +134,7 @@ Result<store::Key> packages_key(const config::Packages& packages, const Interpre
   hash_index_config(read_index_config(packages.tool, context.environment, python, context.cwd),
                     hash);
   hash.field(uses_working_dir ? context.working_dir->digest : "");
-  hash.number(context.allow_conflicts).number(context.capture_only);
+  hash.number(context.allow_conflicts).field(context.kept()).number(context.capture_only);
   return store::Key{hash.hex()};
 }
 
@@ -153,6 +153,21 @@ Result<std::vector<PackagesMount>> packages_mounts(const store::Record& record) 
     return make_error("pip", record.name, std::string("its record is unreadable: ") + e.what(),
                       "rtlaunch env rm it");
   }
+}
+
+std::string PackagesContext::kept() const {
+  auto kept = environment.find("RTLAUNCH_KEEP_VERSION_OF");
+  return kept == environment.end() ? "" : kept->second;
+}
+
+std::vector<std::string> broken_by(const store::Record& record) {
+  auto data = nlohmann::json::parse(record.data, nullptr, false);
+  std::vector<std::string> lines;
+  if (!data.is_object() || !data.contains("breaks")) return lines;
+  for (const auto& line : data["breaks"]) {
+    if (line.is_string()) lines.push_back(line);
+  }
+  return lines;
 }
 
 bool lacks_bytecode(const store::Record& record) {

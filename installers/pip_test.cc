@@ -525,6 +525,38 @@ TEST_F(Pip, AnEditedLocalPackageIsBuiltAgain) {
   EXPECT_EQ(python_says(*second, "import pear; print(pear.version)"), "2\n");
 }
 
+TEST_F(Pip, ARequirementsFileInTheWorkingDir) {
+  folder_.write("secret.txt", "apple==1.0\n");
+  folder_.write("wd/all.txt", "-r deep/more.txt  # and\nbanana\n");
+  folder_.write("wd/deep/more.txt", "apple==1.0\n");
+  folder_.write("wd/out.txt", "-r ../secret.txt\n");
+  std::filesystem::create_symlink(folder_ / "secret.txt", folder_ / "wd/link.txt");
+  context_.working_dir = {folder_ / "wd", "one"};
+  auto record = make({"-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/all.txt"});
+  ASSERT_OK(record);
+  EXPECT_EQ(python_says(*record, "import apple, banana; print(apple.version)"), "1.0\n");
+  EXPECT_NE(refusal({"-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/out.txt"}).find("outside"),
+            std::string::npos);
+  EXPECT_NE(refusal({"-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/link.txt"}), "");
+  EXPECT_NE(refusal({"-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/none.txt"}).find("none.txt"),
+            std::string::npos);
+}
+
+TEST_F(Pip, ForARayWorkerOnlyWhatRayNeedsIsRefused) {
+  put_into_base({"apple==1.0", "cherry"});
+  context_.environment["RTLAUNCH_KEEP_VERSION_OF"] = "damson";
+  auto record = make({"apple==2.0"});
+  ASSERT_OK(record);
+  ASSERT_EQ(broken_by(*record).size(), 1u);
+  EXPECT_NE(broken_by(*record)[0].find("cherry 1.0 in the base needs apple<2, but you ask for "
+                                       "apple==2.0"),
+            std::string::npos)
+      << broken_by(*record)[0];
+  context_.environment["RTLAUNCH_KEEP_VERSION_OF"] = "cherry";
+  EXPECT_NE(refusal({"apple==2.0"}).find("cherry 1.0 in the base needs apple<2"),
+            std::string::npos);
+}
+
 TEST_F(Pip, AFailedBuildSaysWhy) {
   use_default_index();
   folder_.write("pkg/setup.py", "raise RuntimeError('libfoo is missing')\n");

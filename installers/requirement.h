@@ -40,6 +40,11 @@ struct Requirement {
   bool has_options = false;  // --hash=… and the like on the line
 };
 
+// The lines, with those of the working_dir's files in place of `-r ${…}/file`. Build half: the
+// working_dir is read, and nothing outside of it, whatever a file or a link in it names.
+Result<std::vector<std::string>> with_included(const std::vector<std::string>& lines,
+                                               const PackagesContext& context);
+
 Result<std::vector<Requirement>> parse_requirements(const std::vector<std::string>& lines,
                                                     const PackagesContext& context);
 

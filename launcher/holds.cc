@@ -294,6 +294,16 @@ Status print_created(const RunOptions& options, const store::Key& id, bool cold)
   return {};
 }
 
+// Whoever is to use it should know, also when it was there already.
+void tell_what_is_broken(const installers::Plan& plan, Report& report) {
+  for (const installers::Field& field : plan.fields) {
+    if (field.source || !field.record) continue;
+    for (const std::string& line : installers::broken_by(*field.record)) {
+      report.note("warning", field.name + ": " + line);
+    }
+  }
+}
+
 Status hold_if_named(const RunOptions& options, const store::Key& id, Host& host) {
   return options.name.empty() ? Status() : host.hold(options.name, id, options.ttl);
 }
@@ -319,6 +329,7 @@ Result<int> create(const RunOptions& options, Report& report) {
     Status held = hold_if_named(options, id, *host);
     if (!held && held.error().code == ESTALE && attempt < kAttempts) continue;
     TRY(std::move(held));
+    tell_what_is_broken(ready.plan, report);
     if (cold) TRY(host->settle(request));
     host->ended();
     TRY(print_created(options, id, cold));
