@@ -246,8 +246,8 @@ Result<std::vector<Conflict>> refuse_conflicts(const std::vector<NewDistribution
   if (context.allow_conflicts) return std::vector<Conflict>{};
   std::vector<Conflict> conflicts =
       TRY(find_conflicts(added, uv, python, context.tools, context.kept()));
-  auto fatal = std::count_if(conflicts.begin(), conflicts.end(),
-                             [](const Conflict& c) { return c.fatal; });
+  auto fatal =
+      std::count_if(conflicts.begin(), conflicts.end(), [](const Conflict& c) { return c.fatal; });
   if (fatal == 0) return conflicts;
   const Conflict& c = *std::find_if(conflicts.begin(), conflicts.end(),
                                     [](const Conflict& one) { return one.fatal; });

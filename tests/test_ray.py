@@ -118,6 +118,13 @@ def test_a_task_with_a_working_dir_of_its_own(either, tmp_path):  # noqa: F811
         answer(ray.get([who.remote(), who.options(runtime_env={{'working_dir': 'file://{ball}'}}).remote()]))''') == ['job', 'task']
 
 
+def test_requirements_files_in_the_working_dir(either, tmp_path):  # noqa: F811
+    work = folder(tmp_path / 'work', requirements__txt='-r more.txt', more__txt='emoji==2.4.0')
+    assert either.drive(VERSION + f'''
+connect(runtime_env={{'working_dir': {str(work)!r}, 'pip': ['-r ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/requirements.txt']}})
+answer(ray.get(ray.remote(version).remote()))''') == '2.4.0'
+
+
 def test_two_jobs_at_once_with_conflicting_packages(ours, tmp_path):  # noqa: F811
     drivers = []
     for version in ('2.2.0', '2.14.0'):

@@ -357,12 +357,14 @@ def test_a_package_that_is_not_there_is_asked_for_once(agent):
     assert 'tried again' not in agent.log('runtime_env_setup-01000000.log')
 
 
-def test_packages_that_break_the_base_are_refused_unless_asked(make_agent, base):  # noqa: F811
+def test_packages_that_break_the_base_are_told(make_agent, base):  # noqa: F811
     agent = make_agent(env={'RTLAUNCH_RAY_PYTHON': f'{base}/bin/python'}).start()
     env = {'pip': {'packages': ['urllib3==1.20'], 'pip_check': False}}
-    text = agent.fails(env)
-    assert 'requests' in text and 'RTLAUNCH_ALLOW_CONFLICTS=1 in env_vars' in text
-    assert agent.context({**env, 'env_vars': {'RTLAUNCH_ALLOW_CONFLICTS': '1'}})['command_prefix']
+    for job in ('01000000', '02000000'):   # who finds it made is told, too
+        assert agent.context({**env, 'env_vars': {'JOB': job}}, job=job)['command_prefix']
+        log = agent.log(f'runtime_env_setup-{job}.log')
+        assert re.search(r'WARNING .*requests \S+ in the base needs urllib3\S+, but you ask for urllib3==1.20', log), log
+    assert 'urllib3' in agent.fails({'pip': {'packages': ['urllib3==1.20'], 'pip_check': True}})
 
 
 def test_rays_variables_reach_whoever_downloads(make_agent, tmp_path):

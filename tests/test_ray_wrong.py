@@ -87,6 +87,51 @@ def test_r7_no_log_has_a_secret(either):  # noqa: F811
     assert is_stock(either) or having == []
 
 
+NEEDS_PROTOBUF = '''
+import importlib.metadata as metadata
+def broken():
+    from packaging.requirements import Requirement
+    found = []
+    for one in metadata.distributions():
+        for need in one.requires or []:
+            need = Requirement(need)
+            if need.name == 'protobuf' and (not need.marker or need.marker.evaluate({'extra': ''})):
+                if not need.specifier.contains(metadata.version('protobuf')):
+                    found.append(one.metadata['Name'])
+    return sorted(found)
+'''
+
+
+def test_r8_what_a_package_breaks_is_named(either):  # noqa: F811
+    """Stock says nothing, to nobody. Here both requirers are named, in the job's log and to its driver."""
+    driver = either.spawn(NEEDS_PROTOBUF + '''
+connect()
+assert not broken()
+seen = ray.get(ray.remote(broken).options(runtime_env={'pip': ['protobuf==3.20.3']}).remote())
+time.sleep(6)   # for what is told to drivers
+answer(seen)''')
+    seen = either.finish(driver)
+    assert 'googleapis-common-protos' in seen
+    words = 'in the base needs protobuf', 'but you ask for protobuf==3.20.3'
+    logs = [text for name, text in either.logs().items() if name.startswith('runtime_env_setup-')]
+    assert any(all(word in text for word in words) for text in logs) != is_stock(either)
+    assert all(word in driver.output for word in words) != is_stock(either), driver.output
+
+
+def test_r8_what_breaks_ray_itself_is_refused_and_so_is_all_with_pip_check(ours):  # noqa: F811
+    def refusal(pip):
+        return ours.drive(f'''
+            connect()
+            try:
+                ray.get(ray.remote(lambda: 1).options(runtime_env={{'pip': {pip!r}}}).remote())
+                answer('made')
+            except ray.exceptions.RuntimeEnvSetupError as error:
+                answer(str(error))''')
+    assert 'ray 2.60.0 in the base needs click>=7.0, but you ask for click==6.7' in refusal(['click==6.7'])
+    assert 'protobuf' in refusal({'packages': ['protobuf==3.20.3'], 'pip_check': True})
+    assert refusal(['requests==2.27.1']) == 'made'
+
+
 def test_r9_the_order_of_a_list_makes_no_other_environment(either):  # noqa: F811
     first, second = either.drive('''
         connect()

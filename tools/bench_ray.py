@@ -72,7 +72,7 @@ def one_round(programs, setting, folder):
     folder.mkdir(mode=0o755)
     daemon = Daemon(programs, folder).start()
     try:
-        with our_node(programs, daemon, env={'RTLAUNCH_ALLOW_CONFLICTS': '1'}) as one:   # as Ray: pip_check is off
+        with our_node(programs, daemon) as one:
             return one.drive(DRIVER.format(env={'pip': PACKAGES}), timeout=300)
     finally:
         daemon.stop()

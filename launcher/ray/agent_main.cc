@@ -9,6 +9,7 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 #include "launcher/ray/agent_options.h"
+#include "launcher/ray/drivers.h"
 #include "launcher/ray/environments.h"
 #include "launcher/ray/http_server.h"
 #include "launcher/ray/parent.h"
@@ -101,9 +102,11 @@ Status start_grpc(const AgentOptions& options, uint16_t agent_port) {
   return {};
 }
 
-awaitable<void> end_with_parent(asio::io_context& io, MainLog& log, bool by_stdin) {
+awaitable<void> end_with_parent(asio::io_context& io, MainLog& log, Drivers& drivers,
+                                bool by_stdin) {
   co_await wait_for_parents_end(io, by_stdin);
   log.write(LogLevel::kInfo, "the raylet has ended, so do we");
+  co_await drivers.report_raylets_end();
   io.stop();
 }
 
@@ -120,8 +123,9 @@ Status run(const AgentOptions& options) {
   std::vector<std::string> where = where_words(knobs);
   Maker maker(io, {rtlaunch, knobs.python, current_folder(), where,
                    childs_variables(variables, options, auth), knobs.hold});
+  Drivers drivers(io, knobs.python, variables, options);
   Environments environments(
-      io, options, knobs, maker, rtlaunch, where,
+      io, options, knobs, maker, drivers, rtlaunch, where,
       [&](LogLevel level, const std::string& text) { log.write(level, text); });
   Service service(environments, options.node_ip);
   auto server = TRY(HttpServer::listen(io, options.node_ip, options.port, auth,
@@ -136,7 +140,7 @@ Status run(const AgentOptions& options) {
   }
   log.write(LogLevel::kInfo,
             "listening on " + options.node_ip + ":" + std::to_string(server->port()));
-  spawn(io, end_with_parent(io, log, knobs.health_by_stdin));
+  spawn(io, end_with_parent(io, log, drivers, knobs.health_by_stdin));
   spawn(io, environments.keep_holds());
   boost::asio::signal_set ends(io, SIGTERM);
   ends.async_wait([&](const boost::system::error_code&, int) { io.stop(); });

@@ -37,12 +37,13 @@ struct Environments::Entry {
 };
 
 Environments::Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs,
-                           Maker& maker, std::string rtlaunch, std::vector<std::string> where,
-                           Log log)
+                           Maker& maker, Drivers& drivers, std::string rtlaunch,
+                           std::vector<std::string> where, Log log)
     : io_(io),
       options_(options),
       knobs_(knobs),
       maker_(maker),
+      drivers_(drivers),
       rtlaunch_(std::move(rtlaunch)),
       where_(std::move(where)),
       log_(std::move(log)),
@@ -170,9 +171,12 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
     if (entry.hold.empty()) {
       entry.hold = "ray-" + options_.node_id.substr(0, 16) + "-" + std::to_string(++holds_);
     }
-    auto id = co_await make_layers(*env, entry.hold, request.limit, log);
-    if (!id) co_return id.error();
-    context.id = *id;
+    auto layers = co_await make_layers(*env, entry.hold, request.limit, log);
+    if (!layers) co_return layers.error();
+    context.id = layers->id;
+    for (const std::string& text : layers->warnings) {
+      drivers_.warn(request.job, "runtime_env: " + text);
+    }
   }
   Status places = make_mount_points(*env);
   if (!places) co_return places;
@@ -184,7 +188,7 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   co_return Status();
 }
 
-awaitable<Result<std::string>> Environments::make_layers(const RayEnv& env, std::string hold,
+awaitable<Result<Maker::Made>> Environments::make_layers(const RayEnv& env, std::string hold,
                                                          std::optional<seconds> limit,
                                                          SetupLog& log) {
   auto deadline = limit ? Clock::now() + *limit : Clock::time_point::max();
@@ -196,12 +200,12 @@ awaitable<Result<std::string>> Environments::make_layers(const RayEnv& env, std:
     }
   }
   for (int attempt = 1;; ++attempt) {
-    auto id = co_await maker_.make(order, deadline, log);
-    if (id) co_return id;
-    if (id.error().code == kTimeIsUp && limit) co_return too_late(*limit, id.error().object);
-    bool again = may_pass(id.error()) && attempt < knobs_.attempts &&
+    auto made = co_await maker_.make(order, deadline, log);
+    if (made) co_return made;
+    if (made.error().code == kTimeIsUp && limit) co_return too_late(*limit, made.error().object);
+    bool again = may_pass(made.error()) && attempt < knobs_.attempts &&
                  Clock::now() + knobs_.retry_after < deadline;
-    if (!again) co_return id.error();
+    if (!again) co_return made.error();
     log.write(LogLevel::kWarning, "this may pass: it is tried again");
     co_await sleep_for(io_, knobs_.retry_after);
   }

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "launcher/ray/agent_options.h"
+#include "launcher/ray/drivers.h"
 #include "launcher/ray/maker.h"
 #include "launcher/ray/ray_env.h"
 #include "launcher/ray/uri_cache.h"
@@ -51,7 +52,7 @@ class Environments {
  public:
   using Log = std::function<void(LogLevel, const std::string&)>;
   Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs, Maker& maker,
-               std::string rtlaunch, std::vector<std::string> where, Log log);
+               Drivers& drivers, std::string rtlaunch, std::vector<std::string> where, Log log);
   ~Environments();
 
   // Counts, and answers if nothing has to be made or waited for.
@@ -74,7 +75,7 @@ class Environments {
   void drop(const std::string& env, Entry& entry);
   awaitable<void> make(EntryPtr entry, GetRequest request);
   awaitable<Status> try_make(Entry& entry, const GetRequest& request, SetupLog& log);
-  awaitable<Result<std::string>> make_layers(const RayEnv& env, std::string hold,
+  awaitable<Result<Maker::Made>> make_layers(const RayEnv& env, std::string hold,
                                              std::optional<seconds> limit, SetupLog& log);
   awaitable<void> measure(std::vector<Uri> uris, std::string id);
   Status make_mount_points(const RayEnv& env);
@@ -83,6 +84,7 @@ class Environments {
   const AgentOptions& options_;
   const Knobs& knobs_;
   Maker& maker_;
+  Drivers& drivers_;
   std::string rtlaunch_;
   std::vector<std::string> where_;
   Log log_;

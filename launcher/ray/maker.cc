@@ -1,16 +1,10 @@
 #include "launcher/ray/maker.h"
 
-#include <fcntl.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "config/json.h"
-#include "isolation/sys/files.h"
-#include "isolation/sys/process.h"
-#include "isolation/sys/run_program.h"
 #include "launcher/report.h"
 
 namespace rtlaunch::ray {
@@ -18,69 +12,8 @@ namespace {
 
 using config::Json;
 
-constexpr size_t kMostLine = 256 << 10;
-constexpr size_t kMostOutput = 16 << 20;
-constexpr auto kToDie = seconds(5);   // after SIGKILL
 constexpr auto kQuick = seconds(60);  // renewals and releases
 constexpr auto kTellEvery = seconds(2);
-
-struct Pipe {
-  UniqueFd ours, theirs;
-};
-
-Result<Pipe> make_pipe() {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return sys_error("pipe", "");
-  Pipe pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
-  ::fcntl(pipe.ours.get(), F_SETFL, O_NONBLOCK);
-  return pipe;
-}
-
-// A program that runs, and what it says.
-struct Child {
-  Watched process, err;  // a pidfd, and a pipe
-  UniqueFd out;          // a file in memory: whoever fills it waits for nobody
-};
-
-std::vector<std::string> as_strings(const std::map<std::string, std::string>& variables) {
-  std::vector<std::string> strings;
-  for (const auto& [name, value] : variables) strings.push_back(name + "=" + value);
-  return strings;
-}
-
-Result<Child> start(asio::io_context& io, const MakerOptions& options,
-                    std::vector<std::string> argv, const std::string& input) {
-  UniqueFd in = TRY(sys::memory_file(input));
-  UniqueFd out = TRY(sys::memory_file(""));
-  Pipe err = TRY(make_pipe());
-  sys::ProgramStart program;
-  program.argv = std::move(argv);
-  program.env = as_strings(options.variables);
-  program.fds = {in.get(), out.get(), err.theirs.get()};
-  program.cwd = options.cwd;
-  program.default_signals = true;
-  sys::Cloned cloned = TRY(sys::start_program(program));
-  return Child{Watched(io, std::move(cloned.pidfd)), Watched(io, std::move(err.ours)),
-               std::move(out)};
-}
-
-// Whole lines; what is too long for one is dropped.
-class Lines {
- public:
-  template <typename OnLine>
-  void add(const char* data, size_t size, const OnLine& on_line) {
-    rest_.append(data, size);
-    size_t from = 0;
-    for (size_t end; (end = rest_.find('\n', from)) != std::string::npos; from = end + 1) {
-      on_line(rest_.substr(from, end - from));
-    }
-    rest_.erase(0, from);
-    if (rest_.size() > kMostLine) rest_.clear();
-  }
-
- private:
-  std::string rest_;
-};
 
 // What `rtlaunch env create --json` says on stderr, as lines of a log.
 class Telling {
@@ -93,7 +26,7 @@ class Telling {
       std::string kind = json.value("event", "");
       if (kind == "progress") progress(json);
       if (kind == "layer") layer(json);
-      if (kind == "warning") log_.write(LogLevel::kWarning, json.value("message", ""));
+      if (kind == "warning") warned(json.value("message", ""));
       if (kind == "error") failed(json);
     } catch (const Json::exception&) {
       log_.info(line.substr(0, 4096));  // a loader's, or of a library
@@ -101,8 +34,14 @@ class Telling {
   }
   const std::optional<Error>& error() const { return error_; }
   const std::string& last() const { return last_; }  // what was being done
+  std::vector<std::string> take_warnings() { return std::move(warnings_); }
 
  private:
+  void warned(const std::string& text) {
+    log_.write(LogLevel::kWarning, text);
+    warnings_.push_back(text);
+  }
+
   void progress(const Json& json) {
     std::string step = json.value("layer", "") + ": " + json.value("phase", "");
     auto now = Clock::now();
@@ -133,6 +72,7 @@ class Telling {
   std::string last_;
   Clock::time_point told_;
   std::optional<Error> error_;
+  std::vector<std::string> warnings_;
 };
 
 Error without_a_word(int status) {
@@ -167,11 +107,6 @@ std::string id_in(const std::string& out) {
 
 }  // namespace
 
-struct Maker::Ended {
-  int status = 0;
-  std::string out;
-};
-
 bool may_pass(const Error& error) {
   switch (error.code) {
     case EAGAIN:
@@ -190,64 +125,15 @@ bool may_pass(const Error& error) {
   }
 }
 
-namespace {
-
-// Reads what is there now. False at the end.
-template <typename Take>
-bool read_some(Watched& from, const Take& take) {
-  char buffer[16384];
-  while (true) {
-    ssize_t count = ::read(from.fd(), buffer, sizeof buffer);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return errno == EAGAIN;
-    if (count == 0) return false;
-    take(buffer, static_cast<size_t>(count));
-  }
-}
-
-// Until its end, or until the time is up; false then.
-template <typename Take>
-awaitable<bool> read_to_end(Watched& from, Clock::time_point deadline, Take take) {
-  while (read_some(from, take)) {
-    Clock::duration left = deadline - Clock::now();
-    if (left <= Clock::duration::zero()) co_return false;
-    co_await from.wait(Watched::kRead, std::min<Clock::duration>(left, std::chrono::hours(1)));
-  }
-  co_return true;
-}
-
-Error time_is_up() { return Error{"rtlaunch", kTimeIsUp, "", "the time was up", "", 125}; }
-
-}  // namespace
-
-awaitable<Result<Maker::Ended>> Maker::run(std::vector<std::string> args, std::string input,
-                                           Clock::time_point deadline, OnLine on_line) {
+awaitable<Result<ChildEnded>> Maker::run(std::vector<std::string> args, std::string input,
+                                         Clock::time_point deadline, OnLine on_line) {
   args.insert(args.begin(), options_.rtlaunch);
   args.insert(args.end(), options_.where.begin(), options_.where.end());
-  auto child = start(io_, options_, std::move(args), input);
-  if (!child) co_return child.error();
-  Lines lines;
-  Ended ended;
-  auto take_line = [&](const char* data, size_t size) { lines.add(data, size, on_line); };
-  bool in_time = co_await read_to_end(child->err, deadline, take_line);
-  if (in_time) in_time = co_await child->process.wait(Watched::kRead, kToDie);
-  if (!in_time) {
-    (void)sys::send_signal(child->process.fd(), SIGKILL).ok();
-    co_await child->process.wait(Watched::kRead, kToDie);
-  }
-  auto status = sys::wait_for(child->process.fd());
-  if (!in_time) co_return time_is_up();
-  if (!status) co_return status.error();
-  ended.status = *status;
-  auto said = ::lseek(child->out.get(), 0, SEEK_SET) == 0
-                  ? sys::read_all(child->out.get(), "stdout", kMostOutput)
-                  : Result<std::string>(sys_error("lseek", "stdout"));
-  if (!said) co_return said.error();
-  ended.out = std::move(*said);
-  co_return ended;
+  return run_child(io_, {std::move(args), options_.variables, options_.cwd, std::move(input)},
+                   deadline, std::move(on_line));
 }
 
-awaitable<Result<std::string>> Maker::make(Order order, Clock::time_point deadline, SetupLog& log) {
+awaitable<Result<Maker::Made>> Maker::make(Order order, Clock::time_point deadline, SetupLog& log) {
   std::vector<std::string> args = {"env",        "create", "--runtime-env",
                                    "/dev/stdin", "--json", "--name",
                                    order.hold,   "--ttl",  std::to_string(options_.hold.count())};
@@ -262,9 +148,9 @@ awaitable<Result<std::string>> Maker::make(Order order, Clock::time_point deadli
   }
   if (telling.error() && ended->status != 0) co_return *telling.error();
   if (ended->status != 0) co_return without_a_word(ended->status);
-  std::string id = id_in(ended->out);
-  if (id.empty()) co_return without_a_word(0);
-  co_return id;
+  Made made{id_in(ended->out), telling.take_warnings()};
+  if (made.id.empty()) co_return without_a_word(0);
+  co_return made;
 }
 
 awaitable<Status> Maker::run_quick(std::string verb, std::string hold,

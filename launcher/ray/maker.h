@@ -2,8 +2,8 @@
 // or a network. What the environment is goes by a file in memory, never by argv: it has secrets.
 // The child is killed when its time is up, and dies with us.
 //
-//   auto id = co_await maker.make(runtime_env, "ray-0123-1", deadline, log);   // an Error, or the
-//   id auto kept = co_await maker.renew("ray-0123-1");
+//   auto made = co_await maker.make(order, deadline, log);   // an Error, or the id
+//   auto kept = co_await maker.renew("ray-0123-1");
 //
 // One thread. Everything refers to the Maker, which outlives the io_context's run.
 #pragma once
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "isolation/sys/result.h"
+#include "launcher/ray/child.h"
 #include "launcher/ray/setup_log.h"
 #include "launcher/server_async.h"
 
@@ -30,9 +31,6 @@ struct MakerOptions {
 
 // Whether the same may work when it is tried again: the network, a daemon that starts anew.
 bool may_pass(const Error& error);
-// Error::code when the deadline came first; object is then what was being done.
-constexpr int kTimeIsUp = ETIME;
-
 class Maker {
  public:
   Maker(asio::io_context& io, MakerOptions options) : io_(io), options_(std::move(options)) {}
@@ -41,17 +39,20 @@ class Maker {
     std::string runtime_env, hold;
     bool allow_conflicts = false;  // packages may break those of the base
   };
-  awaitable<Result<std::string>> make(Order order, Clock::time_point deadline, SetupLog& log);
+  // Error::code is kTimeIsUp when the deadline came first; object is then what was being done.
+  struct Made {
+    std::string id;
+    std::vector<std::string> warnings;
+  };
+  awaitable<Result<Made>> make(Order order, Clock::time_point deadline, SetupLog& log);
   awaitable<Status> renew(std::string hold);
   awaitable<Status> release(std::string hold);
   // What an environment has on disk, for people and for caps. 0: nobody knows.
   awaitable<uint64_t> bytes_of(std::string id);
 
  private:
-  struct Ended;
-  using OnLine = std::function<void(const std::string&)>;
-  awaitable<Result<Ended>> run(std::vector<std::string> args, std::string input,
-                               Clock::time_point deadline, OnLine on_line);
+  awaitable<Result<ChildEnded>> run(std::vector<std::string> args, std::string input,
+                                    Clock::time_point deadline, OnLine on_line);
   awaitable<Status> run_quick(std::string verb, std::string hold, std::vector<std::string> more);
 
   asio::io_context& io_;

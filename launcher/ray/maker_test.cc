@@ -39,7 +39,8 @@ class MakerTest : public testing::Test {
   static awaitable<void> keep(Maker& maker, SetupLog& log, Clock::time_point deadline,
                               Result<std::string>& result) {
     Maker::Order order{"{\"pip\": [\"secret\"]}", "a-hold"};
-    result = co_await maker.make(order, deadline, log);
+    auto made = co_await maker.make(order, deadline, log);
+    result = made ? Result<std::string>(made->id) : Result<std::string>(made.error());
   }
 
   std::string seen() {
