@@ -255,7 +255,7 @@ Status Store::collect_if_over() {
   if (read_only_) return {};
   House house(*this);
   bool over = !TRY(house.over_limits()).none();
-  if (!over && !TRY(house.age_is_due())) return {};
+  if (!over && !TRY(house.age_is_due())) return sweep();
   TRY(collect(std::nullopt, false));
   return {};
 }

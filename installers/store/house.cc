@@ -192,17 +192,8 @@ Result<Digest> Store::resolve(const std::string& prefix) {
                     "give more digits");
 }
 
-Status Store::sweep() const {
-  sys::AsRoot root;
-  TRY(writable("sweep"));
-  UniqueFd lock = TRY(sys::open_at(dir_.get(), "locks/sweep", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
-  if (!TRY(sys::try_lock_file(lock.get(), sys::Lock::kExclusive, "sweep"))) return {};
-  UniqueFd trash = TRY(sys::open_at(dir_.get(), "trash", O_RDONLY | O_DIRECTORY));
-  for (const std::string& name : TRY(sys::list_dir(trash.get()))) {
-    TRY(failpoint("sweep.trash"));
-    TRY(sys::remove_deep_tree_at(trash.get(), name));
-  }
-  UniqueFd tmp = TRY(sys::open_at(dir_.get(), "tmp", O_RDONLY | O_DIRECTORY));
+Status sweep_stagings(int store) {
+  UniqueFd tmp = TRY(sys::open_at(store, "tmp", O_RDONLY | O_DIRECTORY));
   for (const std::string& name : TRY(sys::list_dir(tmp.get()))) {
     std::string uuid = is_tmp_lock(name) ? name.substr(0, name.size() - 5) : name;
     auto maker = sys::open_at(tmp.get(), uuid + ".lock", O_RDWR | O_NOFOLLOW);
@@ -212,6 +203,25 @@ Status Store::sweep() const {
     TRY(sys::unlink_at(tmp.get(), uuid + ".lock"));
   }
   return {};
+}
+
+Result<std::optional<UniqueFd>> lock_sweep(int store) {
+  UniqueFd lock = TRY(sys::open_at(store, "locks/sweep", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  bool ours = TRY(sys::try_lock_file(lock.get(), sys::Lock::kExclusive, "sweep"));
+  return ours ? std::optional(std::move(lock)) : std::nullopt;
+}
+
+Status Store::sweep() const {
+  sys::AsRoot root;
+  TRY(writable("sweep"));
+  auto lock = TRY(lock_sweep(dir_.get()));
+  if (!lock) return {};
+  UniqueFd trash = TRY(sys::open_at(dir_.get(), "trash", O_RDONLY | O_DIRECTORY));
+  for (const std::string& name : TRY(sys::list_dir(trash.get()))) {
+    TRY(failpoint("sweep.trash"));
+    TRY(sys::remove_deep_tree_at(trash.get(), name));
+  }
+  return sweep_stagings(dir_.get());
 }
 
 }  // namespace rtlaunch::store

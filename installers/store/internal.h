@@ -104,6 +104,10 @@ using Durable = std::set<std::pair<std::string, std::string>>;
 Durable read_durable(int store);
 std::string durable_line(const std::string& digest, const std::string& instance);
 
+// Lets one sweep: nothing, when another does. What makers left in tmp/ who were killed.
+Result<std::optional<UniqueFd>> lock_sweep(int store);
+Status sweep_stagings(int store);
+
 // replace_file_at, with the data on disk before the name is.
 Status replace_durably(int store, const std::string& name, const std::string& text);
 

@@ -32,6 +32,12 @@ Status write_new_file(int dir, const std::string& name, const std::function<Stat
   return fill(file.get());
 }
 
+// Of makers that were killed. Trash is left to who has time.
+Status sweep_before_staging(int store) {
+  auto lock = TRY(lock_sweep(store));
+  return lock ? sweep_stagings(store) : Status();
+}
+
 Status write_manifest(int dir, const Manifest& manifest) {
   return write_new_file(dir, "manifest", [&](int file) {
     Status status;
@@ -42,9 +48,10 @@ Status write_manifest(int dir, const Manifest& manifest) {
   });
 }
 
-Status remove_all_but_tree(int dir) {
+// A build's cache alone may be tens of thousands of files, and somebody waits for the layer.
+Status throw_away_all_but_tree(int dir, int store) {
   for (const std::string& name : TRY(sys::list_dir(dir))) {
-    if (name != "tree") TRY(sys::remove_deep_tree_at(dir, name));
+    if (name != "tree") TRY(sys::rename_at(dir, name, store, "trash/" + sys::random_name()));
   }
   return {};
 }
@@ -128,7 +135,8 @@ Result<UniqueFd> Store::lock(const Key& key, const std::function<void()>& waitin
 Result<Staging> Store::stage() {
   sys::AsRoot root;
   TRY(writable("stage"));
-  if (!std::exchange(swept_, true)) (void)sweep().ok();  // a build can do without
+  if (!std::exchange(swept_, true))
+    (void)sweep_before_staging(dir_.get()).ok();  // a build can do without
   Staging staging;
   staging.store_ = TRY(sys::open_at(dir_.get(), ".", O_RDONLY | O_DIRECTORY));
   while (true) {  // again, if a sweeper took the lock's file before we had locked it
@@ -151,7 +159,7 @@ Result<Staging> Store::stage() {
 Result<Lease> Store::publish(Staging staging, const Manifest& manifest, const LayerInfo& info) {
   sys::AsRoot root;
   TRY(writable("publish"));
-  TRY(remove_all_but_tree(staging.dir()));
+  TRY(throw_away_all_but_tree(staging.dir(), dir_.get()));
   Sealed sealed = TRY(seal_and_write_manifest(staging, manifest));
   Meta meta{sealed.digest, info, sealed.bytes, manifest.size(), sys::now_seconds(), staging.uuid_};
   TRY(failpoint("publish.manifest"));

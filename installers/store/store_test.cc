@@ -142,6 +142,11 @@ TEST_F(StoreTest, OnlyTheTreeOfAStagingBecomesALayer) {
   auto dir = sys::open_at(store.dir(), layer_dir(lease->digest), O_RDONLY | O_DIRECTORY);
   EXPECT_EQ(*sys::list_dir(dir->get()),
             (std::vector<std::string>{"manifest", "meta.json", "tree"}));
+  EXPECT_EQ(count_in(store, "trash"), 2u) << "nobody waits for a deletion";
+  ASSERT_OK(store.stage());
+  EXPECT_EQ(count_in(store, "trash"), 2u) << "the next maker neither";
+  ASSERT_OK(store.collect_if_over());
+  EXPECT_EQ(count_in(store, "trash"), 0u);
 }
 
 TEST_F(StoreTest, ADroppedStagingLeavesNothing) {
