@@ -171,6 +171,7 @@ vm: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build tests
 	@tools/vm tools/run-tests --out $(OUT) --unit $(KERNEL_TESTS)
 	@tools/power-cut $(OUT)/bin 3
+	@tools/clock-jump $(OUT)/bin
 
 lint: setup $(RAY_MESSAGES).h
 	@tools/lint
