@@ -123,9 +123,10 @@ Status run(const AgentOptions& options) {
   std::vector<std::string> where = where_words(knobs);
   Maker maker(io, {rtlaunch, knobs.python, current_folder(), where,
                    childs_variables(variables, options, auth), knobs.hold});
+  Executables executables(io, variables, knobs.python, options);
   Drivers drivers(io, knobs.python, variables, options);
   Environments environments(
-      io, options, knobs, maker, drivers, rtlaunch, where,
+      io, options, knobs, maker, executables, drivers, rtlaunch, where,
       [&](LogLevel level, const std::string& text) { log.write(level, text); });
   Service service(environments, options.node_ip);
   auto server = TRY(HttpServer::listen(io, options.node_ip, options.port, auth,

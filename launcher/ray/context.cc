@@ -45,6 +45,7 @@ std::string python_path(const ContextRequest& request, const std::string& users)
 Json variables(const ContextRequest& request) {
   Json json = Json::object();
   for (const auto& [name, value] : request.env.env_vars) json[name] = value;
+  for (const auto& [name, value] : request.run_by.env_vars) json[name] = value;
   if (!request.env.working_dir && request.env.py_modules.empty()) return json;
   json["PYTHONPATH"] = python_path(request, json.value("PYTHONPATH", ""));
   return json;
@@ -76,24 +77,41 @@ std::vector<std::string> sandbox_words(const ContextRequest& request) {
   return words;
 }
 
+// Behind it comes what is to be run, with or without the word `exec`.
+std::vector<std::string> activating_words(const std::vector<std::string>& activation) {
+  std::string text;
+  for (const std::string& word : activation) text += word + " ";
+  return {"bash", "-c", text + "{ [ \"$1\" != exec ] || shift; exec \"$@\"; }", "bash"};
+}
+
 Json prefix(const ContextRequest& request) {
+  const RayEnv& env = request.env;
+  const std::vector<std::string>& activation = request.run_by.activation;
   Json words = Json::array();
-  if (!request.id.empty() || request.sandbox_all) {
+  if (!request.plain && (!request.id.empty() || request.sandbox_all)) {
     for (const std::string& word : sandbox_words(request)) words.push_back(shell_quoted(word));
+    if (activation.empty()) return words;
+    for (const std::string& word : activating_words(activation))
+      words.push_back(shell_quoted(word));
+    return words;
   }
+  if (env.working_dir) {
+    words = {"cd", shell_quoted(place_of("working_dir", *env.working_dir, request.runtime_env_dir)),
+             "&&"};
+  }
+  for (const std::string& word : activation) words.push_back(word);
   return words;
 }
 
 }  // namespace
 
 Result<std::string> make_context(const ContextRequest& request) {
-  const RayEnv& env = request.env;
   Json json = {{"command_prefix", prefix(request)},
                {"env_vars", variables(request)},
                {"py_executable", nullptr},
                {"override_worker_entrypoint", nullptr},
                {"java_jars", Json::array()}};
-  if (env.py_executable) json["py_executable"] = *env.py_executable;
+  if (request.run_by.py_executable) json["py_executable"] = *request.run_by.py_executable;
   std::string text = json.dump(-1, ' ', true, Json::error_handler_t::replace);
   if (text.size() <= kMostBytes) return text;
   return Error{"runtime_env",

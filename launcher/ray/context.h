@@ -11,18 +11,21 @@
 #include <vector>
 
 #include "isolation/sys/result.h"
+#include "launcher/ray/executable.h"
 #include "launcher/ray/ray_env.h"
 
 namespace rtlaunch::ray {
 
 struct ContextRequest {
   const RayEnv& env;
+  const RunBy& run_by;
   std::string id;  // of the environment; "": it has no layers
   std::string runtime_env_dir;
   std::string rtlaunch;            // the program
   std::vector<std::string> where;  // --socket S, --embedded, --store D
   std::string pythonpath;          // our own PYTHONPATH
   bool sandbox_all = false;
+  bool plain = false;  // its files lie at their places: no sandbox
 };
 
 // EFBIG: longer than the kernel lets one argument be (128 KiB, execve(2)); the raylet would fail

@@ -11,8 +11,9 @@ using Json = nlohmann::json;
 
 Json context(const std::string& env_text, const std::string& id, bool all = false) {
   RayEnv env = *read_ray_env(env_text);
-  auto text =
-      make_context({env, id, "/run dir", "/bin/rtlaunch", {"--socket", "/s"}, "/agents", all});
+  RunBy run_by{env.py_executable, {}, {}, false};
+  auto text = make_context(
+      {env, run_by, id, "/run dir", "/bin/rtlaunch", {"--socket", "/s"}, "/agents", all});
   return text ? Json::parse(*text) : Json(text.error().message());
 }
 

@@ -19,6 +19,14 @@ constexpr auto kForEver = std::chrono::hours(24 * 365);
 
 bool counts(const std::string& source) { return source != kNotCounted; }
 
+Clock::time_point deadline_of(const std::optional<seconds>& limit) {
+  return limit ? Clock::now() + *limit : Clock::time_point::max();
+}
+
+Error late_or(const Error& error, const std::optional<seconds>& limit) {
+  return error.code == kTimeIsUp && limit ? too_late(*limit, error.object) : error;
+}
+
 }  // namespace
 
 struct Environments::Entry {
@@ -37,12 +45,13 @@ struct Environments::Entry {
 };
 
 Environments::Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs,
-                           Maker& maker, Drivers& drivers, std::string rtlaunch,
-                           std::vector<std::string> where, Log log)
+                           Maker& maker, Executables& executables, Drivers& drivers,
+                           std::string rtlaunch, std::vector<std::string> where, Log log)
     : io_(io),
       options_(options),
       knobs_(knobs),
       maker_(maker),
+      executables_(executables),
       drivers_(drivers),
       rtlaunch_(std::move(rtlaunch)),
       where_(std::move(where)),
@@ -90,7 +99,12 @@ void Environments::forget_unused() {
 
 // Its directory, and the unused environments that have it.
 void Environments::forget_with(const Uri& gone) {
-  if (!gone.directory.empty()) ::rmdir((options_.runtime_env_dir + "/" + gone.directory).c_str());
+  std::string folder = options_.runtime_env_dir + "/" + gone.directory;
+  if (copied_.erase(gone.directory) > 0) {
+    spawn(io_, maker_.remove_folder(folder));
+  } else if (!gone.directory.empty()) {
+    ::rmdir(folder.c_str());
+  }
   std::vector<std::string> theirs;
   for (const auto& [env, entry] : entries_) {
     bool has = std::count(entry->uris.begin(), entry->uris.end(), gone) > 0;
@@ -165,14 +179,26 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   auto env = read_ray_env(request.env);
   if (!env) co_return env.error();
   for (const std::string& warning : env->warnings) log.write(LogLevel::kWarning, warning);
-  ContextRequest context{
-      *env, "", options_.runtime_env_dir, rtlaunch_, where_, knobs_.pythonpath, knobs_.sandbox_all};
+  auto deadline = deadline_of(request.limit);
+  auto run_by = co_await executables_.prepare(*env, deadline);
+  if (!run_by) co_return late_or(run_by.error(), request.limit);
+  Status can = check_can_run(*env, *run_by);
+  if (!can) co_return can;
+  ContextRequest context{*env,
+                         *run_by,
+                         "",
+                         options_.runtime_env_dir,
+                         rtlaunch_,
+                         where_,
+                         knobs_.pythonpath,
+                         knobs_.sandbox_all,
+                         run_by->forks};
   if (!env->runtime_env.empty()) {
     if (entry.hold.empty()) {
       entry.hold = "ray-" + options_.node_id.substr(0, 16) + "-" + std::to_string(++holds_);
     }
-    auto layers = co_await make_layers(*env, entry.hold, request.limit, log);
-    if (!layers) co_return layers.error();
+    auto layers = co_await make_layers(*env, entry.hold, deadline, log);
+    if (!layers) co_return late_or(layers.error(), request.limit);
     context.id = layers->id;
     for (const std::string& text : layers->warnings) {
       drivers_.warn(request.job, "runtime_env: " + text);
@@ -180,6 +206,10 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   }
   Status places = make_mount_points(*env);
   if (!places) co_return places;
+  if (run_by->forks && !context.id.empty()) {
+    Status copied = co_await copy_files(*env, context.id, deadline);
+    if (!copied) co_return late_or(copied.error(), request.limit);
+  }
   auto text = make_context(context);
   if (!text) co_return text.error();
   entry.text = *text;
@@ -188,10 +218,49 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   co_return Status();
 }
 
+// What starts Python as its child isn't shut in (executable.h): its files are copies then, and
+// packages, which are mounted, can't be had.
+Status Environments::check_can_run(const RayEnv& env, const RunBy& run_by) const {
+  if (!run_by.forks) return {};
+  const std::string& by = env.profilers.empty() ? "py_executable" : env.profilers.back().field;
+  const char* cure = "let py_executable be Python itself, with or without options, or leave it out";
+  if (knobs_.sandbox_all) {
+    return make_error("runtime_env", by,
+                      "it starts Python as its child, and this node shuts in every worker", cure);
+  }
+  if (!env.has_packages()) return {};
+  return make_error("runtime_env", by,
+                    "it starts Python as its child; with pip or uv that can't be", cure);
+}
+
+awaitable<Status> Environments::copy_files(const RayEnv& env, std::string id,
+                                           Clock::time_point deadline) {
+  std::vector<Maker::Copy> copies;
+  std::string scratch = options_.runtime_env_dir + "/.copy-" + std::to_string(++holds_);
+  for (const Uri& uri : env.uris) {
+    std::string option = uri.field == "working_dir" ? "--working-dir-at" : "--py-module-at";
+    std::string folder = options_.runtime_env_dir + "/" + uri.directory;
+    if (uri.directory.empty()) {  // used in place
+      if (uri.field == "py_modules") copies.push_back({option, uri.uri.substr(8), ""});
+      continue;
+    }
+    bool there = !copied_.insert(uri.directory).second;
+    std::string place = scratch + "/" + std::to_string(copies.size());
+    Status made = sys::make_dirs(place);
+    if (!made) co_return made;
+    copies.push_back({option, place, there ? "" : folder});
+  }
+  Status copied = co_await maker_.copy_out(std::move(id), copies, deadline);
+  co_await maker_.remove_folder(scratch);
+  if (!copied) {
+    for (const Uri& uri : env.uris) copied_.erase(uri.directory);
+  }
+  co_return copied;
+}
+
 awaitable<Result<Maker::Made>> Environments::make_layers(const RayEnv& env, std::string hold,
-                                                         std::optional<seconds> limit,
+                                                         Clock::time_point deadline,
                                                          SetupLog& log) {
-  auto deadline = limit ? Clock::now() + *limit : Clock::time_point::max();
   Maker::Order order{env.runtime_env, std::move(hold),
                      knobs_.allow_conflicts || env.allows_conflicts()};
   if (knobs_.fail_download) {
@@ -202,7 +271,6 @@ awaitable<Result<Maker::Made>> Environments::make_layers(const RayEnv& env, std:
   for (int attempt = 1;; ++attempt) {
     auto made = co_await maker_.make(order, deadline, log);
     if (made) co_return made;
-    if (made.error().code == kTimeIsUp && limit) co_return too_late(*limit, made.error().object);
     bool again = may_pass(made.error()) && attempt < knobs_.attempts &&
                  Clock::now() + knobs_.retry_after < deadline;
     if (!again) co_return made.error();

@@ -14,12 +14,14 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "launcher/ray/agent_options.h"
 #include "launcher/ray/drivers.h"
+#include "launcher/ray/executable.h"
 #include "launcher/ray/maker.h"
 #include "launcher/ray/ray_env.h"
 #include "launcher/ray/uri_cache.h"
@@ -52,7 +54,8 @@ class Environments {
  public:
   using Log = std::function<void(LogLevel, const std::string&)>;
   Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs, Maker& maker,
-               Drivers& drivers, std::string rtlaunch, std::vector<std::string> where, Log log);
+               Executables& executables, Drivers& drivers, std::string rtlaunch,
+               std::vector<std::string> where, Log log);
   ~Environments();
 
   // Counts, and answers if nothing has to be made or waited for.
@@ -76,20 +79,24 @@ class Environments {
   awaitable<void> make(EntryPtr entry, GetRequest request);
   awaitable<Status> try_make(Entry& entry, const GetRequest& request, SetupLog& log);
   awaitable<Result<Maker::Made>> make_layers(const RayEnv& env, std::string hold,
-                                             std::optional<seconds> limit, SetupLog& log);
+                                             Clock::time_point deadline, SetupLog& log);
   awaitable<void> measure(std::vector<Uri> uris, std::string id);
   Status make_mount_points(const RayEnv& env);
+  awaitable<Status> copy_files(const RayEnv& env, std::string id, Clock::time_point deadline);
+  Status check_can_run(const RayEnv& env, const RunBy& run_by) const;
 
   asio::io_context& io_;
   const AgentOptions& options_;
   const Knobs& knobs_;
   Maker& maker_;
+  Executables& executables_;
   Drivers& drivers_;
   std::string rtlaunch_;
   std::vector<std::string> where_;
   Log log_;
   UriCache uris_;
   std::unordered_map<std::string, EntryPtr> entries_;
+  std::set<std::string> copied_;  // directories below the runtime env folder that have files
   uint64_t holds_ = 0;
 };
 

@@ -153,6 +153,37 @@ awaitable<Result<Maker::Made>> Maker::make(Order order, Clock::time_point deadli
   co_return made;
 }
 
+awaitable<Status> Maker::copy_out(std::string id, std::vector<Copy> copies,
+                                  Clock::time_point deadline) {
+  std::vector<std::string> args = {options_.rtlaunch, "exec", std::move(id), "--profile", "ray"};
+  args.insert(args.end(), options_.where.begin(), options_.where.end());
+  for (const Copy& copy : copies) args.insert(args.end(), {copy.option, copy.place});
+  args.insert(args.end(), {"--", "/bin/sh", "-c",
+                           "while [ $# -gt 1 ]; do cp -a --reflink=auto -- \"$1/.\" \"$2/\" || "
+                           "exit 1; shift 2; done",
+                           "sh"});
+  for (const Copy& copy : copies) {
+    if (!copy.folder.empty()) args.insert(args.end(), {copy.place, copy.folder});
+  }
+  std::string said;
+  ChildStart child{std::move(args), options_.variables, options_.cwd, ""};
+  auto ended = co_await run_child(io_, std::move(child), deadline, [&](const std::string& line) {
+    if (said.size() < 2000) said += line + "\n";
+  });
+  if (!ended) co_return ended.error();
+  if (ended->status == 0) co_return Status();
+  co_return make_error("copy", "", said, "is the disk of Ray's session full?");
+}
+
+awaitable<void> Maker::remove_folder(std::string folder) {
+  ChildStart child{{"/bin/rm", "-rf", "--one-file-system", "--", std::move(folder)},
+                   options_.variables,
+                   "/",
+                   ""};
+  (void)(co_await run_child(io_, std::move(child), Clock::now() + kQuick, [](const std::string&) {
+  })).ok();
+}
+
 awaitable<Status> Maker::run_quick(std::string verb, std::string hold,
                                    std::vector<std::string> more) {
   std::vector<std::string> args = {"env", verb, hold, "--json"};

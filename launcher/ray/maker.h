@@ -45,6 +45,13 @@ class Maker {
     std::vector<std::string> warnings;
   };
   awaitable<Result<Made>> make(Order order, Clock::time_point deadline, SetupLog& log);
+  // What the environment mounts at places of the first kind, as files at those of the second:
+  // {option, place, folder}. For what can't be started in a sandbox.
+  struct Copy {
+    std::string option, place, folder;
+  };
+  awaitable<Status> copy_out(std::string id, std::vector<Copy> copies, Clock::time_point deadline);
+  awaitable<void> remove_folder(std::string folder);
   awaitable<Status> renew(std::string hold);
   awaitable<Status> release(std::string hold);
   // What an environment has on disk, for people and for caps. 0: nobody knows.

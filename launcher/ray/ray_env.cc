@@ -16,12 +16,9 @@ constexpr const char* kStep = "runtime_env";
 
 // What can't be made yet, and what to do instead.
 const std::map<std::string, const char*> kLater = {
-    {"conda", "name its packages with pip or uv"},
     {"container", "use pip, uv and working_dir"},
     {"image_uri", "use pip, uv and working_dir"},
     {"java_jars", "put the jars on every node, and on the class path"},
-    {"_nsight", "start the profiler around the driver"},
-    {"_rocprof_sys", "start the profiler around the driver"},
 };
 const std::vector<std::string> kPassedOver = {"config",
                                               "excludes",
@@ -88,6 +85,8 @@ class Reader {
     if (key == "working_dir") return working_dir(value);
     if (key == "py_modules") return modules(value);
     if (key == "py_executable") return executable(value);
+    if (key == "conda") return conda(value);
+    if (key == "_nsight" || key == "_rocprof_sys") return profiler(key, value);
     if (key == "pip" || key == "uv") return packages(key, value);
     bool known = std::count(kPassedOver.begin(), kPassedOver.end(), key) > 0;
     if (!known) {
@@ -154,6 +153,57 @@ class Reader {
     return {};
   }
 
+  Status conda(const Json& value) {
+    if (value.is_object()) {
+      return bad("conda",
+                 "to make one is not supported by rtlaunch yet; the name or prefix of "
+                 "one that is on the node will do",
+                 "name its packages with pip or uv, or run this job with Ray's own agent");
+    }
+    if (!value.is_string()) return bad("conda", "is no name", "name an environment of the node");
+    if (value != "") env_.conda = value.get<std::string>();
+    return {};
+  }
+
+  static std::string as_option(const Json& value) {
+    return value.is_string() ? value.get<std::string>() : dump(value);
+  }
+
+  static std::vector<std::pair<std::string, std::string>> options_in(const Json& object) {
+    std::vector<std::pair<std::string, std::string>> options;
+    for (const auto& [name, value] : object.items()) options.emplace_back(name, as_option(value));
+    return options;
+  }
+
+  // The defaults are Ray's.
+  Status profiler(const std::string& key, const Json& value) {
+    bool nsight = key == "_nsight";
+    if (value.empty() || value == "") return {};
+    Profiler profiler{key, {}, {}};
+    if (value == "default" && nsight) {
+      profiler.args = {
+          {"t", "cuda,cudnn,cublas,nvtx"}, {"o", "'worker_process_%p'"}, {"stop-on-exit", "true"}};
+    } else if (value == "default") {
+      profiler.env = {{"ROCPROFSYS_TIME_OUTPUT", "false"},
+                      {"ROCPROFSYS_OUTPUT_PREFIX", "worker_process_%p"}};
+      profiler.args = {{"F", "true"}};
+    } else if (!value.is_object()) {
+      std::string name = key.substr(1);
+      return make_error("", "",
+                        "Unsupported " + name + " config: " + as_option(value).substr(0, 200) +
+                            ". The supported config is 'default' or Dictionary of " + name +
+                            " options",
+                        "");
+    } else if (nsight) {
+      profiler.args = options_in(value);
+    } else {
+      if (value.contains("args")) profiler.args = options_in(value["args"]);
+      if (value.contains("env")) profiler.env = options_in(value["env"]);
+    }
+    env_.profilers.push_back(std::move(profiler));
+    return {};
+  }
+
   Status packages(const std::string& key, const Json& value) {
     const Json& list = value.is_object() && value.contains("packages") ? value["packages"] : value;
     if (!list.is_array() ||
@@ -188,6 +238,11 @@ Result<RayEnv> read_ray_env(const std::string& text) {
 bool RayEnv::allows_conflicts() const {
   const std::pair<std::string, std::string> allowed("RTLAUNCH_ALLOW_CONFLICTS", "1");
   return std::count(env_vars.begin(), env_vars.end(), allowed) > 0;
+}
+
+bool RayEnv::has_packages() const {
+  return std::any_of(uris.begin(), uris.end(),
+                     [](const Uri& uri) { return uri.field == "pip" || uri.field == "uv"; });
 }
 
 std::string fields_of(const std::string& text) {

@@ -26,15 +26,24 @@ struct Uri {
   auto operator<=>(const Uri&) const = default;
 };
 
+// A program that a worker runs under: `_nsight`, `_rocprof_sys`.
+struct Profiler {
+  std::string field;
+  std::vector<std::pair<std::string, std::string>> args, env;
+};
+
 struct RayEnv {
   std::string runtime_env;  // rtlaunch's JSON; "" when no layer is needed
   std::vector<std::pair<std::string, std::string>> env_vars;  // in the order written
   std::optional<std::string> working_dir;                     // URIs as they came
   std::vector<std::string> py_modules;
   std::optional<std::string> py_executable;  // raw shell text
+  std::optional<std::string> conda;          // the name or prefix of one that is there
+  std::vector<Profiler> profilers;
   std::vector<Uri> uris;
   std::vector<std::string> warnings;
   bool allows_conflicts() const;  // RTLAUNCH_ALLOW_CONFLICTS=1 in its env_vars
+  bool has_packages() const;      // pip or uv
 };
 
 Result<RayEnv> read_ray_env(const std::string& text);
