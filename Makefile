@@ -24,10 +24,12 @@ object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 STATIC_release := -static
 LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup -Wl,-u,OPENSSL_cpuid_setup
 QUICK_release := tools/quick-start
-LAUNCH_LIBS := -lcrypto -lcap
+NET_LIBS := -lnl-route-3 -lnl-3
+NAMELESS := $(foreach f,getaddrinfo getprotobynumber getprotobyname,-Wl,--wrap=$(f))
+LAUNCH_LIBS := -lcrypto -lcap $(NET_LIBS)
 # In the wheel, what is loaded lies beside the programs.
 BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
-BUILD_LIBS := -lcurl -larchive -ldeflate -lisal -lsqlite3 -lcrypto -lcap
+BUILD_LIBS := -lcurl -larchive -ldeflate -lisal -lsqlite3 -lcrypto -lcap $(NET_LIBS)
 TEST_LIBS := $(BUILD_LIBS) -lz -lgtest -lgmock
 
 # Ray's agent has libraries of its own, which the archive's programs must not need.
@@ -37,6 +39,7 @@ RAY_PARTS := $(filter-out %_main.cc $(RAY_TESTS),$(RAY_SOURCES))
 GENERATED := $(OUT)/generated
 RAY_MESSAGES := $(GENERATED)/launcher/ray/runtime_env_agent.pb
 RAY_LIBS := -lprotobuf-lite $(LAUNCH_LIBS)
+$(call object,isolation/net_link.cc isolation/net_rules.cc): CXXFLAGS += -isystem /usr/include/libnl3
 $(call object,$(RAY_SOURCES)): CXXFLAGS += -isystem $(GENERATED)
 
 PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner \
@@ -74,7 +77,7 @@ $(OUT)/librtlaunch.a: $(call object,$(PARTS))
 $(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a | tools/quick-start
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(LAZY_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(LAZY_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
 	@$(if $(QUICK_$(FLAVOUR)),$(QUICK_$(FLAVOUR)) $@)
 
 $(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a
@@ -90,7 +93,7 @@ $(OUT)/bin/rtlaunch-build: $(call object,launcher/build_main.cc) $(OUT)/librtlau
 $(OUT)/bin/rtlaunch-spawner: $(call object,launcher/spawner_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
 
 $(GENERATED)/%.pb.cc $(GENERATED)/%.pb.h: %.proto
 	@mkdir -p $(GENERATED)
@@ -157,7 +160,7 @@ demo-ray: setup
 	@tools/demo-ray $(OUT)/bin
 
 bench: setup
-	@$(MAKE) --no-print-directory -j$$(nproc) wheel
+	@$(MAKE) --no-print-directory -j$$(nproc) wheel $(OUT)/test/isolation/net_test
 	@tools/bench $(OUT)/bin build
 
 # The unit tests again with the sanitizers, each in a tree of its own.

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <climits>
 
 #include "isolation/sys/files.h"
@@ -60,6 +62,16 @@ Status clean_overlay(Overlay* overlay) {
   return clean_path(&overlay->work);
 }
 
+// It becomes part of a file's name.
+Status check_job(const std::string& job) {
+  bool plain = std::all_of(job.begin(), job.end(), [](unsigned char c) {
+    return c < 0x80 && (::isalnum(c) != 0 || c == '-' || c == '_');
+  });
+  if (plain && job.size() <= 128) return {};
+  return make_error("sandbox", job.substr(0, 80), "is no name of a job",
+                    "letters, digits, - and _, 128 of them at most");
+}
+
 Status check_user(const Spec& spec) {
   if (!is_rootless()) return {};
   bool other = spec.user && spec.user->uid != ::geteuid();
@@ -77,6 +89,7 @@ Result<Spec> checked(Spec spec) {
     return error;
   }
   TRY(check_user(spec));
+  TRY(check_job(spec.job));
   for (Overlay& overlay : spec.overlays) TRY(clean_overlay(&overlay));
   for (Bind& bind : spec.binds) {
     TRY(clean_path(&bind.source));

@@ -1,38 +1,31 @@
 #include "isolation/net.h"
 
-#include <net/if.h>
+#include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sched.h>
-#include <sys/ioctl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
+
+#include "isolation/net_link.h"
+#include "isolation/net_rules.h"
+#include "isolation/sys/files.h"
 
 namespace rtlaunch::isolation {
 namespace {
 
 constexpr int kBacklog = 128;
 
-Result<UniqueFd> tcp_socket() {
+Result<UniqueFd> listen_inside() {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return sys_error("socket", "tcp");
-  return fd;
-}
-
-// With it 127.0.0.1 and ::1 are there.
-Status raise_loopback() {
-  UniqueFd fd = TRY(tcp_socket());
-  struct ifreq request = {};
-  std::strcpy(request.ifr_name, "lo");
-  request.ifr_flags = IFF_UP | IFF_RUNNING;
-  if (::ioctl(fd.get(), SIOCSIFFLAGS, &request) != 0) return sys_error("network", "lo");
-  return {};
-}
-
-Result<UniqueFd> listen_inside() {
-  UniqueFd fd = TRY(tcp_socket());
   struct sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_port = htons(kDoorPort);
@@ -77,29 +70,241 @@ Status open_door(int listener_to) {
   return send_listener(listener_to, listener.get());
 }
 
-Status enter_own(const Spec& spec) {
-  if (::unshare(CLONE_NEWNET) != 0) return sys_error("network", "a namespace of its own");
-  TRY(raise_loopback());
-  return open_door(spec.listener_to);
-}
+// ---- namespaces --------------------------------------------------------------------------------
 
-Status join(int network) {
+Status enter(int network) {
   if (::setns(network, CLONE_NEWNET) == 0) return {};
   return sys_error("network", "the one that it was given");
 }
 
+Result<UniqueFd> current() { return sys::open_at(AT_FDCWD, "/proc/self/ns/net", O_RDONLY); }
+
+Status enter_own() {
+  if (::unshare(CLONE_NEWNET) != 0) return sys_error("network", "a namespace of its own");
+  return raise_loopback();
+}
+
+// ---- the way out -------------------------------------------------------------------------------
+
+// An address of the host's own: it can be bound.
+bool is_local(const std::string& address) {
+  bool v6 = address.find(':') != std::string::npos;
+  UniqueFd fd(::socket(v6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  struct sockaddr_in one = {};
+  struct sockaddr_in6 six = {};
+  one.sin_family = AF_INET, six.sin6_family = AF_INET6;
+  if (v6) {
+    return ::inet_pton(AF_INET6, address.c_str(), &six.sin6_addr) == 1 &&
+           ::bind(fd.get(), reinterpret_cast<struct sockaddr*>(&six), sizeof six) == 0;
+  }
+  return ::inet_pton(AF_INET, address.c_str(), &one.sin_addr) == 1 &&
+         ::bind(fd.get(), reinterpret_cast<struct sockaddr*>(&one), sizeof one) == 0;
+}
+
+// Else packets would vanish without a word.
+Status check_forwarding(const std::vector<Destination>& destinations) {
+  auto forwards = sys::read_file("/proc/sys/net/ipv4/ip_forward");
+  if (forwards && *forwards != "0\n") return {};
+  for (const Destination& destination : destinations) {
+    if (is_local(destination.host)) continue;
+    return make_error("network", destination.host, "the host doesn't forward packets",
+                      "set net.ipv4.ip_forward to 1");
+  }
+  return {};
+}
+
+// In the host's network; afterwards in the one that was given.
+Status connect(const Spec& spec, int network, UniqueFd* translation) {
+  Cable cable = TRY(make_cable(network));
+  *translation = TRY(translate_addresses(cable));
+  TRY(enter(network));
+  TRY(allow_only(spec.destinations));  // before anything can leave
+  return connect_inside(cable);
+}
+
+Status make_way_out(const Spec& spec, UniqueFd* translation) {
+  TRY(check_forwarding(spec.destinations));
+  UniqueFd host = TRY(current());
+  TRY(enter_own());
+  UniqueFd own = TRY(current());
+  TRY(enter(host.get()));
+  return connect(spec, own.get(), translation);
+}
+
+Status make_network(const Spec& spec, UniqueFd* translation) {
+  return spec.network == Network::kEgress ? make_way_out(spec, translation) : enter_own();
+}
+
+// ---- those of a job ----------------------------------------------------------------------------
+
+struct Member {
+  pid_t pid = 0;
+  std::string since;  // in /proc/PID/stat
+  ino_t network = 0;
+};
+
+// The 22nd field; the 2nd may hold anything, but ends with the last parenthesis.
+std::string start_of(const std::string& pid) {
+  auto text = sys::read_file("/proc/" + pid + "/stat", 4096);
+  size_t at = text ? text->rfind(") ") : std::string::npos;
+  if (at == std::string::npos) return "";
+  std::istringstream fields(text->substr(at + 2));
+  std::string field;
+  for (int number = 3; number <= 22; ++number) fields >> field;
+  return field;
+}
+
+std::vector<Member> parse_members(const std::string& text) {
+  std::vector<Member> members;
+  std::istringstream lines(text);
+  Member member;
+  while (lines >> member.pid >> member.since >> member.network) members.push_back(member);
+  return members;
+}
+
+// Its namespace, if it is still the process that was written down. A pid can be somebody else's by
+// now, and so can the number of a namespace; not both, and since the same tick.
+UniqueFd network_of(const Member& member) {
+  std::string pid = std::to_string(member.pid);
+  auto network = sys::open_at(AT_FDCWD, "/proc/" + pid + "/ns/net", O_RDONLY);
+  struct stat st;
+  bool same = network && ::fstat(network->get(), &st) == 0 && st.st_ino == member.network &&
+              start_of(pid) == member.since;
+  return same ? std::move(*network) : UniqueFd();
+}
+
+// With a number for what it may reach, so that one job's networks differ where their rules do.
+std::string name_of(const Spec& spec) {
+  uint64_t sum = 14695981039346656037u;  // FNV-1a
+  auto add = [&](const std::string& text) {
+    for (unsigned char c : text + "|") sum = (sum ^ c) * 1099511628211u;
+  };
+  add(std::to_string(static_cast<int>(spec.network)));
+  for (const Destination& d : spec.destinations) {
+    add(d.host), add(std::to_string(d.first_port)), add(std::to_string(d.last_port));
+    add(std::to_string(static_cast<int>(d.protocol)));
+  }
+  return spec.job + "." + std::to_string(sum);
+}
+
+// Files of jobs that have ended.
+void sweep(int folder) {
+  auto names = sys::list_dir(folder);
+  for (const std::string& name : names ? *names : std::vector<std::string>()) {
+    auto file = sys::open_at(folder, name, O_RDWR | O_NOFOLLOW);
+    if (!file || ::flock(file->get(), LOCK_EX | LOCK_NB) != 0) continue;
+    auto text = sys::read_all(file->get(), name, 1 << 20);
+    bool lives = false;
+    for (const Member& member : parse_members(text ? *text : "")) {
+      lives = lives || network_of(member).valid();
+    }
+    if (!lives) ::unlinkat(folder, name.c_str(), 0);
+  }
+}
+
+// Alone with it: nobody else makes or removes it meanwhile.
+Result<UniqueFd> open_alone(int folder, const std::string& name) {
+  for (;;) {
+    UniqueFd file = TRY(sys::open_at(folder, name, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+    if (::flock(file.get(), LOCK_EX) != 0) return sys_error("network", name);
+    struct stat st;
+    if (::fstat(file.get(), &st) != 0) return sys_error("network", name);
+    if (st.st_nlink > 0) return file;  // else it was swept away
+  }
+}
+
+// Our own pid is the one that those outside know, since this is still their /proc.
+Result<Member> self() {
+  struct stat st;
+  char pid[16] = {};
+  if (::stat("/proc/self/ns/net", &st) != 0) return sys_error("network", "/proc/self/ns/net");
+  if (::readlink("/proc/self", pid, sizeof pid - 1) <= 0) return sys_error("network", "/proc/self");
+  return Member{std::atoi(pid), start_of(pid), st.st_ino};
+}
+
+Status sign(int file, std::vector<Member> members) {
+  members.push_back(TRY(self()));
+  std::string text;
+  for (const Member& member : members) {
+    text += std::to_string(member.pid) + " " + member.since + " " + std::to_string(member.network) +
+            "\n";
+  }
+  if (::lseek(file, 0, SEEK_SET) != 0 || ::ftruncate(file, 0) != 0)
+    return sys_error("network", "its file");
+  return sys::write_all(file, text, "network");
+}
+
+// The host's side of a way out, once more: that of who made it ends with him.
+Status enter_with_way_out(const Spec& spec, int network, UniqueFd* translation) {
+  if (spec.network != Network::kEgress) return enter(network);
+  UniqueFd host = TRY(current());
+  TRY(enter(network));
+  Cable cable = TRY(cable_inside());
+  TRY(enter(host.get()));
+  *translation = TRY(translate_addresses(cable));
+  return enter(network);
+}
+
+Status enter_shared(const Spec& spec, UniqueFd* translation) {
+  if (spec.networks.empty()) return make_network(spec, translation);
+  TRY(sys::make_dirs(spec.networks, 0700));
+  UniqueFd folder = TRY(sys::open_at(AT_FDCWD, spec.networks, O_RDONLY | O_DIRECTORY));
+  UniqueFd file = TRY(open_alone(folder.get(), name_of(spec)));
+  std::vector<Member> living;
+  UniqueFd network;
+  for (Member& member : parse_members(TRY(sys::read_all(file.get(), "network", 1 << 20)))) {
+    UniqueFd theirs = network_of(member);
+    if (!theirs.valid()) continue;
+    network = std::move(theirs);
+    living.push_back(std::move(member));
+  }
+  if (network.valid()) {
+    TRY(enter_with_way_out(spec, network.get(), translation));
+  } else {
+    sweep(folder.get());
+    TRY(make_network(spec, translation));
+  }
+  return sign(file.get(), std::move(living));
+}
+
+Status check_rights(const Spec& spec, bool rootless) {
+  bool anybody = spec.network == Network::kHost || spec.network == Network::kNone;
+  if (!rootless || anybody) return {};
+  return Error{"network",
+               EPERM,
+               "",
+               "only root can make this network",
+               "start it through rtlaunchd, or ask for the network none",
+               125};
+}
+
 }  // namespace
 
-Status enter_network(const Spec& spec) {
+Status enter_network(const Spec& spec, bool rootless, UniqueFd* translation) {
+  TRY(check_rights(spec, rootless));
   switch (spec.network) {
     case Network::kHost:
       return {};
     case Network::kNone:
-      return enter_own(spec);
+      TRY(enter_own());
+      return open_door(spec.listener_to);
+    case Network::kJob:
+    case Network::kEgress:
+      return enter_shared(spec, translation);
     case Network::kJoined:
-      return join(spec.network_fd);
+      return enter(spec.network_fd);
   }
   std::abort();
+}
+
+Result<uint64_t> refused_packets(pid_t pid) {
+  UniqueFd own = TRY(current());
+  std::string path = "/proc/" + std::to_string(pid) + "/ns/net";
+  UniqueFd theirs = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY));
+  TRY(enter(theirs.get()));
+  Result<uint64_t> count = count_refused();
+  TRY(enter(own.get()));
+  return count;
 }
 
 Result<UniqueFd> receive_listener(int socket) {

@@ -195,7 +195,8 @@ Result<pid_t> exec(Setup& s) {
 
 Status become_reaper(Setup& s) {
   std::vector<int> keep = s.spec.leases;
-  keep.insert(keep.end(), {s.upper.get(), s.socket, s.children.get(), s.spec.line, s.spec.record});
+  keep.insert(keep.end(), {s.upper.get(), s.socket, s.children.get(), s.spec.line, s.spec.record,
+                           s.translation.get()});
   return shed_privileges(worker_is_another_user(s), s.supervised(), keep);
 }
 
@@ -211,7 +212,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   TRY(did.took("private mounts", leave_peer_groups(s)));
   // Beyond this point no mount of ours reaches the host, nor one of the host's us.
   TRY(did.took("share", share_with_host(s)));
-  TRY(did.took("network", enter_network(s.spec)));
+  TRY(did.took("network", enter_network(s.spec, s.rootless, &s.translation)));
   TRY(did.took("devices", open_devices(s)));
   TRY(did.took("host directories", open_host_directories(s)));
   TRY(did.took("vault", open_vault(s)));

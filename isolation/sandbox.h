@@ -73,7 +73,15 @@ struct Bind {
 };
 
 enum class Root { kHost, kEmpty, kShared };
-enum class Network { kHost, kNone, kJoined };  // net.h
+enum class Network { kHost, kNone, kJob, kEgress, kJoined };  // net.h
+
+// What a kEgress may reach.
+struct Destination {
+  std::string host;  // an address or a network, "10.0.0.0/8", "2001:db8::/32"
+  uint16_t first_port = 1, last_port = 65535;
+  enum class Protocol : uint8_t { kAny, kTcp, kUdp } protocol = Protocol::kAny;
+  bool operator==(const Destination&) const = default;
+};
 
 // Whom a command runs as, and with whose rights host paths are opened.
 struct User {
@@ -103,9 +111,12 @@ struct Spec {
   std::string store;                 // with `caller`: paths below are layers, opened as ourselves
   int id_map = -1;                   // with `owned`: a user namespace, see make_id_map()
   Network network = Network::kHost;
-  int network_fd = -1;                // kJoined: the namespace
-  int listener_to = -1;               // kNone: a socket for the door of it
-  bool keep_caps = false;             // root callers keep the small set (see caps.h); else none
+  std::vector<Destination> destinations = {};  // kEgress
+  std::string job;         // kJob, kEgress: those of one job, and the same destinations, share
+  std::string networks;    // a folder of the launcher's that knows them; "": each is alone
+  int network_fd = -1;     // kJoined: the namespace
+  int listener_to = -1;    // kNone: a socket for the door of it
+  bool keep_caps = false;  // root callers keep the small set (see caps.h); else none
   std::optional<sys::Limits> limits;  // the command's, in place of its launcher's
   std::vector<int> leases;            // descriptors that pid 1 keeps open for its life
   int line = -1;                      // supervised (launch.h): pid 1's end of the line

@@ -34,6 +34,7 @@ struct Setup {
   std::optional<Devices> devices = {};
   std::optional<Vault> vault = {};
   UniqueFd upper = {};
+  UniqueFd translation = {};  // of the network's addresses, as long as it is open
   std::optional<SamePid> same_pid = {};
   bool masks_proc = true;
   bool made = false;  // what can fail now is the command's own

@@ -52,8 +52,32 @@ Root read_root(Reader* in) {
 // Which network another one is, only the launcher itself can say.
 Network read_network(Reader* in) {
   uint32_t network = in->number();
-  if (network > static_cast<uint32_t>(Network::kNone)) in->fail();
+  if (network > static_cast<uint32_t>(Network::kEgress)) in->fail();
   return static_cast<Network>(network);
+}
+
+constexpr size_t kLeastDestination = 4 + 4 + 4 + 4;
+
+void write(const Destination& destination, Writer* out) {
+  out->text(destination.host).number(destination.first_port).number(destination.last_port);
+  out->number(static_cast<uint32_t>(destination.protocol));
+}
+
+uint16_t read_port(Reader* in) {
+  uint32_t port = in->number();
+  if (port > UINT16_MAX) in->fail();
+  return static_cast<uint16_t>(port);
+}
+
+Destination read_destination(Reader* in) {
+  Destination destination;
+  destination.host = in->text();
+  destination.first_port = read_port(in);
+  destination.last_port = read_port(in);
+  uint32_t protocol = in->number();
+  if (protocol > static_cast<uint32_t>(Destination::Protocol::kUdp)) in->fail();
+  destination.protocol = static_cast<Destination::Protocol>(protocol);
+  return destination;
 }
 
 constexpr uint32_t kNoMask = UINT32_MAX;
@@ -68,7 +92,10 @@ std::string encode(const Spec& spec) {
   Writer out;
   out.texts(spec.argv).texts(spec.env).text(spec.cwd).text(spec.hostname).texts(spec.pid1_shown_as);
   out.number(static_cast<uint32_t>(spec.root)).flag(spec.same_pid).flag(spec.new_session);
-  out.number(static_cast<uint32_t>(spec.network)).number(spec.umask.value_or(kNoMask));
+  out.number(static_cast<uint32_t>(spec.network)).text(spec.job);
+  out.number(static_cast<uint32_t>(spec.destinations.size()));
+  for (const Destination& destination : spec.destinations) write(destination, &out);
+  out.number(spec.umask.value_or(kNoMask));
   out.texts(spec.writable).texts(spec.hidden).texts(spec.visible);
   out.long_number(spec.upper_bytes).long_number(spec.tmp_bytes);
   out.number(static_cast<uint32_t>(spec.overlays.size()));
@@ -92,6 +119,10 @@ Result<Spec> decode(std::string_view bytes) {
   spec.same_pid = in.flag();
   spec.new_session = in.flag();
   spec.network = read_network(&in);
+  spec.job = in.text();
+  for (size_t left = in.count(kLeastDestination); left > 0 && in.ok(); --left) {
+    spec.destinations.push_back(read_destination(&in));
+  }
   uint32_t mask = in.number();
   if (mask != kNoMask && mask > 0777) return refused("its umask is none");
   if (mask != kNoMask) spec.umask = mask;

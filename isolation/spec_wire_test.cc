@@ -23,7 +23,9 @@ Spec full() {
   spec.root = Root::kShared;
   spec.same_pid = true;
   spec.new_session = true;
-  spec.network = Network::kNone;
+  spec.network = Network::kEgress;
+  spec.job = "01000000";
+  spec.destinations = {{"10.0.0.0/8", 443, 444, Destination::Protocol::kTcp}, {"::1"}};
   spec.umask = 027;
   spec.writable = {"/home/me"};
   spec.hidden = {"/var/lib/rtlaunch"};
@@ -52,7 +54,8 @@ TEST(SpecWire, CarriesAllThatACallerMayChoose) {
   EXPECT_EQ(read->root, Root::kShared);
   EXPECT_TRUE(read->same_pid);
   EXPECT_TRUE(read->new_session);
-  EXPECT_EQ(read->network, Network::kNone);
+  EXPECT_EQ(read->network, Network::kEgress);
+  EXPECT_EQ(read->destinations, full().destinations);
   EXPECT_EQ(read->umask, 027u);
   EXPECT_EQ(read->upper_bytes, uint64_t{5} << 33);
   ASSERT_EQ(read->overlays.size(), 2u);

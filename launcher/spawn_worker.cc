@@ -141,6 +141,8 @@ Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config
       TRY(named_layers(spec, request.entitled, store, config.runtime));
   TRY(lease(layers, store, &spec));
   spec.closed = {store.path(), config.runtime};
+  spec.networks = config.runtime + "/networks";
+  spec.job = std::to_string(request.caller.uid) + "-" + spec.job;  // nobody joins another's
   return spec;
 }
 
