@@ -29,7 +29,7 @@ NAMELESS := $(foreach f,getaddrinfo getprotobynumber getprotobyname,-Wl,--wrap=$
 LAUNCH_LIBS := -lcrypto -lcap $(NET_LIBS)
 # In the wheel, what is loaded lies beside the programs.
 BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
-BUILD_LIBS := -lcurl -larchive -ldeflate -lisal -lsqlite3 -lcrypto -lcap $(NET_LIBS)
+BUILD_LIBS := -lcurl -larchive -ldeflate -lisal -lsqlite3 -lssl -lcrypto -lcap $(NET_LIBS)
 TEST_LIBS := $(BUILD_LIBS) -lz -lgtest -lgmock
 
 # Ray's agent has libraries of its own, which the archive's programs must not need.

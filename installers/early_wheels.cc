@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 
+#include <thread>
+
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
@@ -46,15 +48,30 @@ Result<UniqueFd> scratch_file(const store::Store& store) {
   return sys::open_at(store.dir(), "tmp", O_TMPFILE | O_RDWR, 0600);
 }
 
-EarlyWheels::EarlyWheels(const Uv& uv, const store::Store& store, Progress& progress,
-                         const std::string& field)
-    : uv_(uv), store_(store), fetches_(progress, deadline_of(uv), options_for(field)) {}
+EarlyWheels::EarlyWheels(const Uv& uv, const Interpreter& python, const store::Store& store,
+                         Progress& progress, const std::string& field)
+    : uv_(uv),
+      python_(python),
+      store_(store),
+      fetches_(progress, deadline_of(uv), options_for(field)) {}
 
 Uv::Meanwhile EarlyWheels::meanwhile() {
-  return {[this](const std::string& url) { asked_for(url); },
-          [this](pollfd* fds, nfds_t count, int timeout_ms) {
-            return fetches_.wait(fds, count, timeout_ms);
-          }};
+  return {
+      [this](const std::string& url) { asked_for(url); },
+      [this](pollfd* fds, nfds_t count, int timeout_ms) { return wait(fds, count, timeout_ms); }};
+}
+
+int EarlyWheels::wait(pollfd* fds, nfds_t count, int timeout_ms) {
+  int ready = fetches_.wait(fds, count, timeout_ms);
+  bool worth = !tried_ && fetches_.arrived() >= kWorthCompilers;
+  if (worth && sys::thread_count() == 1) start_compilers();
+  return ready;
+}
+
+void EarlyWheels::start_compilers() {
+  if (std::exchange(tried_, true) || std::thread::hardware_concurrency() < 2) return;
+  auto started = Compilers::start(python_, Compilers::Pace::kBeside);
+  if (started.ok()) compilers_ = std::move(started.value());
 }
 
 void EarlyWheels::asked_for(const std::string& url) {
@@ -77,10 +94,11 @@ std::optional<EarlyWheels::Guess> EarlyWheels::take(const std::string& url) {
   return guess;
 }
 
-bool EarlyWheels::settle() {
-  for (int turn = 0; turn < kSettleTurns && sys::thread_count() > 1; ++turn)
+std::optional<Compilers> EarlyWheels::compilers() {
+  for (int turn = 0; turn < kSettleTurns && !tried_ && sys::thread_count() > 1; ++turn)
     (void)fetches_.wait(nullptr, 0, kTurnMs);
-  return sys::thread_count() == 1;
+  if (!tried_ && sys::thread_count() == 1) start_compilers();
+  return std::exchange(compilers_, std::nullopt);
 }
 
 }  // namespace rtlaunch::installers

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 
+#include "installers/fetch_trust.h"
 #include "installers/source.h"
 #include "installers/store/hash.h"
 
@@ -95,16 +96,7 @@ size_t take_bytes(char* data, size_t, size_t count, void* user) {
   return count;
 }
 
-const char* ca_bundle() {
-  for (const char* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT"}) {
-    const char* path = ::getenv(name);
-    if (path != nullptr && *path != '\0' && ::faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0)
-      return path;
-  }
-  return nullptr;
-}
-
-void set_options(Transfer& transfer, const FetchOptions& options) {
+void set_options(Transfer& transfer, const FetchOptions& options, Authorities& authorities) {
   CURL* easy = transfer.easy;
   bool secure = has_prefix(transfer.job.url, "https:");
   ::curl_easy_setopt(easy, CURLOPT_URL, transfer.job.url.c_str());
@@ -131,7 +123,8 @@ void set_options(Transfer& transfer, const FetchOptions& options) {
     ::curl_easy_setopt(easy, CURLOPT_HTTPAUTH, CURLAUTH_BEARER);
     ::curl_easy_setopt(easy, CURLOPT_XOAUTH2_BEARER, options.bearer.c_str());
   }
-  if (const char* bundle = ca_bundle()) ::curl_easy_setopt(easy, CURLOPT_CAINFO, bundle);
+  if (secure) authorities.read();
+  authorities.hand_to(easy);
   if (transfer.offset > 0) {
     std::string range = std::to_string(transfer.offset) + "-";
     ::curl_easy_setopt(easy, CURLOPT_RANGE, range.c_str());
@@ -269,6 +262,7 @@ class Fetches::Transfers {
   }
 
   int wait(pollfd* fds, nfds_t count, int timeout_ms) {
+    if (all_.empty() && !authorities_.asked()) return wait_or_prepare(fds, count, timeout_ms);
     if (failure_) failure_ = begin_waiting();
     if (failure_) failure_ = perform();
     if (active_ == 0) return ::poll(fds, count, timeout_ms);
@@ -278,6 +272,12 @@ class Fetches::Transfers {
     int patience = timeout_ms < 0 || timeout_ms > kTurnMs ? kTurnMs : timeout_ms;
     ::curl_multi_poll(multi_, extra.data(), static_cast<unsigned>(extra.size()), patience, nullptr);
     return ::poll(fds, count, 0);
+  }
+
+  uint64_t arrived() const {
+    uint64_t bytes = 0;
+    for (const auto& transfer : all_) bytes += transfer->offset;
+    return bytes;
   }
 
   Result<std::vector<Fetched>> finish() {
@@ -300,6 +300,15 @@ class Fetches::Transfers {
 
  private:
   static constexpr int kTurnMs = 100;
+  static constexpr int kIdleMs = 20;
+
+  // Where nothing happens for a while, what the first connection needs is got ready.
+  int wait_or_prepare(pollfd* fds, nfds_t count, int timeout_ms) {
+    int patience = timeout_ms < 0 || timeout_ms > kIdleMs ? kIdleMs : timeout_ms;
+    int ready = ::poll(fds, count, patience);
+    if (ready == 0 && patience == kIdleMs) authorities_.read();
+    return ready;
+  }
 
   static void name(Transfer& transfer) {
     const std::string& label = transfer.job.label;
@@ -329,7 +338,7 @@ class Fetches::Transfers {
     }
     transfer.easy = ::curl_easy_init();
     if (transfer.easy == nullptr) return fetch_error(transfer, "out of memory", "free some memory");
-    set_options(transfer, options_);
+    set_options(transfer, options_, authorities_);
     ::curl_multi_add_handle(multi_, transfer.easy);
     transfer.state = Transfer::State::kActive;
     ++active_;
@@ -409,6 +418,7 @@ class Fetches::Transfers {
   const Deadline deadline_;
   const FetchOptions options_;
   CURLM* multi_;
+  Authorities authorities_;
   std::vector<std::unique_ptr<Transfer>> all_;
   size_t finished_ = 0, active_ = 0;
   Status failure_;  // while somebody waited for something else
@@ -445,6 +455,7 @@ void Fetches::need(size_t number, FetchJob job) {
 int Fetches::wait(pollfd* fds, nfds_t count, int timeout_ms) {
   return transfers_ ? transfers_->wait(fds, count, timeout_ms) : ::poll(fds, count, timeout_ms);
 }
+uint64_t Fetches::arrived() const { return transfers_ ? transfers_->arrived() : 0; }
 Result<std::vector<Fetched>> Fetches::finish() {
   TRY(prepare_curl());
   return transfers_->finish();

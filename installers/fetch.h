@@ -78,6 +78,7 @@ class Fetches {
   void need(size_t number, FetchJob job);
   // Like poll(2), but returns 0 early as well; transfers go on meanwhile.
   int wait(pollfd* fds, nfds_t count, int timeout_ms);
+  uint64_t arrived() const;  // bytes so far, of all
 
   // All that was added or guessed rightly, in that order; other guesses, and the numbers of all,
   // end here. The first error ends everything.

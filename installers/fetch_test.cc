@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 // first time; understands ranges the second), /cutall (again and again), /big (70 MiB), /once (404
 // the first time), /redirect, /loop, /tofile, /private (wants a user), /bearer, /500.
 constexpr const char* kServer = R"(
-import http.server, os, time
+import http.server, os, ssl, subprocess, threading, time
 BODY = bytes(range(256)) * 4096
 class H(http.server.BaseHTTPRequestHandler):
     cuts = asked = 0
@@ -63,7 +63,13 @@ class H(http.server.BaseHTTPRequestHandler):
         elif path == '/500': self.answer(500)
         else: self.answer(404)
 s = http.server.ThreadingHTTPServer(('127.0.0.1', 0), H)
-open('port.new', 'w').write(str(s.server_port)); os.rename('port.new', 'port')
+subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', 'key.pem', '-out', 'cert.pem', '-days', '9',
+                '-subj', '/CN=test', '-addext', 'subjectAltName=IP:127.0.0.1'], check=True, capture_output=True)
+t = http.server.ThreadingHTTPServer(('127.0.0.1', 0), H)
+c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); c.load_cert_chain('cert.pem', 'key.pem')
+t.socket = c.wrap_socket(t.socket, server_side=True)
+threading.Thread(target=t.serve_forever, daemon=True).start()
+open('port.new', 'w').write(f'{s.server_port} {t.server_port}'); os.rename('port.new', 'port')
 s.serve_forever()
 )";
 
@@ -93,7 +99,8 @@ class FetchTest : public ::testing::Test {
     ASSERT_EQ(::posix_spawnp(&server_, "sh", nullptr, nullptr, const_cast<char**>(argv), environ),
               0);
     for (int i = 0; i < 500 && !fs::exists(*folder_ / "port"); ++i) ::usleep(10'000);
-    std::ifstream(*folder_ / "port") >> port_;
+    std::ifstream(*folder_ / "port") >> port_ >> tls_port_;
+    body_.clear();  // each suite begins here
     for (int i = 0; i < 4096; ++i) {
       for (int c = 0; c < 256; ++c) body_ += static_cast<char>(c);
     }
@@ -135,14 +142,14 @@ class FetchTest : public ::testing::Test {
 
   static TestFolder* folder_;
   static pid_t server_;
-  static int port_;
+  static int port_, tls_port_;
   static std::string body_;
   std::vector<UniqueFd> files_;
   Quiet progress_;
 };
 TestFolder* FetchTest::folder_ = nullptr;
 pid_t FetchTest::server_ = -1;
-int FetchTest::port_ = 0;
+int FetchTest::port_ = 0, FetchTest::tls_port_ = 0;
 std::string FetchTest::body_;
 
 TEST_F(FetchTest, HashesWhatItWrites) {
@@ -213,6 +220,48 @@ TEST_F(FetchTest, ExplainsWhatWentWrong) {
   EXPECT_NE(refusal(std::move(refused)).find("no connection"), std::string::npos);
   EXPECT_NE(refusal(std::move(unknown)).find("resolved"), std::string::npos);
   EXPECT_NE(refusal(std::move(odd)).find("only http"), std::string::npos);
+}
+
+// Whom to trust is read once, by us, and handed to libcurl.
+class FetchTlsTest : public FetchTest {
+ protected:
+  void SetUp() override {
+    for (const char* name : {"CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT"}) ::unsetenv(name);
+  }
+  void TearDown() override { ::unsetenv("SSL_CERT_FILE"); }
+  void trust(const std::string& file) { ::setenv("SSL_CERT_FILE", (*folder_ / file).c_str(), 1); }
+  FetchJob secure_job(const std::string& host = "127.0.0.1") {
+    FetchJob made = job("/ok");
+    made.url = "https://" + host + ":" + std::to_string(tls_port_) + "/ok";
+    return made;
+  }
+};
+
+TEST_F(FetchTlsTest, WhoeverIsTrustedIsAccepted) {
+  trust("cert.pem");
+  std::vector<FetchJob> jobs;
+  for (int i = 0; i < 3; ++i) jobs.push_back(secure_job());
+  auto got = run(std::move(jobs));
+  ASSERT_TRUE(got) << got.error().message();
+  EXPECT_EQ(content(2), body_);
+}
+
+TEST_F(FetchTlsTest, NobodyElseIs) {
+  ::unsetenv("SSL_CERT_FILE");  // then the system's
+  std::string message = refusal(secure_job());
+  EXPECT_NE(message.find("certificate isn't accepted"), std::string::npos) << message;
+}
+
+TEST_F(FetchTlsTest, NorUnderAnotherName) {
+  trust("cert.pem");
+  std::string message = refusal(secure_job("localhost"));
+  EXPECT_NE(message.find("certificate isn't accepted"), std::string::npos) << message;
+}
+
+TEST_F(FetchTlsTest, ABundleWithoutCertificatesTrustsNobody) {
+  trust("server.py");
+  std::string message = refusal(secure_job());
+  EXPECT_NE(message.find("SSL_CERT_FILE"), std::string::npos) << message;
 }
 
 TEST_F(FetchTest, TlsThatIsNoTlsIsSaid) {

@@ -16,7 +16,6 @@
 
 #include "installers/archive_tree.h"
 #include "installers/bytecode.h"
-#include "installers/compiler.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
@@ -402,10 +401,9 @@ FirstImport::FirstImport(std::unique_ptr<Work> work) : work_(std::move(work)) {}
 FirstImport::~FirstImport() = default;
 
 Result<std::unique_ptr<FirstImport>> FirstImport::start(const Interpreter& python,
-                                                        ImportRoots roots) {
+                                                        ImportRoots roots, Compilers compilers) {
   UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake.valid()) return sys_error("eventfd", "");
-  Compilers compilers = TRY(Compilers::start(python, Compilers::Pace::kBeside));
   auto work =
       std::make_unique<Work>(python, std::move(roots), std::move(compilers), std::move(wake));
   return std::unique_ptr<FirstImport>(new FirstImport(std::move(work)));

@@ -6,7 +6,7 @@
 // What lies in functions, or is imported by extensions, is not foreseen; it is compiled by whoever
 // needs it, as before, and for everybody else in the background.
 //
-//   auto first = TRY(FirstImport::start(python, roots));     // before any thread
+//   auto first = TRY(FirstImport::start(python, roots, std::move(compilers)));
 //   first->add(0, layer_tree, "lib/python3.11/site-packages", manifest, staging_tree);  // any
 //   thread first->finish(std::chrono::milliseconds(1500)); Manifest* made = first->made(0); // to
 //   be published, or nothing
@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "installers/compiler.h"
 #include "installers/python.h"
 #include "installers/store/manifest.h"
 #include "isolation/sys/result.h"
@@ -38,7 +39,8 @@ ImportRoots import_roots(const std::vector<std::string>& command,
 
 class FirstImport {
  public:
-  static Result<std::unique_ptr<FirstImport>> start(const Interpreter& python, ImportRoots roots);
+  static Result<std::unique_ptr<FirstImport>> start(const Interpreter& python, ImportRoots roots,
+                                                    Compilers compilers);
   ~FirstImport();  // ends whatever still runs
 
   // A tree with modules below `site` has been filled as `manifest` says (borrowed for the call);

@@ -30,7 +30,9 @@ class First : public testing::Test {
   // What was compiled of each tree.
   std::vector<Names> compiled(const Names& trees, ImportRoots roots, bool wanted,
                               milliseconds budget = milliseconds(20'000)) {
-    auto first = FirstImport::start(python_, std::move(roots));
+    auto compilers = Compilers::start(python_, Compilers::Pace::kBeside);
+    if (!compilers.ok()) return {};
+    auto first = FirstImport::start(python_, std::move(roots), std::move(compilers.value()));
     if (!first.ok()) return {};
     std::vector<UniqueFd> outs;
     for (size_t i = 0; i < trees.size(); ++i) {

@@ -41,9 +41,6 @@ struct Item {
 // After everything is unpacked; each second of it saves the first import two.
 constexpr std::chrono::milliseconds kBytecodeBudget(1500);
 
-// Packed. Smaller wheels are compiled by the import itself before two processes are there.
-constexpr uint64_t kWorthForeseeing = 1 << 20;
-
 bool is_requested(const Job& job, const std::string& name) {
   return std::any_of(job.requirements.begin(), job.requirements.end(),
                      [&](const Requirement& r) { return r.name == name; });
@@ -233,17 +230,18 @@ void publish_first(const Job& job, Item& item, const WheelLayer& layer, FirstImp
   made.leases.push_back(std::move(lease.value()));
 }
 
-// What looks ahead to the first import; nothing where that doesn't work, has no second core, or
-// isn't worth two processes.
+// What looks ahead to the first import; nothing where that doesn't work or isn't worth it.
 std::unique_ptr<FirstImport> foresee_imports(const Job& job, const std::vector<Item*>& items,
                                              EarlyWheels& early) {
   uint64_t bytes = 0;
   for (const Item* item : items) {
-    bytes += item->locked.size == 0 ? kWorthForeseeing : item->locked.size;
+    bytes += item->locked.size == 0 ? EarlyWheels::kWorthCompilers : item->locked.size;
   }
-  if (bytes < kWorthForeseeing || std::thread::hardware_concurrency() < 2) return nullptr;
-  if (!early.settle()) return nullptr;
-  auto first = FirstImport::start(job.python, import_roots(job.context.command, {job.context.cwd}));
+  if (bytes < EarlyWheels::kWorthCompilers) return nullptr;
+  std::optional<Compilers> compilers = early.compilers();
+  if (!compilers) return nullptr;
+  auto first = FirstImport::start(job.python, import_roots(job.context.command, {job.context.cwd}),
+                                  std::move(*compilers));
   return first.ok() ? std::move(first.value()) : nullptr;
 }
 
