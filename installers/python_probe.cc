@@ -3,13 +3,16 @@
 namespace rtlaunch::installers {
 
 // Raw strings only, no f-strings: an old Python must get as far as saying which one it is.
+// importlib.metadata takes longer to load than all the rest together, so it is asked only of what
+// is out of the ordinary: eggs, and metadata that folds a line we want, or that isn't UTF-8.
 const char kProbeScript[] = R"python(
 import json, os, sys
 version = "%d.%d.%d" % sys.version_info[:3]
 if not (3, 8) <= sys.version_info[:2] <= (3, 13):
     print(json.dumps({"version": version}))
     sys.exit(0)
-import importlib.metadata, importlib.util, site, sysconfig
+import site, sysconfig
+from _frozen_importlib_external import MAGIC_NUMBER
 
 prefix, base_prefix = sys.prefix, sys.base_prefix
 venv = prefix != base_prefix
@@ -56,18 +59,59 @@ if (not venv or system_site) and not os.environ.get("PYTHONNOUSERSITE"):
     except Exception:
         pass
 
-found, seen, unique = [], set(), []
+def plain(where):
+    said, last = {"name": [], "version": [], "requires-dist": []}, ""
+    with open(os.path.join(where, "METADATA"), encoding="utf-8") as f:
+        for line in f:
+            if line == "\n":
+                break
+            if line[0] in " \t":
+                if last in said:
+                    return None
+                continue
+            last, colon, value = line.partition(":")
+            if not (last and colon and last.isascii() and last.isprintable()) or " " in last:
+                return None
+            last = last.lower()
+            if last in said:
+                said[last].append(value.lstrip(" \t").rstrip("\r\n"))
+    if not (said["name"] and said["version"]):
+        return None
+    if not said["requires-dist"] and os.path.exists(os.path.join(where, "requires.txt")):
+        return None
+    return said["name"][0], said["version"][0], said["requires-dist"]
+
+def asked(where):
+    import importlib.metadata, pathlib
+    dist = importlib.metadata.PathDistribution(pathlib.Path(where))
+    return dist.metadata["Name"], dist.version, dist.requires or []
+
+def metadata_in(folder):
+    names = [(n, n.lower()) for n in os.listdir(folder)]
+    for name, low in names:
+        if low.endswith((".dist-info", ".egg-info")):
+            yield os.path.join(folder, name)
+    for name, low in names:
+        if low == "egg-info" and folder.lower().endswith(".egg"):
+            yield os.path.join(folder, name)
+
+def about(where):
+    try:
+        said = plain(where) if where.lower().endswith(".dist-info") else None
+    except Exception:
+        said = None
+    try:
+        return said or asked(where)
+    except Exception:
+        return None, None, []
+
+found, unique = [], []
 for p in sites:
     if p not in unique:
         unique.append(p)
 sites = unique
-for dist in importlib.metadata.distributions(path=[p for p in sites if os.path.isdir(p)]):
-    try:
-        name, dist_version = dist.metadata["Name"], dist.version
-        where = str(dist._path)
-        requires = dist.requires or []
-    except Exception:
-        continue
+for where in [m for p in sites if os.path.isdir(p) for m in metadata_in(p)]:
+    name, dist_version, requires = about(where)
     if not name or not dist_version:
         continue
     try:
@@ -82,7 +126,7 @@ print(json.dumps({
     "version": version,
     "implementation": sys.implementation.name,
     "cache_tag": sys.implementation.cache_tag or "",
-    "magic": importlib.util.MAGIC_NUMBER.hex(),
+    "magic": MAGIC_NUMBER.hex(),
     "soabi": sysconfig.get_config_var("SOABI") or "",
     "platform": sysconfig.get_platform(),
     "executable": sys.executable,

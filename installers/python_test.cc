@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <fstream>
+#include <set>
 
 #include "installers/pip_test_support.h"
 
@@ -91,6 +92,61 @@ TEST_F(Python, AnInstalledPackageChangesTheFingerprint) {
   ASSERT_EQ(distributions->size(), 1u);
   EXPECT_EQ(distributions->front().normalized, "one");
   EXPECT_EQ(distributions->front().requires_dist, std::vector<std::string>{"two>1"});
+}
+
+// What importlib.metadata says, whichever way it was read.
+TEST_F(Python, OddMetadataIsReadAsPythonReadsIt) {
+  ASSERT_TRUE(make_base(some_python(), folder_ / "venv", {}));
+  std::string python = folder_ / "venv/bin/python";
+  auto base = find(python);
+  ASSERT_OK(base);
+  std::string site = base->mount() + "/" + base->scheme.purelib + "/";
+  auto in_site = [&](const std::string& name, const std::string& text) {
+    folder_.write(site.substr(folder_.path().size() + 1) + name, text);
+  };
+  std::string head = "Metadata-Version: 2.1\nNAME:  Plain.One \nVersion: 1.0\t\n";
+  in_site("plain-1.0.dist-info/METADATA",
+          head +
+              "License: long\n  Name: no\nRequires-Dist: b ; extra == \"x\"\nRequires-Dist: c\n"
+              "Name: second\n\nRequires-Dist: body\n");
+  in_site("crlf-1.dist-info/METADATA", "Name: crlf\r\nVersion: 1\r\nRequires-Dist: d\r\n\r\nx");
+  in_site("folded-1.dist-info/METADATA", "Name: folded\nVersion: 1\nRequires-Dist: e\n  >=2\n\n");
+  in_site("cut-1.dist-info/METADATA", "Name: cut\nVersion: 1\nno header\nRequires-Dist: f\n");
+  in_site("older-1.dist-info/METADATA", "Name: older\nVersion: 1\n\n");
+  in_site("older-1.dist-info/requires.txt", "g>1\n\n[extra]\nh\n");
+  in_site("latin-1.dist-info/METADATA", "Name: latin\nVersion: 1\nAuthor: \xe9\n\n");
+  in_site("nameless-1.dist-info/METADATA", "Version: 1\n\n");
+  in_site("info-1.dist-info/PKG-INFO", "Name: info\nVersion: 1\nRequires-Dist: i\n\n");
+  in_site("egg.egg-info/PKG-INFO", "Name: egg\nVersion: 1\n\n");
+  in_site("egg.egg-info/requires.txt", "j\n");
+  in_site("single.egg-info", "Name: single\nVersion: 1\n\n");
+  std::string expected;
+  ASSERT_TRUE(run({python, "-I", "-c", R"(
+import importlib.metadata, re, sys
+lines = []
+for d in importlib.metadata.distributions(path=[sys.argv[1]]):
+    try: name, version, requires = d.metadata["Name"], d.version, d.requires or []
+    except Exception: continue
+    if name and version:
+        lines.append("%s %s %s\n" % (re.sub("[-_.]+", "-", name).lower(), version, "|".join(requires)))
+print("".join(sorted(lines)), end=""))",
+                   site},
+                  &expected));
+  auto after = find(python);
+  ASSERT_OK(after);
+  auto distributions = distributions_of(*after, *store_);
+  ASSERT_OK(distributions);
+  std::set<std::string> lines;
+  for (const Distribution& d : *distributions) {
+    std::string requires_all;
+    for (const std::string& line : d.requires_dist)
+      requires_all += (requires_all.empty() ? "" : "|") + line;
+    lines.insert(d.normalized + " " + d.version + " " + requires_all + "\n");
+  }
+  std::string said;
+  for (const std::string& line : lines) said += line;
+  EXPECT_EQ(said, expected);
+  EXPECT_GE(lines.size(), 7u);
 }
 
 TEST_F(Python, VirtualenvIsItsOwnMount) {
