@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "installers/build_root.h"
+#include "installers/resolve.h"
 #include "installers/way_out.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
@@ -198,6 +199,36 @@ std::vector<std::string> uv_switches(const IndexConfig& c) {
   return args;
 }
 
+// What uv would install, as far as that is known before anything is downloaded: nothing where a
+// package's own code must tell what it needs, where pip decides, or where a line names what is only
+// there in the build.
+Result<std::vector<NewDistribution>> foreseen(const Job& job, const InstallCommand& command) {
+  std::vector<NewDistribution> coming;
+  if (command.pip || !command.get.empty() || job.context.capture_only) return coming;
+  std::vector<std::string> argv = {"pip",
+                                   "install",
+                                   "--dry-run",
+                                   "--output-format",
+                                   "json",
+                                   "--quiet",
+                                   "--break-system-packages"};
+  for (const std::string& arg : uv_switches(job.uv.index())) argv.push_back(arg);
+  argv.insert(argv.end(), command.args.begin(), command.args.end());
+  argv.insert(argv.end(), {"-r", "/dev/stdin"});
+  sys::Output output = TRY(job.uv.run(argv, requirement_lines(job, command)));
+  if (!output.ok()) return coming;  // why, the build itself says better
+  auto plan = parse_plan(output.out);
+  if (!plan) return coming;
+  for (const Change& change : plan->added) coming.push_back({change.name, change.version, ""});
+  return coming;
+}
+
+Status refuse_foreseen(const Job& job, const InstallCommand& command) {
+  auto coming = TRY(foreseen(job, command));
+  TRY(refuse_conflicts(coming, job.requirements, job.uv, job.python, job.context, job.field));
+  return {};
+}
+
 Status run_uv(const Job& job, BuildRoot& root, const InstallCommand& command) {
   if (!command.get.empty()) TRY(get_tool(job, root, command.get, kTools));
   std::vector<std::string> argv =
@@ -292,6 +323,7 @@ Result<Made> capture(const Job& job) {
   using namespace std::chrono;
   auto started = steady_clock::now();
   InstallCommand command = TRY(install_command(job.packages, job.context.cwd));
+  TRY(refuse_foreseen(job, command));
   store::Staging staging = TRY(job.store.stage());
   std::vector<Distribution> outer = outer_packages(job);
   BuildRoot root = TRY(BuildRoot::make(job, staging));

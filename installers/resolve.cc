@@ -119,6 +119,11 @@ std::string joined_lines(const std::vector<Requirement>& requirements, bool opti
   return text;
 }
 
+bool all_have_versions(const Changes& changes) {
+  return std::none_of(changes.added.begin(), changes.added.end(),
+                      [](const Change& change) { return change.version.empty(); });
+}
+
 // Exactly what uv would install, sdists considered, but no package's code is run: see
 // Uv::prepare for what stops a build. Nothing when one would be needed.
 Result<std::optional<Changes>> ask_plan(const std::vector<Requirement>& requirements, const Uv& uv,
@@ -141,8 +146,9 @@ Result<std::optional<Changes>> ask_plan(const std::vector<Requirement>& requirem
     return std::optional<Changes>{};
   }
   auto changes = parse_plan(output.out);
-  if (changes.ok()) return std::optional<Changes>{std::move(changes.value())};
-  progress.report({"pip", "resolve", changes.error().message()});
+  if (changes && all_have_versions(*changes)) return std::optional<Changes>{std::move(*changes)};
+  progress.report(
+      {"pip", "resolve", changes ? "a package comes by its URL" : changes.error().message()});
   return std::optional<Changes>{};
 }
 
@@ -226,7 +232,7 @@ Result<Changes> parse_plan(const std::string& text) {
       return make_error("plan", "", "uv answers in an unknown schema");
     Changes changes;
     for (const json& c : plan.at("changes")) {
-      Change change{normalized_name(c.at("name")), c.at("version")};
+      Change change{normalized_name(c.at("name")), c.value("version", "")};
       std::string action = c.at("action");
       if (action == "installed")
         changes.added.push_back(change);

@@ -20,7 +20,7 @@
 namespace rtlaunch::installers {
 
 struct Change {
-  std::string name, version;  // name normalized
+  std::string name, version;  // name normalized; no version of what comes by a URL or path
   auto operator<=>(const Change&) const = default;
 };
 

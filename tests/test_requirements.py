@@ -15,10 +15,10 @@ def field(lines, **more):
     return '--runtime-env', json.dumps({'pip': lines, **more})
 
 
-def make_wheel(path, extra):
+def make_wheel(path, extra, needs=''):
     name, version, *_ = path.name.split('-')
     info = f'{name}-{version}.dist-info'
-    files = {f'{name}.py': '', **extra, f'{info}/METADATA': f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n',
+    files = {f'{name}.py': '', **extra, f'{info}/METADATA': f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}',
              f'{info}/WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n'}
     record = [f'{info}/RECORD,,']
     with zipfile.ZipFile(path, 'w') as wheel:
@@ -62,3 +62,19 @@ def test_a_local_wheel_with_names_that_lead_out(rt, empty_base, tmp_path, name):
     assert 'inner==1.0' in rt.ok('--pip', good, '--', python, '-c', INSTALLED)
     bad = make_wheel(tmp_path / 'outer-1.0-py3-none-any.whl', {name: ''})
     assert 'outer-1.0-py3-none-any.whl' in rt.fails('--pip', bad, '--', python, '-c', INSTALLED)
+
+
+@pytest.mark.parametrize('lines, options', [(['requests<2.29'], ['--pre']), (['--prefer-binary', 'requests<2.29'], ['--only-binary=:all:']),
+                                            (['wheels/needy-1.0-py3-none-any.whl'], []), (['./source'], [])])
+def test_what_would_break_the_base_is_refused_before_a_build(rt_one, uv, tmp_path, lines, options):
+    """Also where the ordinary way is left: for options, a wheel that lies about, a source that says what it needs.
+    Only one that must be run to say so is built first."""
+    from conftest import make_venv
+    venv = make_venv(tmp_path / 'venv', uv, 'responses==0.25.3')
+    wheels = rt_one.make_files('wheels', {'none': ''})
+    make_wheel(wheels / 'needy-1.0-py3-none-any.whl', {}, 'Requires-Dist: requests<2.29\n')
+    rt_one.make_files('source', {'needy.py': '', 'pyproject.toml': '[project]\nname = "needy"\nversion = "1.0"\n'
+                                 'dependencies = ["requests<2.29"]\n'})
+    env = json.dumps({'pip': {'packages': lines, 'pip_install_options': options}})
+    error = rt_one.fails('--runtime-env', env, '--', venv / 'bin/python', '-c', '', cwd=wheels.parent)
+    assert 'responses' in error and 'requests' in error and 'pip: build' not in error
