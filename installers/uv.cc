@@ -45,6 +45,9 @@ Status fill_view(const std::string& path, const Interpreter& python,
   TRY(sys::replace_file_at(
       dir.get(), "pyvenv.cfg",
       "home = " + folder_of(python.base_executable) + "\ninclude-system-site-packages = false\n"));
+  // uv locks an environment while it asks an index about it: one that never answers would hold up
+  // all others. We only ask, and it goes on without a lock that can't be had.
+  if (::mkdirat(dir.get(), ".lock", 0755) != 0) return sys_error("mkdir", path + "/.lock");
   UniqueFd site_dir = TRY(sys::open_at(AT_FDCWD, site, O_RDONLY | O_DIRECTORY));
   for (const Distribution& d : base) TRY(make_stub(site_dir.get(), d));
   return {};

@@ -129,6 +129,22 @@ def test_what_is_not_in_what_it_has_said_is_asked_for(rt_one, index, empty_base)
     assert out == '1.2\n'
 
 
+def test_an_index_that_is_silent_for_one_holds_up_no_other(rt_one, index, empty_base):
+    """uv locks the environment that it asks about, while it asks."""
+    index.add('first', '1.0')
+    index.add('second', '1.0')
+    asked, done = threading.Event(), threading.Event()
+    index.gates['/simple/first/'] = lambda: (asked.set(), done.wait(60))
+    slow = []
+    one = threading.Thread(target=lambda: slow.append(install(rt_one, index, empty_base, 'first')))
+    one.start()
+    assert asked.wait(60)
+    assert install(rt_one, index, empty_base, 'second') == ['1.0'] and not slow
+    done.set()
+    one.join()
+    assert slow == [['1.0']]
+
+
 def test_an_index_with_a_password_is_asked_as_before(rt_one, index, empty_base):
     index.add('first', '1.0')
     index.url = index.url.replace('://', '://user:canary-9f2@')
