@@ -94,6 +94,11 @@ Status add_hidden(RunOptions& options, const std::string& value) {
   return {};
 }
 
+Status set_session(RunOptions& options, const std::string& value) {
+  options.session = TRY(absolute("--session", value));
+  return {};
+}
+
 constexpr Option kOptions[] = {
     {"--runtime-env", kRun | kCreate, nullptr, into<&RunOptions::runtime_env>},
     {"--working-dir", kRun | kCreate, nullptr, into<&RunOptions::working_dir>},
@@ -107,6 +112,7 @@ constexpr Option kOptions[] = {
     {"--working-dir-at", kRun | kExec, nullptr, set_working_dir_at},
     {"--py-module-at", kRun | kExec, nullptr, add_py_module_at},
     {"--hide", kRun | kExec, nullptr, add_hidden},
+    {"--session", kRun | kExec, nullptr, set_session},
     {"--die-with-parent", kRun | kExec, &RunOptions::die_with_parent, nullptr},
     {"--timings", kRun | kExec, &RunOptions::timings, nullptr},
     {"--name", kCreate, nullptr, into<&RunOptions::name>},

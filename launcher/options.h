@@ -26,6 +26,7 @@ struct RunOptions {
   std::string working_dir_at;              // --working-dir-at, absolute; "" for its own place
   std::vector<std::string> py_modules_at;  // --py-module-at, absolute; none, or one for each
   std::vector<std::string> hidden;         // --hide, absolute
+  std::string session;                     // --session, absolute; its neighbours are hidden
   bool die_with_parent = false;            // --die-with-parent
   uint64_t upper_bytes = 0;                // --upper-size; 0: half of the memory
   bool allow_conflicts = false;            // --allow-conflicts

@@ -41,17 +41,20 @@ TEST(Options, UnknownOnesAreNamedAndTheNearestIsSuggested) {
 }
 
 TEST(Options, ProfilesAndPlaces) {
-  auto options = parse_exec_options({"env", "--profile=ray", "--working-dir-at", "/a/../b/",
-                                     "--hide", "/h", "--py-module-at", "/1", "--py-module-at", "/2",
-                                     "--die-with-parent", "--", "x", "--profile", "ml"});
+  auto options =
+      parse_exec_options({"env", "--profile=ray", "--working-dir-at", "/a/../b/", "--hide", "/h",
+                          "--session", "/s/session_1", "--py-module-at", "/1", "--py-module-at",
+                          "/2", "--die-with-parent", "--", "x", "--profile", "ml"});
   ASSERT_TRUE(options.ok()) << options.error().message();
   EXPECT_EQ(options->profile, Profile::kRay);
   EXPECT_EQ(options->working_dir_at, "/b");
   EXPECT_EQ(options->py_modules_at, (std::vector<std::string>{"/1", "/2"}));
   EXPECT_EQ(options->hidden, (std::vector<std::string>{"/h"}));
+  EXPECT_EQ(options->session, "/s/session_1");
   EXPECT_TRUE(options->die_with_parent);
   EXPECT_EQ(parse_run_options({"x"})->profile, Profile::kMl);
-  for (const char* option : {"--working-dir-at", "--py-module-at", "--hide", "--profile"}) {
+  for (const char* option :
+       {"--working-dir-at", "--py-module-at", "--hide", "--session", "--profile"}) {
     EXPECT_FALSE(parse_run_options({option, "relative", "--", "x"}).ok()) << option;
     EXPECT_FALSE(parse_create_options({option, "/x"}).ok()) << option;
   }

@@ -44,7 +44,7 @@ Runs CMD in a runtime environment, which is made if it isn't there yet.
   --python PATH             the interpreter that packages are added to
   --upper-size SIZE         most that CMD may write, e.g. 2G
   --profile ml|ray          how CMD is shut in; ml if not said, exec --help says what they are
-  --working-dir-at DIR, --py-module-at DIR, --hide DIR, --die-with-parent   as for exec
+  --working-dir-at DIR, --py-module-at DIR, --hide DIR, --session DIR, --die-with-parent   as for exec
   --allow-conflicts         install even if a package of the base is broken by it
   --store DIR               where layers are kept (and, unless --socket is there, no daemon)
   --socket PATH             the daemon's socket
@@ -71,6 +71,7 @@ variables, directory and stdin, stdout, stderr are passed on. Killed, it takes C
   --working-dir-at DIR      mount the working_dir there; with profile ray DIR must be there
   --py-module-at DIR        mount a py_module there (repeat: one for each, in order)
   --hide DIR                show it empty, if it is there (repeat for more)
+  --session DIR             of Ray: other directories session_* beside it are shown empty
   --die-with-parent         end, with CMD, when the process that started rtlaunch does
   --socket PATH, --embedded, --store DIR, --json, --timings   as for run
 )";

@@ -267,6 +267,25 @@ std::string home_of(const Environment& variables) {
   return real && *real != "/" && is_directory(*real) ? *real : "";
 }
 
+// Those of other clusters that this machine has or had: their sockets, logs and files. The link
+// session_latest stays as it is.
+std::vector<std::string> other_sessions(const std::string& session) {
+  if (session.empty()) return {};
+  std::string folder = session.substr(0, session.rfind('/')), own = session.substr(folder.size());
+  std::vector<std::string> others;
+  auto dir = sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY);
+  auto names = dir ? sys::list_dir(dir->get()) : Result<std::vector<std::string>>(dir.error());
+  for (size_t i = 0; names && i < names->size(); ++i) {
+    const std::string& name = (*names)[i];
+    struct stat info;
+    bool theirs = name.starts_with("session_") && "/" + name != own &&
+                  ::fstatat(dir->get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 &&
+                  S_ISDIR(info.st_mode);
+    if (theirs) others.push_back(folder + "/" + name);
+  }
+  return others;
+}
+
 // What of the host is there, and how.
 void take_profile(const RunOptions& options, const PlanRequest& request, Spec& spec) {
   if (options.profile == Profile::kRay) {
@@ -295,6 +314,7 @@ Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, 
   take_profile(options, request, spec);
   spec.hidden = std::move(hidden);
   spec.hidden.insert(spec.hidden.end(), options.hidden.begin(), options.hidden.end());
+  for (std::string& other : other_sessions(options.session)) spec.hidden.push_back(other);
   mount_working_dir(options, plan, places, store, spec);
   TRY(mount_packages(plan, store, spec));
   show_cwd(request.cwd, spec);

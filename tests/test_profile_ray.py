@@ -241,6 +241,16 @@ def test_folders_can_be_hidden(rt):
     rt.fails(*RAY, '--hide', '/proc', '--', 'true')
 
 
+def test_other_sessions_are_out_of_sight(rt):
+    other = rt.make_files('session_other', {'secret': 'x'})
+    own = rt.make_files('session_own', {'mine': 'x'})
+    (rt.folder / 'session_latest').symlink_to(own)
+    look = ['--', 'sh', '-c', f'ls -A {other} {own} {rt.folder}/session_latest/ | grep -cE "secret|mine"']
+    assert rt.ok(*RAY, *look).split() == ['3']
+    assert rt.ok(*RAY, '--session', own, *look).split() == ['2']
+    assert execute(rt, make(rt), *RAY, '--session', own, *look).stdout.split() == ['2']
+
+
 @pytest.mark.parametrize('profile', ['ml', 'ray'])
 def test_it_ends_with_its_parent(rt, profile):
     word = f'sleep 91{os.getpid()}{rt.uid}'

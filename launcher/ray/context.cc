@@ -72,6 +72,7 @@ std::vector<std::string> sandbox_words(const ContextRequest& request) {
   }
   words.insert(words.end(), {"--profile", "ray", "--die-with-parent"});
   words.insert(words.end(), request.where.begin(), request.where.end());
+  words.insert(words.end(), {"--session", request.session_dir});
   add_places(request, words);
   words.push_back("--");
   return words;

@@ -20,7 +20,7 @@ struct ContextRequest {
   const RayEnv& env;
   const RunBy& run_by;
   std::string id;  // of the environment; "": it has no layers
-  std::string runtime_env_dir;
+  std::string runtime_env_dir, session_dir;
   std::string rtlaunch;            // the program
   std::vector<std::string> where;  // --socket S, --embedded, --store D
   std::string pythonpath;          // our own PYTHONPATH

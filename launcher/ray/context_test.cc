@@ -12,8 +12,15 @@ using Json = nlohmann::json;
 Json context(const std::string& env_text, const std::string& id, bool all = false) {
   RayEnv env = *read_ray_env(env_text);
   RunBy run_by{env.py_executable, {}, {}, false};
-  auto text = make_context(
-      {env, run_by, id, "/run dir", "/bin/rtlaunch", {"--socket", "/s"}, "/agents", all});
+  auto text = make_context({env,
+                            run_by,
+                            id,
+                            "/run dir",
+                            "/s/session_1",
+                            "/bin/rtlaunch",
+                            {"--socket", "/s"},
+                            "/agents",
+                            all});
   return text ? Json::parse(*text) : Json(text.error().message());
 }
 
@@ -34,6 +41,7 @@ TEST(Context, StartsWorkersThroughExec) {
       R"({"working_dir": "gcs://p.zip", "py_modules": ["gcs://m.zip", "local:///l"]})", "4711");
   EXPECT_EQ(words(json),
             "exec /bin/rtlaunch exec 4711 --profile ray --die-with-parent --socket /s "
+            "--session /s/session_1 "
             "--working-dir-at '/run dir/working_dir_files/p' "
             "--py-module-at '/run dir/py_modules_files/m' --py-module-at /l -- ");
   EXPECT_EQ(json["env_vars"]["PYTHONPATH"],
@@ -51,7 +59,8 @@ TEST(Context, TheUsersPathIsBeforeTheAgents) {
 
 TEST(Context, WithoutLayersThereIsASandboxIfAsked) {
   EXPECT_EQ(words(context(R"({"env_vars": {"A": "1"}})", "", true)),
-            "exec /bin/rtlaunch run --profile ray --die-with-parent --socket /s -- ");
+            "exec /bin/rtlaunch run --profile ray --die-with-parent --socket /s --session "
+            "/s/session_1 -- ");
 }
 
 TEST(Context, MustFitIntoAnArgument) {

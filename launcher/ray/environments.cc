@@ -188,6 +188,7 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
                          *run_by,
                          "",
                          options_.runtime_env_dir,
+                         options_.session_dir,
                          rtlaunch_,
                          where_,
                          knobs_.pythonpath,
