@@ -90,7 +90,7 @@ std::optional<Asked> parse(std::string_view head) {
       asked.headers.emplace_back(line);
     }
   }
-  if (!is_token(asked.method) || asked.target.find(' ') != std::string::npos) return {};
+  if (!is_token(asked.method) || asked.target.find_first_of(" \\") != std::string::npos) return {};
   return asked;
 }
 
