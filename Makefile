@@ -26,10 +26,10 @@ LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup -Wl,-u,OPENSSL_cpuid_setup
 QUICK_release := tools/quick-start
 NET_LIBS := -lnl-route-3 -lnl-3
 NAMELESS := $(foreach f,getaddrinfo getprotobynumber getprotobyname,-Wl,--wrap=$(f))
-LAUNCH_LIBS := -lcrypto -lcap $(NET_LIBS)
+LAUNCH_LIBS := -lcrypto -lcap -lseccomp $(NET_LIBS)
 # In the wheel, what is loaded lies beside the programs.
 BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
-BUILD_LIBS := -lcurl -larchive -ldeflate -lisal -lsqlite3 -lssl -lcrypto -lcap $(NET_LIBS)
+BUILD_LIBS := -lcurl -larchive -ldeflate -lisal -lsqlite3 -lssl -lcrypto -lcap -lseccomp $(NET_LIBS)
 TEST_LIBS := $(BUILD_LIBS) -lz -lgtest -lgmock
 
 # Ray's agent has libraries of its own, which the archive's programs must not need.
@@ -70,6 +70,19 @@ $(OUT)/obj/%.o: %.cc
 	@mkdir -p $(@D)
 	@echo "  CXX $<"
 	@$(CXX) $(CXXFLAGS) -MMD -MP -c $< -o $@
+
+# The system call filters are compiled here, not at every start.
+FILTERS := $(GENERATED)/isolation/shipped_filters.inc
+FILTER_PARTS := $(filter isolation/sys/%,$(PARTS)) isolation/controls.cc isolation/seccomp.cc isolation/seccomp_rules.cc
+$(OUT)/make-filters: $(call object,isolation/seccomp_main.cc $(FILTER_PARTS))
+	@g++ $(CXXFLAGS) $^ -o $@ -lseccomp
+
+$(FILTERS): $(OUT)/make-filters
+	@mkdir -p $(@D)
+	@$< > $@.part && mv $@.part $@
+
+$(call object,isolation/seccomp_shipped.cc): CXXFLAGS += -isystem $(GENERATED)
+$(call object,isolation/seccomp_shipped.cc): $(FILTERS)
 
 $(OUT)/librtlaunch.a: $(call object,$(PARTS))
 	@rm -f $@ && ar qcs $@ $^
@@ -169,14 +182,14 @@ asan tsan: setup
 	@tools/run-tests --out build/$@ --unit
 
 # What depends on the kernel, on Debian's own (6.1) in an emulated machine: six minutes.
-KERNEL_TESTS := sandbox_test mounts_test same_pid_test escape_test caller_test limits_test spawner_test
+KERNEL_TESTS := sandbox_test mounts_test same_pid_test escape_test controls_test seccomp_test old_kernel_test race_test caller_test limits_test spawner_test
 vm: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build tests
 	@tools/vm tools/run-tests --out $(OUT) --unit $(KERNEL_TESTS)
 	@tools/power-cut $(OUT)/bin 3
 	@tools/clock-jump $(OUT)/bin
 
-lint: setup $(RAY_MESSAGES).h
+lint: setup $(RAY_MESSAGES).h $(FILTERS)
 	@tools/lint
 
 fmt: setup

@@ -275,6 +275,7 @@ Result<BuildRoot> BuildRoot::make(const Job& job, const store::Staging& staging)
   root.spec_.overlays.push_back(overlay);
   root.spec_.root = isolation::Root::kEmpty;
   if (root.uid_) root.spec_.user = isolation::User{*root.uid_, *root.uid_, {}};
+  root.spec_.controls = isolation::Controls::of(isolation::FilterBase::kBuild);
   root.spec_.cwd = "/build/tmp";
   root.spec_.new_session = true;
   root.spec_.hostname = "build";

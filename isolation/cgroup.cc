@@ -14,9 +14,26 @@
 namespace rtlaunch::isolation {
 namespace {
 
-// Where the cgroup2 hierarchy is mounted; "" when it isn't. Field 5 of a line of mountinfo is the
-// mount point, and what follows " - " begins with the type (proc(5)).
-std::string hierarchy() {
+bool is_plain(const std::string& path) {
+  return std::all_of(path.begin(), path.end(), [](unsigned char c) {
+    return std::isalnum(c) || std::string_view("/-_.@:").find(char(c)) != std::string_view::npos;
+  });
+}
+
+std::optional<uint64_t> number_after(const std::string& text, const std::string& key) {
+  size_t at = text.find(key);
+  if (at == std::string::npos) return std::nullopt;
+  uint64_t value = 0;
+  const char* begin = text.data() + at + key.size();
+  auto [end, code] = std::from_chars(begin, text.data() + text.size(), value);
+  return code == std::errc() ? std::optional(value) : std::nullopt;
+}
+
+}  // namespace
+
+// Field 5 of a line of mountinfo is the mount point, and what follows " - " begins with the type
+// (proc(5)).
+std::string cgroup_hierarchy() {
   Result<std::string> text = sys::read_file("/proc/self/mountinfo");
   if (!text) return "";
   std::istringstream lines(*text);
@@ -38,25 +55,8 @@ std::string own_cgroup() {
   return path == "/" ? "" : path;
 }
 
-bool is_plain(const std::string& path) {
-  return std::all_of(path.begin(), path.end(), [](unsigned char c) {
-    return std::isalnum(c) || std::string_view("/-_.@:").find(char(c)) != std::string_view::npos;
-  });
-}
-
-std::optional<uint64_t> number_after(const std::string& text, const std::string& key) {
-  size_t at = text.find(key);
-  if (at == std::string::npos) return std::nullopt;
-  uint64_t value = 0;
-  const char* begin = text.data() + at + key.size();
-  auto [end, code] = std::from_chars(begin, text.data() + text.size(), value);
-  return code == std::errc() ? std::optional(value) : std::nullopt;
-}
-
-}  // namespace
-
 std::optional<Cgroups> Cgroups::open(const std::string& folder, const std::string& name) {
-  std::string root = hierarchy();
+  std::string root = cgroup_hierarchy();
   std::string path = folder.empty() ? own_cgroup() + "/" + name : folder;
   if (root.empty() || !is_plain(path) || !sys::make_dirs(root + path)) return std::nullopt;
   Result<UniqueFd> dir = sys::open_at(AT_FDCWD, root + path, O_RDONLY | O_DIRECTORY);
@@ -72,7 +72,7 @@ std::optional<Cgroups> Cgroups::open(const std::string& folder, const std::strin
 
 // Whoever used it before may have left it, and taken it away, since we opened it.
 Status Cgroups::make_folder() {
-  std::string path = hierarchy() + folder_;
+  std::string path = cgroup_hierarchy() + folder_;
   TRY(sys::make_dirs(path));
   dir_ = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY));
   return {};
@@ -112,12 +112,12 @@ bool Cgroups::sweep() {
 void Cgroups::leave() {
   sweep();
   for (const std::string& name : ours_) ::unlinkat(dir_.get(), name.c_str(), AT_REMOVEDIR);
-  ::rmdir((hierarchy() + folder_).c_str());
+  ::rmdir((cgroup_hierarchy() + folder_).c_str());
 }
 
 Result<CgroupUse> cgroup_use(const std::string& path) {
   static std::string root;
-  if (root.empty()) root = hierarchy();
+  if (root.empty()) root = cgroup_hierarchy();
   if (root.empty()) return Error{"cgroup", ENOENT, path, "no cgroup2 is mounted", "", 125};
   std::string folder = root + path;
   CgroupUse use;

@@ -1,6 +1,7 @@
 // A cgroup2 leaf per sandbox, where the host has a hierarchy that we may write to (a hybrid's
-// second one does): to account for what is inside and to end it as a whole. No limits yet. Leaves
-// lie in one directory of ours; what an earlier process of ours left there is removed once empty.
+// second one does): to account for what is inside, to limit it (cgroup_limits.h) and to end it as a
+// whole. Leaves lie in one directory of ours; what an earlier process of ours left there is removed
+// once empty.
 //
 // Rests on cgroups(7), CLONE_INTO_CGROUP (Linux 5.7), cgroup.kill (5.14).
 #pragma once
@@ -15,6 +16,11 @@
 #include "isolation/sys/unique_fd.h"
 
 namespace rtlaunch::isolation {
+
+// Where the cgroup2 hierarchy is mounted; "" when it isn't.
+std::string cgroup_hierarchy();
+// Our own, from the hierarchy's root; "" for the root itself.
+std::string own_cgroup();
 
 struct Leaf {
   std::string path;  // from the hierarchy's root

@@ -39,6 +39,15 @@ Status check_device(int fd, const std::string& path, dev_t expected) {
                     "repair this host's /dev");
 }
 
+// Major 1 is memory, ports and the log, but for those that every sandbox has.
+Status check_grantable(int fd, const std::string& path) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) return sys_error("device", path);
+  if (!S_ISCHR(info.st_mode)) return make_error("device", path, "it is no character device");
+  if (major(info.st_rdev) != 1) return {};
+  return make_error("device", path, "the kernel's own memory and log are given to nobody");
+}
+
 // The path of the terminal behind `fd`, as this process sees it; empty when it is none.
 std::string terminal_path(int fd, dev_t* device) {
   struct stat info;
@@ -62,8 +71,8 @@ Status mount_at(int dev, const char* name, Spares::Kind kind, Spares* spares) {
   return mount.attach(dev, name);
 }
 
-Status add_shared_memory(Spares* spares, Tree* tree) {
-  sys::Mount mount = TRY(spares->take(Spares::kShm));
+Status add_shared_memory(uint64_t bytes, Spares* spares, Tree* tree) {
+  sys::Mount mount = TRY(spares->take(Spares::kShm, bytes));
   UniqueFd make_in = TRY(sys::copy_above_stdio(mount.fd()));
   tree->add(Tree::Kind::kPrivate, "/dev/shm", std::move(mount), std::move(make_in));
   return {};
@@ -81,6 +90,19 @@ Result<Devices> Devices::open() {
     devices.nodes_.push_back({known.name, std::move(mount.value())});
   }
   return devices;
+}
+
+// The name may have folders in it ("infiniband/uverbs0"), and no link on the way.
+Status Devices::grant(const std::string& path, bool optional) {
+  std::string name = path.starts_with("/dev/") ? path.substr(5) : "";
+  UniqueFd dev = TRY(sys::open_at(AT_FDCWD, "/dev", O_PATH | O_DIRECTORY));
+  Result<UniqueFd> node = sys::open_beneath(dev.get(), name, O_PATH);
+  if (!node && optional && node.error().code == ENOENT) return {};
+  if (!node) return Error{"device", node.error().code, path, "", "name one below /dev", 125};
+  TRY(check_grantable(node->get(), path));
+  sys::Mount mount = TRY(sys::clone_mount(node->get(), "", false));
+  nodes_.push_back({name, std::move(mount)});
+  return {};
 }
 
 void Devices::add_console(const int (&stdio)[3]) {
@@ -131,16 +153,18 @@ Status Devices::make_directory(int vault) {
 Status Devices::add_mount_points() {
   for (; points_ < nodes_.size(); ++points_) {
     const std::string& name = nodes_[points_].name;
+    size_t slash = name.rfind('/');
+    if (slash != std::string::npos) TRY(sys::make_dirs_at(dir_.get(), name.substr(0, slash)));
     if (::mknodat(dir_.get(), name.c_str(), S_IFREG | 0666, 0) != 0)
       return sys_error("mknod", name);
   }
   return {};
 }
 
-Status Devices::add_to(const Vault& vault, Spares* spares, Tree* tree) {
+Status Devices::add_to(const Vault& vault, uint64_t shm_bytes, Spares* spares, Tree* tree) {
   TRY(mount_.valid() ? add_mount_points() : make_directory(vault.fd()));
   tree->add(Tree::Kind::kPrivate, "/dev", std::move(mount_), std::move(dir_));
-  return add_shared_memory(spares, tree);
+  return add_shared_memory(shm_bytes, spares, tree);
 }
 
 Status Devices::fill(int dev, Spares* spares) {

@@ -20,11 +20,14 @@ class Devices {
   static Result<Devices> open();
   // The terminal, if one of `stdio` is one, becomes /dev/console, so that ttyname(3) finds it.
   void add_console(const int (&stdio)[3]);
+  // A node below /dev of the host's as well, if it is a character device that can be given away.
+  // `optional`: nothing is no error.
+  Status grant(const std::string& path, bool optional);
   // The whole directory in the spare vault, before anybody asks (Linux 6.15: neither is attached).
   // What doesn't go is done later.
   void make_ahead(Spares* spares);
-  // Adds /dev and /dev/shm to the tree.
-  Status add_to(const Vault& vault, Spares* spares, Tree* tree);
+  // Adds /dev and /dev/shm (of that size; 0: half of the memory) to the tree.
+  Status add_to(const Vault& vault, uint64_t shm_bytes, Spares* spares, Tree* tree);
   // Mounts all that is in it and isn't yet; `dev` is the attached directory.
   Status fill(int dev, Spares* spares);
   // The checked /dev/null, to mask files with.

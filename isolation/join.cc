@@ -34,7 +34,7 @@ Status enter_namespaces(Setup& s, int target) {
 }
 
 Result<pid_t> exec(Setup& s) {
-  Command command(s.spec, s.stdio, s.umask, &s.clock);
+  Command command(s.spec, s.stdio, s.umask, &s.clock, &s.log);
   command.privileges.user = s.spec.user;
   command.dies_with_parent = true;
   if (s.spec.keep_caps) command.privileges.keep = kKeptByRoot;
@@ -70,7 +70,7 @@ void run_join(int socket, int target, const Prepare& prepare, StepClock clock) {
     ::_exit(1);
   }
   (void)send_line(s.spec.line, LineMessage::kStarted, 0).ok();
-  report_started(s.socket, s.clock, -1);
+  report_started(s.socket, s.clock, s.log, -1);
   serve_line({s.children.get(), s.spec.line, -1, s.socket}, *worker);
 }
 

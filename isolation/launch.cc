@@ -8,6 +8,8 @@
 
 #include <cerrno>
 
+#include "isolation/cgroup.h"
+#include "isolation/cgroup_limits.h"
 #include "isolation/check.h"
 #include "isolation/join.h"
 #include "isolation/setup.h"
@@ -85,10 +87,42 @@ Error Launch::died(Result<int> status) {
 
 // --- Sandbox ---
 
+namespace {
+
+// A leaf only where something is to be limited: who can't have one is told by pid 1 itself.
+struct OwnLeaf {
+  std::optional<Cgroups> cgroups;
+  std::optional<Leaf> leaf;
+  int fd() const { return leaf ? leaf->fd.get() : -1; }
+};
+
+OwnLeaf make_leaf(const Controls& controls) {
+  OwnLeaf own;
+  if (!controls.wants_cgroup()) return own;
+  own.cgroups = Cgroups::open("", "rtlaunch");
+  if (!own.cgroups) return own;
+  Result<Leaf> leaf = own.cgroups->make();
+  if (leaf) own.leaf = std::move(*leaf);
+  return own;
+}
+
+}  // namespace
+
 struct Sandbox::State {
   UniqueFd pidfd, socket, upper;
   std::vector<Step> steps;
+  std::vector<Applied> applied;
+  std::string met;
+  std::optional<Cgroups> cgroups;
+  std::string leaf;           // in them
   std::optional<int> status;  // the command's, once pid 1 has been reaped
+
+  void end_leaf() {
+    if (!leaf.empty()) cgroups->end(leaf);
+    if (cgroups) cgroups->leave();
+    leaf.clear();
+    cgroups.reset();
+  }
 };
 
 Sandbox::Sandbox(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -103,8 +137,11 @@ Sandbox& Sandbox::operator=(Sandbox&& other) noexcept {
 
 Sandbox::~Sandbox() {
   if (!state_ || state_->status) return;
-  (void)sys::send_signal(state_->pidfd.get(), SIGKILL).ok();
-  (void)sys::wait_for(state_->pidfd.get()).ok();
+  if (state_->pidfd.valid()) {
+    (void)sys::send_signal(state_->pidfd.get(), SIGKILL).ok();
+    (void)sys::wait_for(state_->pidfd.get()).ok();
+  }
+  state_->end_leaf();
 }
 
 Status Sandbox::send(int signal) {
@@ -119,12 +156,20 @@ Status Sandbox::send(int signal) {
 int Sandbox::done_fd() const { return state_->pidfd.get(); }
 int Sandbox::upper_dir() const { return state_->upper.get(); }
 const std::vector<Sandbox::Step>& Sandbox::steps() const { return state_->steps; }
+const std::vector<Applied>& Sandbox::applied() const { return state_->applied; }
+const std::string& Sandbox::met() const { return state_->met; }
 
+// A pid 1 that was killed, with all that was out of memory or without, says nothing.
 Result<int> Sandbox::wait() {
   if (state_->status) return *state_->status;
   int pid1 = TRY(sys::wait_for(state_->pidfd.get()));
-  int reported = receive_end(state_->socket.get());
-  state_->status = reported >= 0 ? reported : pid1;
+  Ended ended = receive_end(state_->socket.get());
+  state_->status = ended.status >= 0 ? ended.status : pid1;
+  if (ended.status < 0 && !state_->leaf.empty()) {
+    ended.reached = LimitWatch::of(state_->leaf).reached();
+  }
+  if (ended.reached) state_->met = described(*ended.reached);
+  state_->end_leaf();
   return *state_->status;
 }
 
@@ -133,23 +178,29 @@ Result<Sandbox> start(const Spec& wanted) {
   bool shared = spec.root == Root::kShared;
   std::optional<Outside> outside;
   if (shared || spec.same_pid) outside = TRY(Outside::look());
-  LaunchOptions options{.outside = outside ? &*outside : nullptr, .shared = shared};
+  OwnLeaf own = make_leaf(spec.controls);
+  Sandbox sandbox(std::make_unique<Sandbox::State>());
+  Sandbox::State& state = *sandbox.state_;
+  if (own.leaf) state.leaf = own.leaf->path;
+  state.cgroups = std::move(own.cgroups);
+  LaunchOptions options{
+      .cgroup = own.fd(), .outside = outside ? &*outside : nullptr, .shared = shared};
   Launch launch = TRY(
       Launch::begin([&](const Preparing&) -> Result<Spec> { return std::move(spec); }, options));
-  auto state = std::make_unique<Sandbox::State>();
   Result<Started> started = launch.finish();
   if (!started) {
     Result<int> status = sys::wait_for(launch.pidfd());
     return started.error().step.empty() ? Launch::died(std::move(status))
                                         : std::move(started.error());
   }
-  state->pidfd = launch.take_pidfd();
-  state->socket = launch.take_socket();
-  state->upper = std::move(started->upper);
+  state.pidfd = launch.take_pidfd();
+  state.socket = launch.take_socket();
+  state.upper = std::move(started->upper);
+  state.applied = std::move(started->applied);
   for (const StepClock::Step& step : started->steps) {
-    state->steps.push_back({step.name, step.nanoseconds / 1000});
+    state.steps.push_back({step.name, step.nanoseconds / 1000});
   }
-  return Sandbox(std::move(state));
+  return sandbox;
 }
 
 }  // namespace rtlaunch::isolation

@@ -7,6 +7,9 @@
 //   pid 1 → caller   {version, kGoing, 0}        set-up is done, the exec comes next
 //                    {version, kStarted, 0}      exec has happened; carries the upper's descriptor
 //                                                (SCM_RIGHTS) when Spec asks for a report of it
+//                    {version, kOutOfMemory, KiB} or {version, kOutOfProcesses, number}: before
+//                                                kEnded, the limit that the command met (0:
+//                                                unknown)
 //                    {version, kEnded, status}   the command's wait status; pid 1 ends after it
 //   caller → pid 1   {version, kSignal, number}  for the command (not for its children)
 // End of file from the caller: all in the sandbox is killed. From pid 1: before kGoing nothing of
@@ -27,7 +30,14 @@ namespace rtlaunch::isolation {
 
 struct LineMessage {
   static constexpr uint32_t kVersion = 1;
-  enum Kind : uint32_t { kGoing = 1, kStarted = 2, kEnded = 3, kSignal = 4 };
+  enum Kind : uint32_t {
+    kGoing = 1,
+    kStarted = 2,
+    kEnded = 3,
+    kSignal = 4,
+    kOutOfMemory = 5,
+    kOutOfProcesses = 6,
+  };
   uint32_t version = kVersion;
   uint32_t kind = 0;
   int32_t value = 0;

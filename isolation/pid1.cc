@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <ctime>
 
@@ -71,11 +73,27 @@ void end_all_others() {
   }
 }
 
+// A limit that was met explains an end that is no success, and no other.
+std::optional<Reached> explanation(const LimitWatch& limits, int status) {
+  return status == 0 ? std::nullopt : limits.reached();
+}
+
+void tell_reached(int line, const Reached& reached) {
+  bool memory = reached.control == Control::kMemory;
+  uint64_t value = memory ? reached.limit / 1024 : reached.limit;
+  (void)send_line(line, memory ? LineMessage::kOutOfMemory : LineMessage::kOutOfProcesses,
+                  static_cast<int>(std::min<uint64_t>(value, INT_MAX)))
+      .ok();
+}
+
 [[noreturn]] void end_supervised(const Supervised& with, int status) {
   append_end(with.record, status);
   end_all_others();
+  std::optional<Reached> reached;
+  if (with.limits != nullptr) reached = explanation(*with.limits, status);
+  if (reached) tell_reached(with.line, *reached);
   (void)send_line(with.line, LineMessage::kEnded, status).ok();
-  if (with.socket >= 0) report_ended(with.socket, status);
+  if (with.socket >= 0) report_ended(with.socket, status, reached);
   ::_exit(0);
 }
 
@@ -99,14 +117,14 @@ Status shed_privileges(bool worker_is_another_user, bool supervised, const std::
   return supervised ? sys::hide_from_peers() : guard_pid1();
 }
 
-void serve(int socket, int children, pid_t worker) {
+void serve(int socket, int children, const LimitWatch& limits, pid_t worker) {
   struct pollfd polled[] = {{children, POLLIN, 0}, {socket, POLLIN, 0}};
   while (true) {
     if (::poll(polled, 2, -1) < 0) continue;
     if (polled[0].revents != 0) {
       int status;
       if (reap_signalled(children, worker, &status)) {
-        report_ended(socket, status);
+        report_ended(socket, status, explanation(limits, status));
         ::_exit(0);
       }
     }

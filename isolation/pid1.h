@@ -9,6 +9,7 @@
 
 #include <vector>
 
+#include "isolation/cgroup_limits.h"
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
 
@@ -21,8 +22,9 @@ Status guard_pid1();
 // one no longer depends on its parent.
 Status shed_privileges(bool worker_is_another_user, bool supervised, const std::vector<int>& keep);
 
-// Serves the launcher: `socket` is our end of the report pair, `children` a signalfd for SIGCHLD.
-[[noreturn]] void serve(int socket, int children, pid_t worker);
+// Serves the launcher: `socket` is our end of the report pair, `children` a signalfd for SIGCHLD,
+// `limits` what the command may have met when it ends.
+[[noreturn]] void serve(int socket, int children, const LimitWatch& limits, pid_t worker);
 
 // Serves the line, and nobody else.
 struct Supervised {
@@ -30,6 +32,7 @@ struct Supervised {
   int line;         // line.h
   int record = -1;  // gets {"status","ended"} appended
   int socket = -1;  // gets report_ended()
+  const LimitWatch* limits = nullptr;
 };
 [[noreturn]] void serve_line(const Supervised& with, pid_t worker);
 

@@ -7,6 +7,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
+#include <string_view>
+
+#include "isolation/sys/files.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -91,6 +94,19 @@ Status add_proc(bool rootless, Spares* spares, Tree* tree) {
   if (!mount) return mount.error();
   tree->add(Tree::Kind::kPrivate, "/proc", std::move(mount.value()));
   return {};
+}
+
+// Until Linux 5.8 it was the pid namespace's option, and shown as a number.
+Status hide_others_processes(int proc) {
+  TRY(sys::change_option(proc, "hidepid", "invisible"));
+  std::string table = TRY(sys::read_file("/proc/self/mountinfo"));
+  for (size_t at = table.find(" /proc "); at != std::string::npos; at = table.find(" /proc ", at)) {
+    size_t end = table.find('\n', at);
+    std::string_view line = std::string_view(table).substr(at, end - at);
+    if (line.find("hidepid=invisible") != std::string_view::npos) return {};
+    at = end == std::string::npos ? table.size() : end;
+  }
+  return make_error("hidepid", "/proc", "it is off after having been turned on");
 }
 
 Status mask_proc(int proc, sys::Mount nothing, const Vault& vault) {

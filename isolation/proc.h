@@ -26,4 +26,7 @@ void mask_ahead(const Devices& devices, Spares* spares);
 // 6.15 only one that is attached can be copied: after Devices::fill().
 Status mask_proc(int proc, sys::Mount nothing, const Vault& vault);
 
+// hidepid=invisible (proc(5)): whoever can't trace a process doesn't see it there. Read back.
+Status hide_others_processes(int proc);
+
 }  // namespace rtlaunch::isolation

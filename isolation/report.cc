@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string_view>
@@ -13,20 +14,20 @@
 namespace rtlaunch::isolation {
 namespace {
 
-constexpr size_t kMostText = 8192;
+constexpr size_t kMostText = 8192, kMostWhy = 256;
 
 enum class Kind : int { kFailed = 1, kStarted = 2, kEnded = 3 };
 
 struct Message {
   Kind kind;
-  int number;     // failed: errno; started: how many steps; ended: wait status
-  int exit_code;  // failed
-  union {
-    StepClock::Step steps[StepClock::kMost];
-    char text[kMostText];  // failed: step, object, reason, cure, each with its NUL
-  };
+  int number;       // failed: errno; started: how many steps; ended: wait status
+  int exit_code;    // failed
+  Reached reached;  // ended; control kCount for none
+  StepClock::Step steps[StepClock::kMost];
+  char text[kMostText];  // failed: step, object, reason, cure, each with its NUL;
+                         // started: of each control its number, 0 or 1, why not and a NUL
 };
-constexpr size_t kHead = offsetof(Message, steps);
+constexpr size_t kHead = offsetof(Message, text);
 
 int64_t now() {
   struct timespec time;
@@ -34,7 +35,7 @@ int64_t now() {
   return time.tv_sec * int64_t{1000000000} + time.tv_nsec;
 }
 
-union Control {
+union Ancillary {
   char bytes[CMSG_SPACE(sizeof(int))];
   struct cmsghdr align;
 };
@@ -44,10 +45,10 @@ void send_message(int socket, const Message& message, size_t size, int fd) {
   struct msghdr header = {};
   header.msg_iov = &part;
   header.msg_iovlen = 1;
-  Control control = {};
+  Ancillary ancillary = {};
   if (fd >= 0) {
-    header.msg_control = control.bytes;
-    header.msg_controllen = sizeof control.bytes;
+    header.msg_control = ancillary.bytes;
+    header.msg_controllen = sizeof ancillary.bytes;
     struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
@@ -64,9 +65,9 @@ size_t receive_message(int socket, Message* message, UniqueFd* fd, int flags) {
   struct msghdr header = {};
   header.msg_iov = &part;
   header.msg_iovlen = 1;
-  Control control = {};
-  header.msg_control = control.bytes;
-  header.msg_controllen = sizeof control.bytes;
+  Ancillary ancillary = {};
+  header.msg_control = ancillary.bytes;
+  header.msg_controllen = sizeof ancillary.bytes;
   ssize_t size;
   do {
     size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | flags);
@@ -80,6 +81,18 @@ size_t receive_message(int socket, Message* message, UniqueFd* fd, int flags) {
     *fd = UniqueFd(received);
   }
   return static_cast<size_t>(size);
+}
+
+std::vector<Applied> applied_in(const Message& message, size_t size) {
+  std::string_view rest(message.text, size - kHead);
+  std::vector<Applied> all;
+  while (rest.size() > 2) {
+    Applied one{static_cast<Control>(rest[0]), rest[1] != 0, ""};
+    one.why = rest.substr(2, rest.find('\0', 2) - 2);
+    rest.remove_prefix(std::min(rest.size(), one.why.size() + 3));
+    all.push_back(std::move(one));
+  }
+  return all;
 }
 
 Error error_in(const Message& message, size_t size) {
@@ -119,7 +132,7 @@ Result<Pair> make_report_pair() {
 }
 
 void report_failed(int socket, const Error& error) {
-  Message message;
+  Message message = {};
   message.kind = Kind::kFailed;
   message.number = error.code;
   message.exit_code = error.exit_code;
@@ -133,21 +146,28 @@ void report_failed(int socket, const Error& error) {
   send_message(socket, message, kHead + used, -1);
 }
 
-void report_started(int socket, const StepClock& clock, int upper) {
-  Message message;
+void report_started(int socket, const StepClock& clock, const ControlLog& log, int upper) {
+  Message message = {};
   message.kind = Kind::kStarted;
   message.number = clock.count();
-  message.exit_code = 0;
-  size_t size = static_cast<size_t>(clock.count()) * sizeof(StepClock::Step);
-  std::memcpy(message.steps, clock.begin(), size);
-  send_message(socket, message, kHead + size, upper);
+  std::copy(clock.begin(), clock.end(), message.steps);
+  size_t used = 0;
+  for (const Applied& one : log.all()) {
+    std::string_view why = std::string_view(one.why).substr(0, kMostWhy);
+    if (used + why.size() + 3 > kMostText) break;
+    message.text[used++] = static_cast<char>(one.control);
+    message.text[used++] = one.applied ? 1 : 0;
+    used += why.copy(message.text + used, why.size());
+    message.text[used++] = '\0';
+  }
+  send_message(socket, message, kHead + used, upper);
 }
 
-void report_ended(int socket, int wait_status) {
-  Message message;
+void report_ended(int socket, int wait_status, const std::optional<Reached>& reached) {
+  Message message = {};
   message.kind = Kind::kEnded;
   message.number = wait_status;
-  message.exit_code = 0;
+  message.reached = reached.value_or(Reached{Control::kCount, 0});
   send_message(socket, message, kHead, -1);
 }
 
@@ -158,14 +178,19 @@ Result<Started> receive_start(int socket) {
   if (size == 0) return Error{"", EPIPE, "", "", "", 125};
   if (message.kind == Kind::kFailed) return error_in(message, size);
   started.steps.assign(message.steps, message.steps + message.number);
+  started.applied = applied_in(message, size);
   return started;
 }
 
-int receive_end(int socket) {
+Ended receive_end(int socket) {
   Message message;
   UniqueFd none;
   size_t size = receive_message(socket, &message, &none, MSG_DONTWAIT);
-  return size > 0 && message.kind == Kind::kEnded ? message.number : -1;
+  Ended ended;
+  if (size == 0 || message.kind != Kind::kEnded) return ended;
+  ended.status = message.number;
+  if (message.reached.control != Control::kCount) ended.reached = message.reached;
+  return ended;
 }
 
 }  // namespace rtlaunch::isolation

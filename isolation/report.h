@@ -1,7 +1,8 @@
 // What pid 1 of a sandbox and the launcher say to each other, over a SOCK_SEQPACKET pair that
 // nobody else has. From pid 1, each once:
 //   failed    a step of the launch went wrong; pid 1 ends after it
-//   started   the command runs: how long each step took, and the upper's descriptor if asked for
+//   started   the command runs: how long each step took, which controls were applied, and the
+//             upper's descriptor if asked for
 //   ended     the command's wait status; pid 1 ends after it, and all else with it
 // From the launcher: an int, the signal to send to the command. The end of the connection is the
 // launcher's end: pid 1 ends too.
@@ -9,9 +10,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "isolation/cgroup_limits.h"
+#include "isolation/controls.h"
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
 
@@ -21,7 +25,7 @@ namespace rtlaunch::isolation {
 //   TRY(clock.took("pivot", sys::pivot_into(root)));
 class StepClock {
  public:
-  static constexpr int kMost = 32;
+  static constexpr int kMost = 40;
   struct Step {
     const char* name;  // a literal: the same address in launcher and pid 1
     int64_t nanoseconds;
@@ -48,18 +52,22 @@ Result<Pair> make_report_pair();
 
 // pid 1's side. Losing the launcher is no error here: pid 1 sees it at its next poll.
 void report_failed(int socket, const Error& error);
-void report_started(int socket, const StepClock& clock, int upper);
-void report_ended(int socket, int wait_status);
+void report_started(int socket, const StepClock& clock, const ControlLog& log, int upper);
+void report_ended(int socket, int wait_status, const std::optional<Reached>& reached);
 
 // The launcher's side.
 struct Started {
   std::vector<StepClock::Step> steps;
+  std::vector<Applied> applied;
   UniqueFd upper;
 };
 // Waits for `started`, or returns the Error that pid 1 sent. An Error with step "" and code EPIPE
 // when pid 1 ended without a word.
 Result<Started> receive_start(int socket);
-// The wait status, or -1 when pid 1 ended (or was killed) without saying.
-int receive_end(int socket);
+struct Ended {
+  int status = -1;  // or -1 when pid 1 ended (or was killed) without saying
+  std::optional<Reached> reached;
+};
+Ended receive_end(int socket);
 
 }  // namespace rtlaunch::isolation

@@ -18,6 +18,7 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 #include "isolation/sys/title.h"
+#include "isolation/sysfs.h"
 #include "isolation/userns.h"
 #include "isolation/worker.h"
 
@@ -99,11 +100,23 @@ Status share_with_host(Setup& s) {
   return {};
 }
 
+Status grant_devices(Setup& s) {
+  const DeviceGrants& grants = s.spec.controls.devices;
+  if (grants.want == Want::kOff) return {};
+  Status done;
+  if (is_shared(s)) done = make_error("devices", "", "the sandbox has the host's /dev");
+  for (size_t i = 0; done && i < grants.paths.size(); ++i) {
+    done = s.devices->grant(grants.paths[i], grants.want == Want::kPrefer);
+  }
+  return s.log.took(Control::kDevices, grants.want, std::move(done));
+}
+
 Status open_devices(Setup& s) {
-  if (!s.masks_proc) return {};  // needs none
-  if (!s.devices) s.devices = TRY(Devices::open());
-  s.devices->add_console(s.stdio);
-  return {};
+  if (s.masks_proc) {  // else it needs none
+    if (!s.devices) s.devices = TRY(Devices::open());
+    s.devices->add_console(s.stdio);
+  }
+  return grant_devices(s);
 }
 
 Status open_host_directories(Setup& s) {
@@ -126,12 +139,23 @@ Status make_overlays(Setup& s) {
   return add_overlays(s.spec, &context, &*s.tree, &s.upper);
 }
 
+Status hide_of_sys(Setup& s) {
+  Want want = s.spec.controls.sys_masks;
+  if (want == Want::kOff) return {};
+  if (s.spec.root != Root::kEmpty) {  // else nothing of it is there
+    std::vector<std::string> masked = masked_in_sys();
+    s.spec.closed.insert(s.spec.closed.end(), masked.begin(), masked.end());
+  }
+  return s.log.took(Control::kSysMasks, want, {});
+}
+
 Status make_private_directories(Setup& s) {
+  TRY(hide_of_sys(s));
   TRY(add_hidden(s.spec, *s.vault, &s.spares, &*s.tree));
   Spares none;  // one that was made ahead has been masked
   if (is_shared(s)) return add_proc(s.rootless, s.masks_proc ? &s.spares : &none, &*s.tree);
   TRY(add_tmp(s.spec, *s.vault, &s.spares, &*s.tree));
-  TRY(s.devices->add_to(*s.vault, &s.spares, &*s.tree));
+  TRY(s.devices->add_to(*s.vault, s.spec.shm_bytes, &s.spares, &*s.tree));
   return add_proc(s.rootless, &s.spares, &*s.tree);
 }
 
@@ -151,8 +175,15 @@ Status take_root(Setup& s) {
   return {};
 }
 
+Status hide_processes(Setup& s) {
+  Want want = s.spec.controls.hide_pid;
+  if (want == Want::kOff) return {};
+  return s.log.took(Control::kHidePid, want, hide_others_processes(s.tree->at("/proc")));
+}
+
 Status fill_dev_and_proc(Setup& s) {
   if (!is_shared(s)) TRY(s.devices->fill(s.tree->at("/dev"), &s.spares));
+  TRY(hide_processes(s));
   if (!s.masks_proc || s.spares.proc_is_masked) return {};
   sys::Mount nothing = is_shared(s) ? s.devices->take_null()
                                     : TRY(sys::clone_mount(s.devices->null().fd(), "", false));
@@ -183,7 +214,7 @@ Status go(Setup& s) {
 bool worker_is_another_user(const Setup& s) { return s.spec.user && s.spec.user->uid != s.uid; }
 
 Result<pid_t> exec(Setup& s) {
-  Command command(s.spec, s.stdio, s.umask, &s.clock);
+  Command command(s.spec, s.stdio, s.umask, &s.clock, &s.log);
   command.privileges.shrunk = s.spares.bounding_set_is_shrunk;
   if (!s.rootless) command.privileges.user = s.spec.user;
   if (s.same_pid) command.same_pid = &*s.same_pid;
@@ -196,7 +227,9 @@ Result<pid_t> exec(Setup& s) {
 Status become_reaper(Setup& s) {
   std::vector<int> keep = s.spec.leases;
   keep.insert(keep.end(), {s.upper.get(), s.socket, s.children.get(), s.spec.line, s.spec.record,
-                           s.translation.get()});
+                           s.translation.get(), s.limits.memory(), s.limits.pids()});
+  // When the sandbox is out of memory all in it is killed but us, who tell it.
+  if (s.limits.memory() >= 0) (void)sys::set_oom_score(-1000).ok();
   return shed_privileges(worker_is_another_user(s), s.supervised(), keep);
 }
 
@@ -209,6 +242,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   TRY(did.took("request", prepare_spec(s, prepare)));
   TRY(did.took("descriptors", keep_only_given_descriptors(s, -1)));
   TRY(did.took("signals", watch_children(s)));
+  TRY(did.took("cgroup", limit_by_cgroup(s.spec.controls, &s.log, &s.limits)));
   TRY(did.took("private mounts", leave_peer_groups(s)));
   // Beyond this point no mount of ours reaches the host, nor one of the host's us.
   TRY(did.took("share", share_with_host(s)));
@@ -238,7 +272,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
 }
 
 void tell_started(Setup& s) {
-  report_started(s.socket, s.clock, s.supervised() ? -1 : s.upper.get());
+  report_started(s.socket, s.clock, s.log, s.supervised() ? -1 : s.upper.get());
   if (s.supervised()) (void)send_line(s.spec.line, LineMessage::kStarted, 0, s.upper.get()).ok();
   s.upper.reset();
   if (s.supervised()) ::close(s.socket);
@@ -264,8 +298,9 @@ void run_pid1(Setup& s, const Prepare& prepare) {
     ::_exit(1);
   }
   tell_started(s);
-  if (s.supervised()) serve_line({s.children.get(), s.spec.line, s.spec.record, -1}, *worker);
-  serve(s.socket, s.children.get(), *worker);
+  if (s.supervised())
+    serve_line({s.children.get(), s.spec.line, s.spec.record, -1, &s.limits}, *worker);
+  serve(s.socket, s.children.get(), s.limits, *worker);
 }
 
 }  // namespace rtlaunch::isolation

@@ -40,6 +40,7 @@
 #include <string>
 #include <vector>
 
+#include "isolation/controls.h"
 #include "isolation/sys/limits.h"
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
@@ -106,6 +107,7 @@ struct Spec {
                                      // or under a hidden one that are bound back, read-only
   uint64_t upper_bytes = 0;          // size of the uppers' tmpfs; 0: half of the memory
   uint64_t tmp_bytes = 0;            // size of /tmp; 0: half of the memory
+  uint64_t shm_bytes = 0;            // of a /dev/shm of its own; 0: half of the memory
   std::optional<User> user;          // run as this one (root only)
   std::optional<User> caller;        // see Caller's rights above; root only
   std::string store;                 // with `caller`: paths below are layers, opened as ourselves
@@ -117,6 +119,7 @@ struct Spec {
   int network_fd = -1;     // kJoined: the namespace
   int listener_to = -1;    // kNone: a socket for the door of it
   bool keep_caps = false;  // root callers keep the small set (see caps.h); else none
+  Controls controls;       // and what else shuts it in
   std::optional<sys::Limits> limits;  // the command's, in place of its launcher's
   std::vector<int> leases;            // descriptors that pid 1 keeps open for its life
   int line = -1;                      // supervised (launch.h): pid 1's end of the line
@@ -152,6 +155,10 @@ class Sandbox {
     int64_t microseconds;
   };
   const std::vector<Step>& steps() const;
+  // Every control that the Spec wanted, and what came of it.
+  const std::vector<Applied>& applied() const;
+  // After wait(): the limit that the command met, if one did: "out of memory (limit 512M)".
+  const std::string& met() const;
 
  private:
   friend Result<Sandbox> start(const Spec& spec);

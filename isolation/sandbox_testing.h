@@ -152,6 +152,16 @@ inline std::string make_scratch(const std::string& pattern, bool root) {
   return path;
 }
 
+// Why the test that runs now was skipped; "" when it wasn't.
+inline std::string skip_reason() {
+  const testing::TestResult& result =
+      *testing::UnitTest::GetInstance()->current_test_info()->result();
+  for (int i = 0; i < result.total_part_count(); ++i) {
+    if (result.GetTestPartResult(i).skipped()) return result.GetTestPartResult(i).message();
+  }
+  return "";
+}
+
 inline void run_fresh(bool root, void (*body)(World&)) {
   if (root && ::geteuid() != 0) GTEST_SKIP() << "needs root";
   std::string place = ::geteuid() == 0 ? "/opt" : std::filesystem::current_path().string();
@@ -172,14 +182,17 @@ inline void run_fresh(bool root, void (*body)(World&)) {
         const std::exception& thrown) {  // must not reach GoogleTest's own loop in this process
       ADD_FAILURE() << thrown.what();
     }
+    std::ofstream(world.dir + "/skipped") << skip_reason();
     std::fflush(nullptr);
     ::_exit(testing::Test::HasFailure() ? 1 : 0);
   }
   int status = -1;
   ::waitpid(pid, &status, 0);
+  std::string skipped = World::read(world.dir + "/skipped");
   EXPECT_EQ(status, 0) << "the test's own process (its output is above)";
   EXPECT_TRUE(sys::remove_tree_at(AT_FDCWD, world.dir).ok());
   EXPECT_TRUE(sys::remove_tree_at(AT_FDCWD, world.host).ok());
+  if (!skipped.empty()) GTEST_SKIP() << skipped;
 }
 
 }  // namespace rtlaunch::isolation

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "isolation/cgroup_limits.h"
 #include "isolation/dev.h"
 #include "isolation/launch.h"
 #include "isolation/mounts.h"
@@ -36,6 +37,8 @@ struct Setup {
   UniqueFd upper = {};
   UniqueFd translation = {};  // of the network's addresses, as long as it is open
   std::optional<SamePid> same_pid = {};
+  ControlLog log = {};
+  LimitWatch limits = {};
   bool masks_proc = true;
   bool made = false;  // what can fail now is the command's own
 

@@ -7,7 +7,7 @@
 namespace rtlaunch::isolation {
 namespace {
 
-constexpr std::string_view kMagic("RTSPEC\4\0", 8);
+constexpr std::string_view kMagic("RTSPEC\5\0", 8);
 constexpr size_t kLeastOverlay = 4 + 4 + 4 + 4, kLeastBind = 4 + 4 + 3;
 
 void write(const Overlay& overlay, Writer* out) {
@@ -41,6 +41,106 @@ Bind read_bind(Reader* in) {
   bind.optional = in->flag();
   bind.owned = in->flag();
   return bind;
+}
+
+// --- controls ---
+
+void write(const Amount& amount, Writer* out) {
+  out->number(static_cast<uint32_t>(amount.want)).long_number(amount.value);
+}
+
+void write(const std::vector<uint32_t>& numbers, Writer* out) {
+  out->number(static_cast<uint32_t>(numbers.size()));
+  for (uint32_t number : numbers) out->number(number);
+}
+
+void write(const std::vector<Resource>& resources, Writer* out) {
+  out->number(static_cast<uint32_t>(resources.size()));
+  for (const Resource& one : resources) {
+    out->number(one.number).long_number(one.soft).long_number(one.hard);
+  }
+}
+
+constexpr Amount Controls::*kAmounts[] = {&Controls::memory_bytes, &Controls::swap_bytes,
+                                          &Controls::pids,         &Controls::cpu_millis,
+                                          &Controls::cpu_weight,   &Controls::io_weight};
+constexpr Want Controls::*kWants[] = {
+    &Controls::scopes,         &Controls::keyring,        &Controls::hide_pid, &Controls::sys_masks,
+    &Controls::resources_want, &Controls::time_namespace, &Controls::signals};
+
+void write(const Controls& controls, Writer* out) {
+  auto want = [&](Want one) { out->number(static_cast<uint32_t>(one)); };
+  want(controls.seccomp.want);
+  out->number(static_cast<uint32_t>(controls.seccomp.rules.base));
+  out->texts(controls.seccomp.rules.allow).texts(controls.seccomp.rules.deny);
+  out->number(controls.seccomp.rules.guards);
+  want(controls.files.want);
+  out->texts(controls.files.read).texts(controls.files.write);
+  want(controls.ports.want);
+  write(controls.ports.connect, out);
+  write(controls.ports.bind, out);
+  for (Want Controls::*one : kWants) want(controls.*one);
+  for (Amount Controls::*one : kAmounts) write(controls.*one, out);
+  write(controls.resources, out);
+  want(controls.devices.want);
+  out->texts(controls.devices.paths);
+}
+
+Want read_want(Reader* in) {
+  uint32_t want = in->number();
+  if (want > static_cast<uint32_t>(Want::kRequire)) in->fail();
+  return static_cast<Want>(want);
+}
+
+std::vector<uint32_t> read_numbers(Reader* in) {
+  std::vector<uint32_t> numbers;
+  for (size_t left = in->count(4); left > 0 && in->ok(); --left) numbers.push_back(in->number());
+  return numbers;
+}
+
+std::vector<Resource> read_resources(Reader* in) {
+  std::vector<Resource> resources;
+  for (size_t left = in->count(4 + 8 + 8); left > 0 && in->ok(); --left) {
+    Resource one;
+    one.number = in->number();
+    one.soft = in->long_number();
+    one.hard = in->long_number();
+    resources.push_back(one);
+  }
+  return resources;
+}
+
+FilterRules read_rules(Reader* in) {
+  FilterRules rules;
+  uint32_t base = in->number();
+  if (base > static_cast<uint32_t>(FilterBase::kOpen)) in->fail();
+  rules.base = static_cast<FilterBase>(base);
+  rules.allow = in->texts();
+  rules.deny = in->texts();
+  rules.guards = in->number();
+  if (rules.guards > kAllGuards) in->fail();
+  return rules;
+}
+
+Controls read_controls(Reader* in) {
+  Controls controls;
+  controls.seccomp.want = read_want(in);
+  controls.seccomp.rules = read_rules(in);
+  controls.files.want = read_want(in);
+  controls.files.read = in->texts();
+  controls.files.write = in->texts();
+  controls.ports.want = read_want(in);
+  controls.ports.connect = read_numbers(in);
+  controls.ports.bind = read_numbers(in);
+  for (Want Controls::*one : kWants) controls.*one = read_want(in);
+  for (Amount Controls::*one : kAmounts) {
+    (controls.*one).want = read_want(in);
+    (controls.*one).value = in->long_number();
+  }
+  controls.resources = read_resources(in);
+  controls.devices.want = read_want(in);
+  controls.devices.paths = in->texts();
+  return controls;
 }
 
 Root read_root(Reader* in) {
@@ -97,11 +197,12 @@ std::string encode(const Spec& spec) {
   for (const Destination& destination : spec.destinations) write(destination, &out);
   out.number(spec.umask.value_or(kNoMask));
   out.texts(spec.writable).texts(spec.hidden).texts(spec.visible);
-  out.long_number(spec.upper_bytes).long_number(spec.tmp_bytes);
+  out.long_number(spec.upper_bytes).long_number(spec.tmp_bytes).long_number(spec.shm_bytes);
   out.number(static_cast<uint32_t>(spec.overlays.size()));
   for (const Overlay& overlay : spec.overlays) write(overlay, &out);
   out.number(static_cast<uint32_t>(spec.binds.size()));
   for (const Bind& bind : spec.binds) write(bind, &out);
+  write(spec.controls, &out);
   return std::string(kMagic) + out.take();
 }
 
@@ -131,12 +232,14 @@ Result<Spec> decode(std::string_view bytes) {
   spec.visible = in.texts();
   spec.upper_bytes = in.long_number();
   spec.tmp_bytes = in.long_number();
+  spec.shm_bytes = in.long_number();
   for (size_t left = in.count(kLeastOverlay); left > 0 && in.ok(); --left) {
     spec.overlays.push_back(read_overlay(&in));
   }
   for (size_t left = in.count(kLeastBind); left > 0 && in.ok(); --left) {
     spec.binds.push_back(read_bind(&in));
   }
+  spec.controls = read_controls(&in);
   if (!in.done()) return refused("it is damaged");
   return spec;
 }

@@ -32,6 +32,7 @@ Spec full() {
   spec.visible = {"/tmp/seen", ""};
   spec.upper_bytes = uint64_t{5} << 33;
   spec.tmp_bytes = 7;
+  spec.shm_bytes = 8;
   Overlay overlay;
   overlay.target = "/usr";
   overlay.lowers = {"/a", "/b"};
@@ -41,6 +42,18 @@ Spec full() {
   owned.target = "/tmp/app";
   owned.writable = owned.owned = true;
   spec.overlays = {overlay, owned};
+  Controls& controls = spec.controls;
+  controls = Controls::of(FilterBase::kStrict);
+  controls.seccomp.rules.allow = {"ptrace"};
+  controls.seccomp.rules.deny = {"kill", ""};
+  controls.seccomp.rules.guards = kGuardTerminal;
+  controls.signals = Want::kPrefer;
+  controls.files = {Want::kRequire, {"/"}, {"/tmp", "/dev"}};
+  controls.ports = {Want::kPrefer, {443, 65535}, {8080}};
+  controls.memory_bytes = {Want::kRequire, uint64_t{3} << 33};
+  controls.io_weight = {Want::kPrefer, 10};
+  controls.resources.push_back({7, 1, ~uint64_t{0}});
+  controls.devices = {Want::kPrefer, {"/dev/fuse"}};
   spec.binds = {{"/from", "/to", true, false, false}, {"/x", "/y", false, true, true}};
   return spec;
 }
@@ -65,6 +78,14 @@ TEST(SpecWire, CarriesAllThatACallerMayChoose) {
   EXPECT_FALSE(read->overlays[0].writable || read->overlays[0].owned);
   ASSERT_EQ(read->binds.size(), 2u);
   EXPECT_TRUE(read->binds[0].writable && read->binds[1].optional && read->binds[1].owned);
+  EXPECT_EQ(read->controls.seccomp.rules, full().controls.seccomp.rules);
+  EXPECT_EQ(read->controls.files.write, full().controls.files.write);
+  EXPECT_EQ(read->controls.ports.connect, (std::vector<uint32_t>{443, 65535}));
+  EXPECT_EQ(read->controls.memory_bytes.value, uint64_t{3} << 33);
+  EXPECT_EQ(read->controls.hide_pid, Want::kRequire);
+  ASSERT_EQ(read->controls.resources.size(), 2u);
+  EXPECT_EQ(read->controls.resources[1].hard, ~uint64_t{0});
+  EXPECT_EQ(read->controls.devices.paths, (std::vector<std::string>{"/dev/fuse"}));
   EXPECT_EQ(encode(*read), encode(full()));
 }
 
@@ -74,11 +95,13 @@ TEST(SpecWire, LeavesOutWhatACallerMayNot) {
   spec.caller = User{0, 0, {}};
   spec.keep_caps = true;
   spec.leases = {0};
+  spec.controls.seccomp.program = "12345678";
   spec.overlays[0].upper = spec.overlays[0].work = "/somewhere";
   Result<Spec> read = decode(encode(spec));
   ASSERT_TRUE(read.ok());
   EXPECT_FALSE(read->user || read->caller || read->keep_caps);
-  EXPECT_TRUE(read->leases.empty() && read->overlays[0].upper.empty());
+  EXPECT_TRUE(read->leases.empty() && read->controls.seccomp.program.empty() &&
+              read->overlays[0].upper.empty());
 }
 
 TEST(SpecWire, RefusesEveryPieceOfADocument) {

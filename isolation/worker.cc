@@ -12,7 +12,12 @@
 #include <optional>
 #include <string_view>
 
+#include "isolation/keyring.h"
+#include "isolation/landlock.h"
+#include "isolation/resources.h"
+#include "isolation/seccomp.h"
 #include "isolation/sys/process.h"
+#include "isolation/time_namespace.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -67,8 +72,35 @@ Status take_stdio(const int (&stdio)[3]) {
   return {};
 }
 
-Status take_limits(const Spec& spec) {
-  return spec.limits ? sys::take_limits(*spec.limits) : Status();
+// The launcher's own first, then what a policy makes stricter.
+Status take_limits(const Spec& spec, ControlLog* log) {
+  if (spec.limits) TRY(sys::take_limits(*spec.limits));
+  const Controls& controls = spec.controls;
+  if (controls.resources_want == Want::kOff) return {};
+  return log->took(Control::kResources, controls.resources_want,
+                   take_resources(controls.resources));
+}
+
+Status take_keyring(const Spec& spec, ControlLog* log) {
+  if (spec.controls.keyring == Want::kOff) return {};
+  return log->took(Control::kKeyring, spec.controls.keyring, take_new_keyring());
+}
+
+Status take_clocks(const Spec& spec, ControlLog* log) {
+  if (spec.controls.time_namespace == Want::kOff) return {};
+  return log->took(Control::kTimeNamespace, spec.controls.time_namespace, take_new_clocks());
+}
+
+Status take_privileges(const Privileges& privileges, ControlLog* log) {
+  TRY(drop_privileges(privileges));
+  TRY(log->took(Control::kCapabilities, Want::kRequire, {}));
+  return log->took(Control::kNoNewPrivs, Want::kRequire, {});
+}
+
+Status take_filter(const Spec& spec, ControlLog* log) {
+  const Filter& filter = spec.controls.seccomp;
+  if (filter.want == Want::kOff) return {};
+  return log->took(Control::kSeccomp, filter.want, take_filter(filter));
 }
 
 Status enter_cwd(const std::string& cwd) {
@@ -133,10 +165,15 @@ Status become(Command* command) {
   TRY(did.took("stdio", take_stdio(command->stdio)));
   if (command->spec.new_session) take_terminal();
   ::umask(command->umask);
-  TRY(did.took("limits", take_limits(command->spec)));  // while we may raise them
-  TRY(did.took("privileges", drop_privileges(command->privileges)));
+  TRY(did.took("limits", take_limits(command->spec, command->log)));    // while we may raise them
+  TRY(did.took("keyring", take_keyring(command->spec, command->log)));  // while the quota is root's
+  TRY(did.took("clocks", take_clocks(command->spec, command->log)));
+  TRY(did.took("privileges", take_privileges(command->privileges, command->log)));
   if (command->dies_with_parent) TRY(sys::die_with_parent());
   TRY(did.took("cwd", enter_cwd(command->spec.cwd)));
+  TRY(did.took("landlock", take_landlock(command->spec.controls, command->log)));
+  TRY(did.took("filter", take_filter(command->spec, command->log)));
+  // Beyond this point only the worker's own calls are possible.
   return exec_command(command);
 }
 
@@ -153,14 +190,16 @@ int worker(void* argument) {
 
 }  // namespace
 
-Command::Command(const Spec& given, const int (&fds)[3], mode_t mask, StepClock* steps)
+Command::Command(const Spec& given, const int (&fds)[3], mode_t mask, StepClock* steps,
+                 ControlLog* controls)
     : spec(given),
       stdio{fds[0], fds[1], fds[2]},
       umask(given.umask ? *given.umask : mask),
       argv(pointers(given.argv)),
       env(pointers(given.env)),
       candidates(candidates_for(given.argv[0], path_in(given.env))),
-      clock(steps) {}
+      clock(steps),
+      log(controls) {}
 
 Result<pid_t> start_worker(Command* command) {
   Handover handover{command, std::nullopt};

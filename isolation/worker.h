@@ -17,7 +17,7 @@ namespace rtlaunch::isolation {
 
 // Everything the worker needs, made ready before it exists.
 struct Command {
-  Command(const Spec& spec, const int (&stdio)[3], mode_t mask, StepClock* clock);
+  Command(const Spec& spec, const int (&stdio)[3], mode_t mask, StepClock* clock, ControlLog* log);
 
   const Spec& spec;
   int stdio[3];
@@ -28,6 +28,7 @@ struct Command {
   std::vector<char*> argv, env;
   std::vector<std::string> candidates;  // argv[0] along PATH, as execvp(3) would try
   StepClock* clock;                     // the worker's steps are timed with pid 1's
+  ControlLog* log;
 };
 
 // Returns when the command has been exec'ed, with its pid, or with why it couldn't: Error.exit_code

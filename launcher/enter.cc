@@ -67,6 +67,9 @@ std::vector<std::string> command_or_shell(const Words& words) {
 
 isolation::Spec visit(const Words& words, pid_t command) {
   isolation::Spec spec;
+  spec.controls = isolation::Controls::of(isolation::FilterBase::kMl);
+  spec.controls.scopes = isolation::Want::kOff;  // it belongs to what it came to look at
+  spec.controls.resources_want = isolation::Want::kOff;
   spec.argv = command_or_shell(words);
   if (command > 0) spec.env = variables_of(command);
   if (spec.env.empty()) {

@@ -40,6 +40,8 @@ class Running {
   virtual Result<int> wait() = 0;       // the command's wait status
   virtual int upper_dir() const = 0;    // see Sandbox::upper_dir()
   virtual std::vector<isolation::Sandbox::Step> steps() = 0;
+  virtual std::vector<isolation::Applied> applied() = 0;  // see Sandbox::applied()
+  virtual std::string met() const = 0;                    // see Sandbox::met()
   virtual void runs_long() {}  // what is kept only for a short command may go
 };
 

@@ -11,6 +11,7 @@
 #include <csignal>
 #include <nlohmann/json.hpp>
 
+#include "isolation/cgroup_limits.h"
 #include "isolation/line.h"
 #include "isolation/spec_wire.h"
 #include "isolation/sys/run_program.h"
@@ -59,6 +60,19 @@ std::vector<isolation::Sandbox::Step> steps_from(const Json& answer) {
   return steps;
 }
 
+std::vector<isolation::Applied> applied_from(const Json& answer) {
+  std::vector<isolation::Applied> applied;
+  try {
+    for (const Json& one : answer.at("controls")) {
+      std::optional<isolation::Control> control =
+          isolation::control_named(one.at(0).get<std::string>());
+      if (control) applied.push_back({*control, one.at(1), one.at(2)});
+    }
+  } catch (const Json::exception&) {  // a daemon that is older
+  }
+  return applied;
+}
+
 class DaemonRunning : public Running {
  public:
   DaemonRunning(UniqueFd line, UniqueFd upper, Client& client, std::optional<Json> answer)
@@ -76,13 +90,12 @@ class DaemonRunning : public Running {
   int upper_dir() const override { return upper_.get(); }
   // The daemon's answer may be on its way still. It is for people, and nothing else waits for it.
   std::vector<isolation::Sandbox::Step> steps() override {
-    while (!answer_ && !client_.broken()) {
-      auto frame = client_.next();
-      if (!frame) return {};
-      answer_ = std::move(*frame);
-    }
-    return answer_ ? steps_from(*answer_) : std::vector<isolation::Sandbox::Step>();
+    return await_answer() ? steps_from(*answer_) : std::vector<isolation::Sandbox::Step>();
   }
+  std::vector<isolation::Applied> applied() override {
+    return await_answer() ? applied_from(*answer_) : std::vector<isolation::Applied>();
+  }
+  std::string met() const override { return met_; }
 
   // To hang up wakes the daemon: not while the command would like to begin.
   void runs_long() override { client_.hang_up(); }
@@ -94,10 +107,30 @@ class DaemonRunning : public Running {
       auto message = isolation::receive_line(line_.get(), &fd);
       if (!message || !*message) return static_cast<int>(SIGKILL);
       if ((*message)->kind == LineMessage::kEnded) return static_cast<int>((*message)->value);
+      hear_reached(**message);
     }
   }
 
  private:
+  bool await_answer() {
+    while (!answer_ && !client_.broken()) {
+      auto frame = client_.next();
+      if (!frame) return false;
+      answer_ = std::move(*frame);
+    }
+    return answer_.has_value();
+  }
+
+  void hear_reached(const LineMessage& message) {
+    uint64_t limit = static_cast<uint32_t>(message.value);
+    if (message.kind == LineMessage::kOutOfMemory) {
+      met_ = isolation::described({isolation::Control::kMemory, limit * 1024});
+    } else if (message.kind == LineMessage::kOutOfProcesses) {
+      met_ = isolation::described({isolation::Control::kPids, limit});
+    }
+  }
+
+  std::string met_;
   UniqueFd line_, upper_;
   Client& client_;
   std::optional<Json> answer_;

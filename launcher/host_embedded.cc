@@ -16,6 +16,8 @@ class EmbeddedRunning : public Running {
   Result<int> wait() override { return sandbox_.wait(); }
   int upper_dir() const override { return sandbox_.upper_dir(); }
   std::vector<isolation::Sandbox::Step> steps() override { return sandbox_.steps(); }
+  std::vector<isolation::Applied> applied() override { return sandbox_.applied(); }
+  std::string met() const override { return sandbox_.met(); }
 
  private:
   std::vector<store::Lease> leases_;

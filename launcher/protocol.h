@@ -22,7 +22,8 @@
 //             answer. Progress is dropped, never kept, for a client that reads slowly.
 //   start     {"op", "keys": [hex...], "env": id, "name"} + fds: document (an encoded Spec, memfd),
 //             stdin, stdout, stderr, line (isolation/line.h)
-//             → {"worker", "pid", "steps": [[name, microseconds]...]}
+//             → {"worker", "pid", "steps": [[name, microseconds]...],
+//             "controls": [[name, applied, why not]...]}
 //             Layers that the document names must belong to records of `keys`. A layer or record
 //             that is gone: error with code ESTALE; plan again. "env" and "name" may be absent.
 //   remember  {"op", "key", "name", "layers", "data"}   an env record (`rtlaunch env ls`), data the
@@ -44,7 +45,7 @@
 //             root sees everybody's; `all`: the ended ones too. Times in microseconds since 1970.
 //   logs      {"op", "worker", "follow": bool} → events {"event": "log", "line": {...}}, then the
 //             answer; without "worker" all that the caller may see. Follows till the worker ended.
-//   enter     {"op", "worker"} + fds as start → {"pid", "steps"}  own workers, or root
+//   enter     {"op", "worker"} + fds as start → {"pid", "steps", "controls"}  own workers, or root
 //   kill      {"op", "worker", "signal"}   to the worker's pid 1: SIGKILL ends all, others are
 //             forwarded to the command
 //   status    {"op"} → {"status": {...}}   the daemon's own numbers; of no other user's workers

@@ -68,6 +68,24 @@ void show_timings(Running& running, int64_t planned, Report& report) {
   report.note("timings", text);
 }
 
+// What was wanted and couldn't be had is said with the timings, and all of it to programs.
+void show_controls(Running& running, const RunOptions& options, Report& report) {
+  if (!options.json && !options.timings) return;
+  std::string applied, lacking;
+  for (const isolation::Applied& one : running.applied()) {
+    std::string name = isolation::control_name(one.control);
+    std::string& list = one.applied ? applied : lacking;
+    list += (list.empty() ? "" : ", ") + name + (one.applied ? "" : " (" + one.why + ")");
+  }
+  report.note("controls", "applied: " + applied + (lacking.empty() ? "" : "; not: " + lacking));
+}
+
+void tell_limit(const Running& running, int status, Report& report) {
+  if (running.met().empty() || status == 0) return;
+  report.note("limit", std::string("command ") + (WIFSIGNALED(status) ? "was killed" : "ended") +
+                           ": " + running.met());
+}
+
 bool wants_bytecode(const Plan& plan) {
   const Field* packages = plan.find("pip") != nullptr ? plan.find("pip") : plan.find("uv");
   return packages != nullptr && packages->record && installers::lacks_bytecode(*packages->record);
@@ -216,8 +234,10 @@ Result<int> run(const RunOptions& options, Report& report) {
   int64_t running_since = now_microseconds();
   TRY(attendant.let_go_of_stdio());
   if (options.timings) show_timings(*started.running, started.planned - began, report);
+  show_controls(*started.running, options, report);
   if (started.cold || started.lacks_bytecode) TRY(host->settle(request));
   int status = TRY(attendant.wait_for(*started.running));
+  tell_limit(*started.running, status, report);
   TRY(account_for_written(options, started, report));
   if (started.cold) {
     report.note("cold", "cold start: " + report.where_time_went() + ", launch " +
@@ -242,8 +262,10 @@ Result<int> exec(const RunOptions& options, Report& report) {
   if (!started.running) return not_whole(options.environment);
   TRY(attendant.let_go_of_stdio());
   if (options.timings) show_timings(*started.running, started.planned - began, report);
+  show_controls(*started.running, options, report);
   if (started.lacks_bytecode) (void)add_bytecode(found, std::move(plan), *host).ok();
   int status = TRY(attendant.wait_for(*started.running));
+  tell_limit(*started.running, status, report);
   TRY(account_for_written(options, started, report));
   return exit_status(status);
 }

@@ -65,6 +65,14 @@ Json steps_json(const std::vector<isolation::Sandbox::Step>& steps) {
   return json;
 }
 
+Json controls_json(const std::vector<isolation::Applied>& applied) {
+  Json json = Json::array();
+  for (const auto& one : applied) {
+    json.push_back({isolation::control_name(one.control), one.applied, one.why});
+  }
+  return json;
+}
+
 void count_start(Server& server, const SpawnReply& reply, Clock::duration took) {
   Metrics& metrics = server.metrics();
   metrics.count("rtlaunch_starts_total", {{"result", "started"}});
@@ -91,6 +99,7 @@ std::string started(Session& session, const Worker& worker, SpawnReply reply,
   server.watch(worker.id);
   Json json = {
       {"ok", true}, {"worker", worker.id}, {"pid", reply.pid}, {"steps", steps_json(reply.steps)}};
+  json["controls"] = controls_json(reply.applied);
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -188,6 +197,7 @@ awaitable<std::string> enter_worker(Session& session, Incoming incoming) {
   }
   Json json = {{"ok", true}, {"pid", reply->pid}};
   json["steps"] = steps_json(reply->steps);
+  json["controls"] = controls_json(reply->applied);
   co_return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

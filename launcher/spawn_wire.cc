@@ -126,6 +126,13 @@ void write_error(const Error& error, Writer* out) {
   out->text(error.reason).text(error.cure).number(static_cast<uint32_t>(error.exit_code));
 }
 
+isolation::Applied read_applied(Reader* in) {
+  uint32_t control = in->number();
+  if (control >= static_cast<uint32_t>(isolation::Control::kCount)) in->fail();
+  bool applied = in->flag();
+  return {static_cast<isolation::Control>(in->ok() ? control : 0), applied, in->text()};
+}
+
 Error read_error(Reader* in) {
   Error error;
   error.step = in->text();
@@ -261,6 +268,10 @@ std::string encode_reply(const SpawnReply& reply) {
   for (const isolation::Sandbox::Step& step : reply.steps) {
     out.text(step.name).long_number(static_cast<uint64_t>(step.microseconds));
   }
+  out.number(static_cast<uint32_t>(reply.applied.size()));
+  for (const isolation::Applied& one : reply.applied) {
+    out.number(static_cast<uint32_t>(one.control)).flag(one.applied).text(one.why);
+  }
   write_error(reply.error, &out);
   return out.take();
 }
@@ -279,6 +290,9 @@ Result<SpawnReply> decode_reply(Packet packet) {
   for (size_t i = 0; i < steps; ++i) {
     std::string name = in.text();
     reply.steps.push_back({std::move(name), static_cast<int64_t>(in.long_number())});
+  }
+  for (size_t left = in.count(4 + 1 + 4); left > 0 && in.ok(); --left) {
+    reply.applied.push_back(read_applied(&in));
   }
   reply.error = read_error(&in);
   if (!in.done() || packet.fds.size() > 1) return nonsense("a reply that makes no sense");

@@ -86,6 +86,7 @@ struct SpawnReply {
   int status = 0;                               // kEnded
   std::string cgroup;                           // kStarted: its leaf, "" when it has none
   std::vector<isolation::Sandbox::Step> steps;  // kStarted: microseconds each
+  std::vector<isolation::Applied> applied;      // kStarted: the controls that were wanted
   Error error;                                  // kFailed
 };
 

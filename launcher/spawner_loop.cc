@@ -394,6 +394,7 @@ void Loop::heard_from(pid_t pid, Child& child) {
   for (const isolation::StepClock::Step& step : started->steps) {
     told.steps.push_back({step.name, step.nanoseconds / 1000});
   }
+  told.applied = std::move(started->applied);
   told.pidfd = child.launch->take_pidfd();
   told.cgroup = leaf_of(pid);
   child.starting = false;
@@ -425,8 +426,8 @@ void Loop::settle(Child& child, pid_t pid, int status) {
   told.pid = pid;
   told.status = status;
   if (child.launch) {
-    int reported = isolation::receive_end(child.launch->fd());
-    if (reported >= 0) told.status = reported;
+    isolation::Ended ended = isolation::receive_end(child.launch->fd());
+    if (ended.status >= 0) told.status = ended.status;
   }
   reply(std::move(told));
 }

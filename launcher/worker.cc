@@ -288,7 +288,10 @@ std::vector<std::string> other_sessions(const std::string& session) {
 
 // What of the host is there, and how.
 void take_profile(const RunOptions& options, const PlanRequest& request, Spec& spec) {
-  if (options.profile == Profile::kRay) {
+  bool is_ray = options.profile == Profile::kRay;
+  spec.controls =
+      isolation::Controls::of(is_ray ? isolation::FilterBase::kRay : isolation::FilterBase::kMl);
+  if (is_ray) {
     spec.root = isolation::Root::kShared;
     spec.same_pid = true;
     spec.pid1_shown_as = shown_as_raylet(request.variables);

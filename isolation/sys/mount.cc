@@ -113,6 +113,18 @@ Status clear_mount_attributes(int dir, uint64_t attributes) {
   return sys_error("mount_setattr", "");
 }
 
+Status change_option(int dir, const char* key, const std::string& value) {
+  UniqueFd context(::fspick(dir, "", FSPICK_EMPTY_PATH | FSPICK_CLOEXEC));
+  if (!context.valid()) return sys_error("fspick", key);
+  if (::fsconfig(context.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) != 0 ||
+      ::fsconfig(context.get(), FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0) != 0) {
+    Error error = sys_error("remount", std::string(key) + "=" + value);
+    error.reason = context_messages(context.get());
+    return error;
+  }
+  return {};
+}
+
 Status set_id_map(int mount, int userns) {
   struct mount_attr attr = {};
   attr.attr_set = MOUNT_ATTR_IDMAP;

@@ -67,6 +67,8 @@ Result<Mount> clone_mount(int dir, const std::string& path, bool recursive);
 Status set_mount_attributes(int dir, const std::string& path, uint64_t attributes, bool recursive);
 // The opposite, for the mount whose root `dir` is.
 Status clear_mount_attributes(int dir, uint64_t attributes);
+// An option of the file system whose mount's root `dir` is: fspick(2).
+Status change_option(int dir, const char* key, const std::string& value);
 // MOUNT_ATTR_IDMAP (Linux 5.12): the ids of a detached mount that isn't in use are those of the
 // user namespace `userns` from now on. EINVAL: its file system can't.
 Status set_id_map(int mount, int userns);

@@ -1,0 +1,255 @@
+#include "isolation/seccomp.h"
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <iterator>
+#include <memory>
+#include <vector>
+
+#include "isolation/seccomp_rules.h"
+#include "isolation/sys/files.h"
+#include "isolation/sys/run_program.h"
+
+namespace rtlaunch::isolation {
+namespace {
+
+#if defined(__x86_64__)
+constexpr uint32_t kNative = AUDIT_ARCH_X86_64;
+#elif defined(__aarch64__)
+constexpr uint32_t kNative = AUDIT_ARCH_AARCH64;
+#else
+#error "no audit architecture is known for this machine"
+#endif
+
+Error failed(const std::string& object, int code) {
+  return Error{"seccomp", code < 0 ? -code : code, object, "", "", 125};
+}
+
+// --- the guards ---
+
+using Program = std::vector<struct sock_filter>;
+
+constexpr uint32_t kNumberAt = offsetof(struct seccomp_data, nr);
+constexpr uint32_t kArchAt = offsetof(struct seccomp_data, arch);
+// The low half of an argument; both machines are little-endian.
+constexpr uint32_t argument_at(uint32_t index) {
+  return static_cast<uint32_t>(offsetof(struct seccomp_data, args)) + 8 * index;
+}
+constexpr uint32_t fails_with(uint32_t code) { return SECCOMP_RET_ERRNO | code; }
+
+struct sock_filter load(uint32_t offset) {
+  return BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset);
+}
+struct sock_filter jump(uint16_t condition, uint32_t value, size_t yes, size_t no) {
+  return BPF_JUMP(static_cast<uint16_t>(BPF_JMP | BPF_K | condition), value,
+                  static_cast<uint8_t>(yes), static_cast<uint8_t>(no));
+}
+struct sock_filter give(uint32_t verdict) {
+  return BPF_STMT(BPF_RET | BPF_K, verdict);
+}
+struct sock_filter on() {
+  return BPF_STMT(BPF_JMP | BPF_JA, 0);
+}  // to the list; see joined()
+
+// Refused if the argument has one of these bits.
+Program without_bits(uint32_t index, uint32_t bits) {
+  return {load(argument_at(index)), jump(BPF_JSET, bits, 0, 1), give(fails_with(EPERM)), on()};
+}
+
+// Refused if the argument is one of these.
+Program not_one_of(uint32_t index, const std::vector<uint32_t>& values) {
+  Program program = {load(argument_at(index))};
+  for (size_t i = 0; i < values.size(); ++i) {
+    program.push_back(jump(BPF_JEQ, values[i], values.size() - i, 0));
+  }
+  program.insert(program.end(), {on(), give(fails_with(EPERM))});
+  return program;
+}
+
+// Refused unless the argument is one of these.
+Program one_of(uint32_t index, const std::vector<uint32_t>& values) {
+  Program program = {load(argument_at(index))};
+  for (size_t i = 0; i < values.size(); ++i) {
+    program.push_back(jump(BPF_JEQ, values[i], values.size() - i, 0));
+  }
+  program.insert(program.end(), {give(fails_with(EPERM)), on()});
+  return program;
+}
+
+// As a kernel without that family, or that protocol of netlink, would say it: programs know that.
+Program families() {
+  constexpr size_t kCount = std::size(kFamilies);
+  Program program = {load(argument_at(0))};
+  for (size_t i = 0; i < kCount; ++i) {
+    program.push_back(jump(BPF_JEQ, kFamilies[i], kCount - i + 4, 0));
+  }
+  program.insert(program.end(), {jump(BPF_JEQ, kNetlink, 1, 0), give(fails_with(EAFNOSUPPORT)),
+                                 load(argument_at(2)), jump(BPF_JEQ, 0, 1, 0),
+                                 give(fails_with(EPROTONOSUPPORT)), on()});
+  return program;
+}
+
+bool kills_foreign(const FilterRules& rules) {
+  return rules.base != FilterBase::kOpen || (rules.guards & kGuardForeign) != 0;
+}
+
+// If it is call `name`, this; else what follows.
+void add_guard(const char* name, const Program& guard, Program* program) {
+  int number = ::seccomp_syscall_resolve_name(name);
+  if (number < 0) return;  // this architecture has none
+  program->push_back(jump(BPF_JEQ, static_cast<uint32_t>(number), 0, guard.size()));
+  program->insert(program->end(), guard.begin(), guard.end());
+}
+
+Program guards(const FilterRules& rules) {
+  auto has = [&](Guards guard) { return (rules.guards & guard) != 0; };
+  // Numbers mean something only on the machine that they are of.
+  uint32_t foreign = kills_foreign(rules) ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ALLOW;
+  Program program = {load(kArchAt), jump(BPF_JEQ, kNative, 1, 0), give(foreign), load(kNumberAt)};
+  if (has(kGuardNamespaces)) {
+    add_guard("clone", without_bits(0, kNewNamespaces), &program);
+    add_guard("unshare", without_bits(0, kNewNamespaces | kNewTime), &program);
+  }
+  if (has(kGuardTerminal)) add_guard("ioctl", not_one_of(1, {kTiocsti, kTioclinux}), &program);
+  if (has(kGuardFamilies)) {
+    add_guard("socket", families(), &program);
+    add_guard("socketpair", families(), &program);
+  }
+  if (has(kGuardPersonality) && rules.base != FilterBase::kDebug) {
+    add_guard("personality", one_of(0, {std::begin(kPersonalities), std::end(kPersonalities)}),
+              &program);
+  }
+  return program;
+}
+
+// Every "on" of the guards, and their end, leads to the first instruction of the list.
+std::string joined(Program guards, const std::string& list) {
+  for (size_t i = 0; i < guards.size(); ++i) {
+    if (guards[i].code == (BPF_JMP | BPF_JA)) guards[i].k = uint32_t(guards.size() - i - 1);
+  }
+  std::string bytes(reinterpret_cast<const char*>(guards.data()), guards.size() * sizeof guards[0]);
+  return bytes + list;
+}
+
+// --- the list ---
+
+struct Closer {
+  void operator()(void* context) const { ::seccomp_release(context); }
+};
+using Context = std::unique_ptr<void, Closer>;
+
+Result<Context> new_context(const FilterRules& rules) {
+  bool open = rules.base == FilterBase::kOpen;
+  Context context(::seccomp_init(open ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(ENOSYS)));
+  if (!context) return failed("init", ENOMEM);
+  const std::pair<enum scmp_filter_attr, uint32_t> attributes[] = {
+      {SCMP_FLTATR_ACT_BADARCH,
+       kills_foreign(rules) ? uint32_t{SCMP_ACT_KILL_PROCESS} : uint32_t{SCMP_ACT_ALLOW}},
+      {SCMP_FLTATR_CTL_NNP, 0},
+      {SCMP_FLTATR_CTL_OPTIMIZE, 2}};  // a binary tree
+  for (auto [name, value] : attributes) {
+    int code = ::seccomp_attr_set(context.get(), name, value);
+    if (code != 0) return failed("attribute", code);
+  }
+  return context;
+}
+
+Error unknown_call(const std::string& name) {
+  return make_error("seccomp", name, "no such system call", "check its spelling");
+}
+
+// Below zero: this architecture has none. Nobody has it: an Error.
+Result<int> number_of(const std::string& name) {
+  int number = ::seccomp_syscall_resolve_name(name.c_str());
+  if (number != __NR_SCMP_ERROR) return number;
+  number = newer_call(name);
+  return number < 0 ? Result<int>(unknown_call(name)) : Result<int>(number);
+}
+
+uint32_t action_of(Verdict verdict) {
+  if (verdict == Verdict::kAllowed) return SCMP_ACT_ALLOW;
+  return SCMP_ACT_ERRNO(verdict == Verdict::kDenied ? EPERM : ENOSYS);
+}
+
+Status add_call(const Context& context, const FilterRules& rules, const std::string& name) {
+  Verdict meant = verdict(rules, name);
+  int number = TRY(number_of(name));
+  Verdict usual = rules.base == FilterBase::kOpen ? Verdict::kAllowed : Verdict::kUnknown;
+  if (meant == usual || number < 0) return {};
+  uint32_t action = action_of(meant);
+  int code = ::seccomp_rule_add_array(context.get(), action, number, 0, nullptr);
+  return code == 0 ? Status() : Status(failed(name, code));
+}
+
+Status check_own(const FilterRules& rules) {
+  for (const auto* names : {&rules.allow, &rules.deny}) {
+    for (const std::string& name : *names) (void)TRY(number_of(name));
+  }
+  for (const std::string& name : rules.allow) {
+    if (name == "clone3") {
+      return make_error("seccomp", name, "it can't be allowed: no filter sees its flags",
+                        "leave it out: programs then use clone");
+    }
+  }
+  return {};
+}
+
+Result<std::string> exported(const Context& context) {
+  UniqueFd file = TRY(sys::memory_file(""));
+  int code = ::seccomp_export_bpf(context.get(), file.get());
+  if (code != 0) return failed("export", code);
+  if (::lseek(file.get(), 0, SEEK_SET) != 0) return sys_error("seccomp", "export");
+  return sys::read_all(file.get(), "seccomp");
+}
+
+// --- loading ---
+
+// Allowed by no filter that guards namespaces; a kernel without one says EINVAL.
+bool refuses_clone3() { return ::syscall(SYS_clone3, nullptr, 0) == -1 && errno == ENOSYS; }
+
+}  // namespace
+
+Result<std::string> compile(const FilterRules& rules) {
+  TRY(check_own(rules));
+  Context context = TRY(new_context(rules));
+  for (std::string_view name : known_calls(rules)) {
+    TRY(add_call(context, rules, std::string(name)));
+  }
+  return joined(guards(rules), TRY(exported(context)));
+}
+
+Status load_filter(std::string_view program, bool allows_clone3) {
+  struct sock_fprog filter = {
+      static_cast<unsigned short>(program.size() / sizeof(struct sock_filter)),
+      reinterpret_cast<struct sock_filter*>(const_cast<char*>(program.data()))};
+  if (program.empty() || program.size() % sizeof(struct sock_filter) != 0) {
+    return make_error("seccomp", "", "the filter is no program");
+  }
+  if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) != 0) {
+    return sys_error("seccomp", "");
+  }
+  if (::prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == SECCOMP_MODE_FILTER &&
+      (allows_clone3 || refuses_clone3())) {
+    return {};
+  }
+  return make_error("seccomp", "", "the filter was loaded and filters nothing");
+}
+
+Status take_filter(const Filter& filter) {
+  bool allows_clone3 = verdict(filter.rules, "clone3") == Verdict::kAllowed;
+  std::string program = filter.program;
+  if (program.empty()) program = shipped_filter(filter.rules);
+  if (program.empty()) program = TRY(compile(filter.rules));
+  return load_filter(program, allows_clone3);
+}
+
+}  // namespace rtlaunch::isolation

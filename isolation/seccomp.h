@@ -1,0 +1,39 @@
+// The filter over a worker's system calls: compiled from rules (seccomp_rules.h), loaded last of
+// all, then tried.
+//
+// Problem: libseccomp compiles an allow-list to a balanced tree, but what it can say about
+// arguments is poor: "the low 32 bits are neither this nor that" takes dozens of rules, and "else
+// EPERM, not the default" can't be said. Choice: a few instructions of our own look at the
+// arguments of the calls that are allowed in part, and the list behind them is libseccomp's.
+// Both are one program, so one load. Rejected: two filters (twice the cost for every call), and a
+// list of our own (libseccomp knows each architecture's numbers).
+//
+// Compiling takes about a millisecond, so the filters without rules of a policy's own are compiled
+// when rtlaunch is built (seccomp_main.cc) and lie in the program's read-only data. A policy's own
+// are compiled once by whoever reads it, and kept with it.
+//
+// Rests on seccomp(2), Linux 4.14 (SECCOMP_RET_KILL_PROCESS).
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "isolation/controls.h"
+#include "isolation/sys/result.h"
+
+namespace rtlaunch::isolation {
+
+// An array of struct sock_filter. An Error names a call in `rules` that nobody knows, or clone3.
+Result<std::string> compile(const FilterRules& rules);
+
+// The same, from the time of the build; empty for rules that are a policy's own.
+std::string_view shipped_filter(const FilterRules& rules);
+
+// Of the calling thread; it has no_new_privs. Afterwards clone3 is called, unless it is allowed, to
+// see that it is refused.
+Status load_filter(std::string_view program, bool allows_clone3 = false);
+
+// What is wanted by `filter`: its program, or the shipped one, or compiled now.
+Status take_filter(const Filter& filter);
+
+}  // namespace rtlaunch::isolation
