@@ -192,6 +192,7 @@ TEST(Zip, RefusesNamesThatLeadOut) {
             "accepted");
 }
 
+// Attacks: H1
 TEST(Zip, RefusesLinksThatLeadOut) {
   for (const char* target : {"/etc/passwd", "..", "../x", "a/../../x", ""}) {
     EXPECT_NE(said(ZipBuilder().add("l", target, 0120777).build()), "accepted") << target;
@@ -266,6 +267,7 @@ TEST(Zip, RefusesOverlaps) {
   EXPECT_NE(said(plain).find("overlap"), std::string::npos) << said(plain);
 }
 
+// Attacks: H4
 TEST(Zip, RefusesBombsAndExcess) {
   std::string chunk(64 << 20, '\0'), packed = ZipBuilder::deflated(chunk);
   ZipBuilder bomb;

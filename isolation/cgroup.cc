@@ -15,6 +15,7 @@ namespace rtlaunch::isolation {
 namespace {
 
 bool is_plain(const std::string& path) {
+  if ((path + "/").find("/../") != std::string::npos) return false;
   return std::all_of(path.begin(), path.end(), [](unsigned char c) {
     return std::isalnum(c) || std::string_view("/-_.@:").find(char(c)) != std::string_view::npos;
   });

@@ -61,10 +61,12 @@ bool has_word(const std::string& text, std::string_view word) {
 
 // --- turning controllers on ---
 
+// A scope of ours. Not a service: systemd could not start it again in a cgroup that is divided.
 bool is_delegated(const std::string& cgroup) {
   char value = 0;
   for (const char* name : {"trusted.delegate", "user.delegate"}) {
-    if (::getxattr(cgroup.c_str(), name, &value, 1) == 1 && value == '1') return true;
+    bool delegated = ::getxattr(cgroup.c_str(), name, &value, 1) == 1 && value == '1';
+    if (delegated) return cgroup.ends_with(".scope");
   }
   return false;
 }
@@ -88,10 +90,8 @@ Status turn_on_in(const std::string& cgroup, const std::string& controller) {
   Status done = write_file(cgroup + "/cgroup.subtree_control", "+" + controller);
   if (done || done.error().code != EBUSY) return done;
   if (!is_delegated(cgroup)) {
-    return cant(
-        cgroup, "it has processes of its own, so " + controller + " can't be divided",
-        "start it in a cgroup that is delegated: systemd-run --scope -p Delegate=yes, or by "
-        "rtlaunchd");
+    return cant(cgroup, "it has processes of its own, so " + controller + " can't be divided",
+                "start it in one that may be divided: systemd-run --scope -p Delegate=yes");
   }
   TRY(clear_out(cgroup));
   return write_file(cgroup + "/cgroup.subtree_control", "+" + controller);

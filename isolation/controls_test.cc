@@ -12,8 +12,11 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 
 #include "isolation/cgroup.h"
 #include "isolation/sandbox_testing.h"
@@ -54,7 +57,8 @@ std::vector<std::string> calls(std::vector<std::pair<long, const char*>> list) {
   return texts;
 }
 
-// E6: no namespaces, by any of the ways.
+// No namespaces, by any of the ways.
+// Attacks: E6
 SANDBOX_TEST(MakesNoNamespaces) {
   std::vector<std::string> ways;
   for (const char* flag : {"0x20000", "0x2000000", "0x4000000", "0x8000000", "0x10000000",
@@ -73,7 +77,8 @@ SANDBOX_TEST(MakesNoNamespaces) {
   EXPECT_EQ(run(guest(world, "call", {own})).code(), 0) << "control: a user namespace of its own";
 }
 
-// D11, G: what of the kernel is out of reach in the default profile.
+// What of the kernel is out of reach in the default profile.
+// Attacks: D10, D11, G
 SANDBOX_TEST(DoesNotReachTheKernelsOddCorners) {
   auto families = calls({{SYS_socket, ",38,5"},  // AF_ALG
                          {SYS_socket, ",40,1"},  // vsock
@@ -107,6 +112,7 @@ SANDBOX_TEST(DoesNotReachTheKernelsOddCorners) {
   ADD_FAILURE() << "control: none of the families exists without the filter";
 }
 
+// Attacks: E5
 SANDBOX_TEST(ForeignArchitecturesAreKilled) {
 #if !defined(__x86_64__)
   GTEST_SKIP() << "there is one architecture only";
@@ -118,7 +124,8 @@ SANDBOX_TEST(ForeignArchitecturesAreKilled) {
   }
 }
 
-// D1, D3: the terminal that launcher and worker share.
+// The terminal that launcher and worker share.
+// Attacks: D1, D3
 SANDBOX_TEST(TypesNothingIntoItsTerminal) {
   int terminal, other;
   ASSERT_EQ(::openpty(&other, &terminal, nullptr, nullptr, nullptr), 0);
@@ -135,7 +142,8 @@ SANDBOX_TEST(TypesNothingIntoItsTerminal) {
 
 // --- keys, cores, clocks, processes ---
 
-// D9: what its launcher's session holds is not the worker's.
+// What its launcher's session holds is not the worker's.
+// Attacks: D9
 SANDBOX_TEST(SeesNoKeysOfItsLauncher) {
   if (::syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0) {
     GTEST_SKIP() << "keyctl: " << std::strerror(errno);
@@ -149,7 +157,7 @@ SANDBOX_TEST(SeesNoKeysOfItsLauncher) {
   EXPECT_TRUE(applied(outcome, Control::kKeyring));
 }
 
-// E12
+// Attacks: E12
 SANDBOX_TEST(LeavesNoCores) {
   struct rlimit limit = {1 << 20, 1 << 20};
   ASSERT_EQ(::setrlimit(RLIMIT_CORE, &limit), 0);
@@ -209,7 +217,8 @@ SANDBOX_TEST(ShowsNothingOfTheMachinesInnerLife) {
 
 // --- devices ---
 
-// I: only by grant, only what is a device, no link on the way.
+// Only by grant, only what is a device, no link on the way.
+// Attacks: I
 ROOT_TEST(DevicesComeByGrant) {
   ASSERT_EQ(::mount("none", "/dev", "tmpfs", 0, "mode=755"), 0);
   for (auto [name, minor] : {std::pair("null", 3),
@@ -303,7 +312,7 @@ SANDBOX_TEST(PortsOutsideOfTheRulesAreClosed) {
   EXPECT_TRUE(applied(outcome, Control::kLandlockPorts));
 }
 
-// D4
+// Attacks: D4
 SANDBOX_TEST(AbstractSocketsOfOthersAreOutOfReach) {
   std::string name = "rtlaunch-test-" + sys::random_name();
   UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -355,7 +364,8 @@ SANDBOX_TEST(LimitsThatCantBeHadAreTold) {
   EXPECT_EQ(outcome.error.exit_code, 125);
 }
 
-// F5: the sandbox dies, and says of what.
+// The sandbox dies, and says of what.
+// Attacks: F5
 ROOT_TEST(AMemoryBombIsTold) {
   if (std::string lacking = lacks_controllers(); !lacking.empty()) GTEST_SKIP() << lacking;
   Spec spec = guest(world, "bomb", {"memory"});
@@ -368,6 +378,7 @@ ROOT_TEST(AMemoryBombIsTold) {
   EXPECT_TRUE(applied(outcome, Control::kMemory));
 }
 
+// Attacks: F5
 ROOT_TEST(AForkBombIsTold) {
   if (std::string lacking = lacks_controllers(); !lacking.empty()) GTEST_SKIP() << lacking;
   for (const char* kind : {"processes", "threads"}) {
@@ -403,6 +414,43 @@ SANDBOX_TEST(TellsWhatWasApplied) {
   }
   ASSERT_TRUE(found(outcome, Control::kLandlockScopes));
   EXPECT_FALSE(found(outcome, Control::kMemory)) << "nobody wanted it";
+}
+
+// Not a test: what the controls of profile ml add to a command, for tools/bench. COST_COMMAND: its
+// words; COST_ROUNDS: how often, with and without in turn. Prints both medians in microseconds.
+int64_t microseconds(const Spec& spec) {
+  auto began = std::chrono::steady_clock::now();
+  Result<Sandbox> sandbox = start(spec);
+  if (!sandbox || sandbox->wait().value() != 0) std::abort();
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() -
+                                                               began)
+      .count();
+}
+
+int64_t median(std::vector<int64_t> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+ROOT_TEST(DISABLED_Cost) {
+  const char* rounds = std::getenv("COST_ROUNDS");
+  std::istringstream words(std::getenv("COST_COMMAND"));
+  Spec without = shell("");
+  without.argv.clear();
+  for (std::string word; words >> word;) without.argv.push_back(word);
+  if (const char* path = std::getenv("PYTHONPATH")) {
+    without.env.push_back(std::string("PYTHONPATH=") + path);
+    without.visible = {path};
+  }
+  Spec with = without;
+  with.controls = Controls::of(FilterBase::kMl);
+  ::alarm(0);
+  std::vector<int64_t> costs[2];
+  for (int i = 0; i < std::atoi(rounds); ++i) {
+    costs[0].push_back(microseconds(with));
+    costs[1].push_back(microseconds(without));
+  }
+  std::printf("cost %ld %ld\n", median(costs[0]), median(costs[1]));
 }
 
 TEST(Controls, HaveNames) {

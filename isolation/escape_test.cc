@@ -76,6 +76,7 @@ void ship(const std::string& path, Parent kind, const std::string& canary) {
 }
 
 // A1, A2: a layer ships the mount point, or its parent, as something else than a directory.
+// Attacks: A1, A2; control: MountingByPathFollowsALink
 SANDBOX_TEST(MountPointsOfALayerAreNotFollowed) {
   Canary canary(world);
   int number = 0;
@@ -110,6 +111,7 @@ ROOT_TEST(MountingByPathFollowsALink) {
 }
 
 // An upper of an earlier run has a link where a mount point is to be made (A8).
+// Attacks: A8; control: MountingByPathFollowsALink
 SANDBOX_TEST(MountPointsInAnUpperAreNotFollowed) {
   Canary canary(world);
   std::string layer = world.make(world.dir + "/layer");
@@ -129,6 +131,7 @@ SANDBOX_TEST(MountPointsInAnUpperAreNotFollowed) {
 }
 
 // A4: a layer with a proc of its own; what the sandbox has at /proc is the kernel's.
+// Attacks: A4
 SANDBOX_TEST(AFakeProcIsCovered) {
   std::string layer = world.make(world.dir + "/layer");
   world.write(layer + "/proc/self/status", "fake\n");
@@ -147,6 +150,7 @@ SANDBOX_TEST(AFakeProcIsCovered) {
 }
 
 // A5: the host's /dev/null is no device, so a mask made from it would show a file of someone's.
+// Attacks: A5
 ROOT_TEST(AReplacedNullStopsTheLaunch) {
   std::string fake = world.write(world.dir + "/fake", "");
   ASSERT_TRUE(run(shell("true")).started) << "control";
@@ -158,6 +162,7 @@ ROOT_TEST(AReplacedNullStopsTheLaunch) {
 }
 
 // What a layer's own attributes ask of overlayfs means nothing (C1).
+// Attacks: C1
 ROOT_TEST(RedirectsOfALayerAreNotFollowed) {
   std::string bottom = world.make(world.dir + "/bottom"), top = world.make(world.dir + "/top");
   world.write(bottom + "/private/key", "secret\n");
@@ -188,6 +193,7 @@ SANDBOX_TEST(HasNoPrivileges) {
                                 "CapBnd:\t" + none + "CapAmb:\t" + none + "NoNewPrivs:\t1\n");
 }
 
+// Attacks: E1
 SANDBOX_TEST(RegainsNothing) {
   if (world.root) {
     EXPECT_EQ(unguarded("regain"), 0) << "control";
@@ -209,6 +215,7 @@ ROOT_TEST(KeepsTheSmallSetWhenAsked) {
   EXPECT_EQ(run(device).code(), 1);
 }
 
+// Attacks: E3
 ROOT_TEST(ABuildIsAnotherUserWithoutGroups) {
   Spec spec = shell("id -u; id -g; id -G; grep CapEff /proc/self/status; cat /etc/shadow");
   spec.user = User{54321, 54321, {}};
@@ -219,6 +226,7 @@ ROOT_TEST(ABuildIsAnotherUserWithoutGroups) {
   EXPECT_TRUE(contains(outcome.output, "Permission denied"));
 }
 
+// Attacks: C3, C4
 ROOT_TEST(SetuidProgramsAreJustPrograms) {
   std::string layer = world.make(world.dir + "/layer");
   std::filesystem::copy_file(guests_folder() + "/effective_root", layer + "/program");
@@ -239,6 +247,7 @@ ROOT_TEST(SetuidProgramsAreJustPrograms) {
   EXPECT_EQ(status, 0) << "control: outside it is root";
 }
 
+// Attacks: C5
 SANDBOX_TEST(CantMakeOrOpenDevices) {
   if (world.root) {
     EXPECT_EQ(unguarded("make_device", {world.host}), 0) << "control";
@@ -248,6 +257,7 @@ SANDBOX_TEST(CantMakeOrOpenDevices) {
 }
 
 // A node that a layer brings along is there, but can't be opened.
+// Attacks: C5
 ROOT_TEST(DevicesOfALayerAreDead) {
   std::string layer = world.make(world.dir + "/layer");
   ASSERT_EQ(::mknod((layer + "/guest-device").c_str(), S_IFCHR | 0666, makedev(1, 5)), 0);
@@ -258,6 +268,7 @@ ROOT_TEST(DevicesOfALayerAreDead) {
   EXPECT_EQ(run(spec).code(), 1);
 }
 
+// Attacks: B3, D6
 SANDBOX_TEST(CantLookIntoPid1) {
   if (world.root) {
     EXPECT_EQ(unguarded("inspect_init", {std::to_string(::getpid())}), 0) << "control";
@@ -266,6 +277,7 @@ SANDBOX_TEST(CantLookIntoPid1) {
   EXPECT_EQ(outcome.code(), 1) << outcome.output << outcome.error.message();
 }
 
+// Attacks: C7
 SANDBOX_TEST(CantUncoverWhatIsCovered) {
   Outcome outcome = run(guest(world, "unmount", {"/proc/sys", "/proc", "/dev", "/tmp", "/"}));
   EXPECT_EQ(outcome.code(), 1) << outcome.output << outcome.error.message();

@@ -98,6 +98,7 @@ ROOT_TEST(SharedRootShowsNoMoreOfProcThanTheHostDoes) {
   EXPECT_EQ(run(spec).output, "1\nro\n");
 }
 
+// Attacks: C8
 SANDBOX_TEST(EveryMountIsSafeAndPrivate) {
   if (world.root) {
     ASSERT_EQ(::mount(nullptr, "/", nullptr, MS_REC | MS_SHARED, nullptr), 0);
@@ -329,6 +330,7 @@ SANDBOX_TEST(ManyLayersAndStrangeNames) {
   EXPECT_TRUE(contains(run(spec).error.reason, "at most 500"));
 }
 
+// Attacks: C9
 SANDBOX_TEST(UpperHasALimit) {
   Layered files(world);
   Spec spec =
@@ -414,6 +416,7 @@ SANDBOX_TEST(DevicesAreTheExpectedOnes) {
             "3\n3\nx\nfull\n/proc/self/fd\npts/ptmx\n1:3 1:5 1:7 1:8 1:9 5:0 ");
 }
 
+// Attacks: A6
 SANDBOX_TEST(TerminalsWorkAndHaveTheirNames) {
   int pty = ::posix_openpt(O_RDWR | O_NOCTTY);
   ASSERT_TRUE(pty >= 0 && ::unlockpt(pty) == 0);

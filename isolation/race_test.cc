@@ -44,6 +44,7 @@ struct Place {
   std::string point, link, canary, payload;
 };
 
+// Attacks: A3; control: MountingByPathLosesTheRace
 SANDBOX_TEST(ExchangedDirectoriesLeadNowhere) {
   Place place(world);
   Spec spec = shell("test -e " + place.canary + "/here && echo escaped; true");

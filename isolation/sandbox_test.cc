@@ -84,6 +84,7 @@ SANDBOX_TEST(SendsSignalsToTheCommandAlone) {
   EXPECT_EQ(*sandbox->wait(), W_EXITCODE(9, 0)) << "asked again";
 }
 
+// Attacks: F6
 SANDBOX_TEST(LeavesNothingOfWhatTheCommandStarted) {
   Outcome outcome = run(guest(world, "outlive"));  // drain() ends only when all have ended
   EXPECT_EQ(outcome.code(), 0);
@@ -160,6 +161,7 @@ SANDBOX_TEST(MovesAsAnOwner) {
   EXPECT_EQ(drain(second.read.get()), "");
 }
 
+// Attacks: B4
 SANDBOX_TEST(PassesOnlyStdio) {
   for (int i = 0; i < 200; ++i) ASSERT_GE(::dup(2), 0);  // not close-on-exec
   EXPECT_EQ(unguarded("descriptors"), 0) << "control";
@@ -214,6 +216,7 @@ SANDBOX_TEST(HoldsLeasesAsLongAsItLives) {
 
 SANDBOX_TEST(ReapsOrphans) { EXPECT_EQ(run(guest(world, "orphan")).code(), 1); }
 
+// Attacks: D7
 SANDBOX_TEST(CantBeKilledFromWithin) { EXPECT_EQ(run(guest(world, "kill_init")).code(), 1); }
 
 // The set of ignored signals as /proc/self/status has it, SIGHUP added: whoever started the tests
@@ -265,6 +268,7 @@ SANDBOX_TEST(TimesItsSteps) {
   EXPECT_TRUE(contains(names, "privileges,")) << names;
 }
 
+// Attacks: A12, A13
 SANDBOX_TEST(RefusesPathsThatMeanSomethingElse) {
   for (const char* target : {"/", "//", "/.", "/proc", "/./proc", "/proc/self", "/dev", "tmp", "",
                              "/tmp/../proc", "/tmp/.."}) {

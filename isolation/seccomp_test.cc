@@ -305,6 +305,7 @@ Spec guest_calling(const World& world, FilterBase base, uint32_t code) {
 }
 
 // E5, G: live, every call that is refused is made.
+// Attacks: E5, G; control: WithoutAFilterTheKernelAnswers
 SANDBOX_TEST(EveryRefusedCallIsRefused) {
   for (FilterBase base : kBases) {
     for (int code : {EPERM, ENOSYS}) {

@@ -124,6 +124,7 @@ TEST_F(WorkersTest, ALockedRecordWithoutAPidIsUndecided) {
 }
 
 // A pid that was given to somebody else meanwhile, and a lock that is somebody else's.
+// Attacks: F7
 TEST_F(WorkersTest, AnotherProcessOfTheSameNumberIsNotAdopted) {
   Workers first = open();
   Worker worker = named(0, "");

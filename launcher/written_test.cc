@@ -55,6 +55,7 @@ TEST_F(WrittenTest, KeepsContentModeAndLinks) {
   EXPECT_NE(::lstat((kept + "/gone").c_str(), &info), 0);
 }
 
+// Attacks: A11
 TEST_F(WrittenTest, NeverWritesThroughALinkOfTheDestination) {
   std::string kept = root_ + "/kept";
   ASSERT_TRUE(sys::make_dirs(root_ + "/canary").ok());

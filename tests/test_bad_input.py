@@ -106,6 +106,7 @@ ZIPS = {
 }
 
 
+# Attacks: H1, H2, H5
 @pytest.mark.parametrize('kind', ZIPS)
 def test_hostile_zip(rt, kind):
     path = rt.folder / 'bad.zip'
@@ -137,6 +138,7 @@ TARS = {
 }
 
 
+# Attacks: H1, H3, H5
 @pytest.mark.parametrize('kind', TARS)
 def test_hostile_tar(rt, kind):
     path = rt.folder / 'bad.tar.gz'
@@ -145,12 +147,14 @@ def test_hostile_tar(rt, kind):
     assert not leftovers(rt) and not (rt.folder / 'escaped').exists()
 
 
+# Attacks: C3
 def test_setuid_does_not_survive(rt):
     path = rt.folder / 'p.zip'
     path.write_bytes(raw_zip([('tool', 'x', 0o106755)]))
     assert rt.ok('--working-dir', path, '--', 'stat', '-c', '%a', 'tool') == '755\n'
 
 
+# Attacks: H4
 def test_too_many_entries(rt_one):
     path = rt_one.folder / 'many.zip'
     count = 1_000_001

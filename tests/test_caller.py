@@ -127,6 +127,7 @@ def test_a_private_project_is_built_for_its_owner_alone(builder, tmp_path):
     assert not list(builder.store.glob('tmp/*/')), 'staging is left'
 
 
+# Attacks: J1
 def test_records_are_each_callers_own_and_layers_are_shared(builder, tmp_path):
     folders = [private(tmp_path / name, uid, {'main.py': 'same'}) for name, uid in (('a', A), ('b', B))]
     for folder in folders:
@@ -157,6 +158,7 @@ def test_a_file_in_it_that_is_not_the_callers_is_told(builder, tmp_path):
     assert error['errno'] == 13 and 'root.key' in error['object']
 
 
+# Attacks: J6
 @pytest.mark.parametrize('trick', ['file', 'directory', 'working_dir itself', 'archive', 'store'])
 def test_links_lead_no_further_than_the_caller_could_go(builder, tmp_path, trick):
     private(tmp_path / 'warm', A, {'x': 'y'})
@@ -239,6 +241,7 @@ def test_a_lying_interpreter_makes_nothing_outside_of_its_layer(builder, tmp_pat
         assert not escape.exists()
 
 
+# Attacks: B1, E7
 def test_loaders_and_interpreters_variables_reach_nothing_of_roots(builder, tmp_path):
     project = private(tmp_path / 'project', A, {'main.py': 'x'})
     trap = project / 'trap.so'
@@ -359,6 +362,7 @@ def test_a_store_that_somebody_opened_is_refused(builder, tmp_path):
     assert 'open to other users' in builder.fails(A, 'working_dir', {'working_dir': '.'}, home)['reason']
 
 
+# Attacks: E2
 @pytest.mark.parametrize('caller', ['', '1', '1:2', 'x:1:', '1:2:3,', '1:2:,3', '-1:0:', '4294967295:0:', '1:2:3:4'])
 def test_a_caller_that_is_none_is_refused(builder, caller):
     done = subprocess.run([builder.programs / 'rtlaunch-build', 'make', 'pip', '--caller', caller, '--store',

@@ -61,6 +61,7 @@ def leave(process, how, node):
         stream.close()
 
 
+# Attacks: F9; control: test_what_is_left_would_be_seen
 def test_nothing_is_left_of_starts_and_kills(node):
     ways = ['by itself', 'client killed', 'client killed while it starts', 'client killed while it starts',
             'signalled', 'pid 1 killed']
@@ -143,6 +144,7 @@ def start_under(node, stepper, marks, nth, victims, options):
     return counted
 
 
+# Attacks: J5; control: test_what_is_left_would_be_seen
 @pytest.mark.parametrize('victims', [['spawner'], ['daemon'], ['spawner', 'daemon'], ['itself']], ids='+'.join)
 def test_killed_at_every_system_call_of_a_start(node, stepper, victims):
     options = ['--working-dir', project_of(node, USER)]
@@ -398,6 +400,7 @@ def test_a_disk_that_is_full_at_any_moment_of_a_publish(crowded):
     assert launcher.ok('--working-dir', project, '--', 'cat', 'told') == str(number)
 
 
+# Attacks: C9
 def test_a_worker_that_fills_its_private_copy_hurts_nobody(node):
     launcher = node.launcher(USER)
     project = project_of(node, USER)
@@ -473,6 +476,7 @@ def test_a_runtime_folder_that_is_removed_while_workers_start(node):
 
 # --- numbers that come round -------------------------------------------------------------------------------------------------
 
+# Attacks: F7
 def test_numbers_of_processes_that_come_round(programs, node, tmp_path):
     """In a pid namespace of 1,000 numbers; below is what runs there."""
     node.stop()
@@ -634,6 +638,7 @@ def ways_in(private, mine):
 WAYS = list(ways_in(pathlib.Path('/'), pathlib.Path('/')))
 
 
+# Attacks: J6
 @pytest.mark.parametrize('way', WAYS)
 def test_a_private_folder_stays_private(node, private, way):
     mine = node.launcher(USER).make_files('mine', {'own': 'x'})

@@ -50,7 +50,7 @@ def test_limits_are_the_callers(rt, limits):
 
 def test_nobody_leaves_a_core(rt):
     assert under(rt, 'true', rt.program, 'run', '--', 'sh', '-c', 'ulimit -Hc; ulimit -Sc') == '0\n0\n'
-    assert under(rt, 'ulimit -c 100', 'sh', '-c', 'ulimit -Sc') == '100\n', 'control'
+    assert under(rt, 'ulimit -c 100', 'sh', '-c', 'ulimit -Sc') == '200\n', 'control'
 
 
 def test_a_limit_is_enforced(rt):

@@ -59,6 +59,7 @@ def test_the_first_request_may_follow_hello_at_once(daemon):
     assert client.read()['workers'] == []
 
 
+# Attacks: J2
 @pytest.mark.parametrize('text, word', [
     (b'', 'request'), (b'{', 'request'), (b'[]', 'object'), (b'{"op":"strat"}', 'unknown op'),
     (b'{"op":"ps","all":"yes"}', 'true or false'), (b'{"op":"ps","verbose":1}', 'unknown key'),
@@ -138,6 +139,7 @@ def test_who_never_says_hello_is_dropped(daemon):
     assert 3 < time.monotonic() - began < 10
 
 
+# Attacks: J2
 def test_who_stops_inside_a_frame_is_dropped(daemon):
     client = daemon.client()
     client.socket.sendall(frame({'op': 'ps'})[:6])
@@ -225,6 +227,7 @@ def test_ten_thousand_connections(daemon):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+# Attacks: J2
 def test_unfinished_frames_of_one_user_are_bounded(daemon):
     """Each client sends most of a long frame and stops; together they may have eight megabytes."""
     piece = struct.pack('<I', 1 << 20) + b' ' * 900_000
@@ -274,6 +277,7 @@ def test_a_descriptor_whose_closing_takes_long_holds_nobody_up(daemon):
 
 # --- users apart -----------------------------------------------------------------------------------------
 
+# Attacks: D7, J1
 def test_another_users_worker_can_not_be_seen_or_touched(daemon):
     process, worker = daemon.sleeper(PLAIN_UID)
     try:
@@ -295,6 +299,7 @@ def test_another_users_worker_can_not_be_seen_or_touched(daemon):
         process.kill()
 
 
+# Attacks: J1
 def test_what_only_root_may(daemon):
     user, root = daemon.client(PLAIN_UID), daemon.client()
     for request in ({'op': 'limits', 'max_bytes': 1 << 30}, {'op': 'collect'}, {'op': 'pin', 'env': KEY, 'pinned': True}):
@@ -340,6 +345,7 @@ def test_a_killed_daemon_finds_its_workers_again(daemon):
     assert [e['line']['event'] for e in client.events] == ['started', 'adopted', 'ended']
 
 
+# Attacks: E10
 def test_records_that_lie_are_not_believed(stopped_daemon):
     """Not locked: whatever the file says, it has ended. A pid that is somebody else's is not adopted."""
     folder = stopped_daemon.runtime / 'workers'

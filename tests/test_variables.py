@@ -39,6 +39,7 @@ def command_lines():
     return lines
 
 
+# Attacks: E8
 def test_secrets_appear_nowhere(rt_one, empty_base):
     """A variable's value, and the password of an index that refuses it."""
     env_file = rt_one.make_files('conf', {'env.json': json.dumps({
