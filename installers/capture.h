@@ -32,4 +32,7 @@ struct InstallCommand {
 Result<InstallCommand> install_command(const config::Packages& packages,
                                        const std::string& cwd = "/");
 
+// The first option that changes what is installed; "" when none does.
+std::string option_that_matters(const std::vector<std::string>& options);
+
 }  // namespace rtlaunch::installers

@@ -26,27 +26,6 @@ using Kind = Requirement::Kind;
 constexpr size_t kMostWheels = 200;
 constexpr size_t kMostBroken = 10;  // that a record tells of
 
-// Options that change nothing of what is installed; Ray's own defaults are among them.
-bool is_idle_option(const std::string& option) {
-  static const std::set<std::string> kIdle = {"--disable-pip-version-check",
-                                              "--no-cache-dir",
-                                              "--no-cache",
-                                              "-n",
-                                              "--no-input",
-                                              "-q",
-                                              "--quiet",
-                                              "-v",
-                                              "--verbose",
-                                              "--no-warn-script-location",
-                                              "--prefer-binary",
-                                              "--no-color",
-                                              "--root-user-action=ignore",
-                                              "--no-compile",
-                                              "--no-warn-conflicts",
-                                              "--no-python-version-warning"};
-  return kIdle.count(option) != 0;
-}
-
 bool is_simple_option(const Requirement& r) {
   static const std::set<std::string> kKnown = {"--index-url", "--extra-index-url", "--find-links",
                                                "--no-index", "--pre"};
@@ -57,8 +36,8 @@ bool is_simple_option(const Requirement& r) {
 std::string obstacle(const Job& job) {
   if (job.context.capture_only) return "capture was asked for";
   if (job.packages.version) return job.field + "_version is given";
-  for (const std::string& option : job.packages.options)
-    if (!is_idle_option(option)) return "the option " + without_credentials(option);
+  std::string option = option_that_matters(job.packages.options);
+  if (!option.empty()) return "the option " + without_credentials(option);
   for (const Requirement& r : job.requirements) {
     bool simple = r.kind == Kind::kName || r.kind == Kind::kConstraint ||
                   (r.kind == Kind::kOption && is_simple_option(r));

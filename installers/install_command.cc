@@ -36,6 +36,7 @@ bool is_line_option(const std::string& name) {
   return kLines.count(name) != 0;
 }
 
+// Change nothing of what is installed; Ray's own defaults are among them.
 bool is_idle(const std::string& name) {
   static const std::set<std::string> kIdle = {"--disable-pip-version-check",
                                               "--no-cache-dir",
@@ -160,6 +161,15 @@ std::string versioned(const std::string& tool, const std::string& version) {
 }
 
 }  // namespace
+
+std::string option_that_matters(const std::vector<std::string>& options) {
+  for (size_t i = 0; i < options.size(); ++i) {
+    Option o = split_option(options[i]);
+    if (!is_idle(o.name)) return options[i];
+    if (idle_takes_value(o.name) && !o.has_value) ++i;
+  }
+  return "";
+}
 
 Result<InstallCommand> install_command(const config::Packages& packages, const std::string& cwd) {
   bool is_pip = packages.tool == config::Packages::Tool::kPip;

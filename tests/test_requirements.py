@@ -64,6 +64,14 @@ def test_a_local_wheel_with_names_that_lead_out(rt, empty_base, tmp_path, name):
     assert 'outer-1.0-py3-none-any.whl' in rt.fails('--pip', bad, '--', python, '-c', INSTALLED)
 
 
+def test_options_that_change_nothing_cost_nothing(rt_one, empty_base):
+    """With their values, in both ways of writing: the quick way is not left."""
+    options = ['--timeout', '30', '--retries=2', '--root-user-action', 'ignore', '--progress-bar', 'off', '--no-color']
+    done = rt_one.run('--runtime-env', json.dumps({'pip': {'packages': ['six==1.16.0'], 'pip_install_options': options}}),
+                      '--', empty_base / 'bin/python', '-c', INSTALLED)
+    assert 'six==1.16.0' in done.stdout and 'pip: build' not in done.stderr
+
+
 @pytest.mark.parametrize('lines, options', [(['requests<2.29'], ['--pre']), (['--prefer-binary', 'requests<2.29'], ['--only-binary=:all:']),
                                             (['wheels/needy-1.0-py3-none-any.whl'], []), (['./source'], [])])
 def test_what_would_break_the_base_is_refused_before_a_build(rt_one, uv, tmp_path, lines, options):
