@@ -44,6 +44,7 @@ SANDBOX_TEST(AServerOfTheHostIsOutOfReach) {
   EXPECT_NE(refused.output.find("ConnectionRefusedError"), std::string::npos) << refused.output;
 }
 
+// Attacks: D4
 SANDBOX_TEST(AnAbstractSocketOfTheHostIsOutOfReach) {
   UniqueFd server(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   std::string name = "rtlaunch-net-test-" + std::to_string(::getpid());
@@ -54,7 +55,7 @@ SANDBOX_TEST(AnAbstractSocketOfTheHostIsOutOfReach) {
   ASSERT_EQ(::bind(server.get(), reinterpret_cast<struct sockaddr*>(&address), size), 0);
   ASSERT_EQ(::listen(server.get(), 8), 0);
   std::string dial = "socket.socket(socket.AF_UNIX).connect('\\0" + name + "')";
-  EXPECT_EQ(run(python(dial, Network::kHost)).code(), 0);
+  EXPECT_EQ(run(python(dial, Network::kHost)).code(), 0);  // the control
   EXPECT_EQ(run(python(dial, Network::kNone)).code(), 1);
 }
 
@@ -219,10 +220,13 @@ ROOT_TEST(WhatWasRefusedIsCounted) {
   EXPECT_EQ(*refused, 3u);
 }
 
+// Attacks: D10
 ROOT_TEST(NobodyInsideChangesTheRules) {
   HostNetwork host;
-  Spec spec = shell("nft flush ruleset && echo gone; ip addr add 10.9.9.9/32 dev lo && echo added");
-  EXPECT_EQ(run(spec).output.find("gone"), std::string::npos);  // nor does anybody in the host's
+  const std::string script =
+      "nft flush ruleset && echo gone; ip addr add 10.9.9.9/32 dev lo && echo added";
+  EXPECT_EQ(said_by(script), "gone\nadded\n");  // the control: root, where nothing keeps it
+  Spec spec = shell(script);
   spec.network = Network::kEgress;
   spec.destinations = {{"10.9.0.1"}};
   spec.keep_caps = true;
@@ -350,6 +354,7 @@ ROOT_TEST(AWayOutIsSharedAndOutlivesWhoMadeIt) {
 }
 
 // A pid that somebody else has by now, or who moved elsewhere, leads nowhere.
+// Attacks: E10; control: WorkersOfOneJobSeeEachOther
 ROOT_TEST(AnOldEntryIsNotFollowed) {
   Running server(of_job(world, "one", kServe));
   for (auto& file : std::filesystem::directory_iterator(world.dir + "/networks")) {

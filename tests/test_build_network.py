@@ -101,6 +101,7 @@ def get(url):
     return f'urllib.request.urlopen({url!r}, timeout=20).read()'
 
 
+# Attacks: H7
 def test_a_build_that_dials_out_gets_nowhere_and_is_named(rt, empty_base, host):
     trial = get(host.url + 'stolen')
     make_package(rt, trial)
@@ -283,6 +284,7 @@ def metadata_host(programs, tmp_path):
         os.close(own)
 
 
+# Attacks: H7
 def test_metadata_of_a_cloud_is_never_reached(rt, empty_base, metadata_host, tmp_path):
     for address, server in metadata_host.items():
         trial = get(server.url + 'credentials')
@@ -316,6 +318,7 @@ def test_a_name_that_leads_to_metadata_is_not_followed(rt_one, empty_base, metad
     assert '/credentials' not in server.asked
 
 
+# Attacks: H7; control: test_a_build_that_dials_out_gets_nowhere_and_is_named
 def test_another_users_build_through_the_daemon_is_shut_in_too(daemon, empty_base, host):
     rt = daemon.launcher(12345)
     make_package(rt, get(host.url + 'stolen'))
