@@ -241,6 +241,9 @@ sys::Program Uv::command(const std::string& view, std::vector<std::string> args,
     program.argv.push_back(flag);
   program.argv.insert(program.argv.end(), {"--python", view + "/bin/python"});
   program.env = env_;
+  // Whoever asks nobody needs no certificates, and reading them takes a third of the time.
+  if (std::find(args.begin(), args.end(), "--offline") != args.end())
+    std::erase_if(program.env, [](const std::string& v) { return v.starts_with("SSL_CERT_"); });
   program.env.push_back("UV_CACHE_DIR=" + cache_);
   program.env.push_back("PATH=/usr/bin:/bin");
   program.env.push_back("HOME=/nonexistent");
