@@ -154,6 +154,10 @@ Result<std::vector<std::string>> scripts_to_rewrite(const Zip& zip, const Places
   std::vector<std::string> paths;
   auto visit = [&](const ZipEntry& entry) -> Status {
     bool file = entry.type == ZipEntry::Type::kFile && is_script(p, entry.name);
+    std::string script = entry.name.substr(entry.name.rfind('/') + 1);
+    if (file && names_interpreter(script)) {
+      return unusual(name, "its wheel has a script of the name " + script);
+    }
     if (!file || entry.size < 8 || entry.size > (16 << 20)) return {};
     std::string text = TRY(zip.read(entry, 16 << 20));
     if (text.starts_with("#!python")) paths.push_back(TRY(place(p, entry.name, name)));
@@ -174,7 +178,7 @@ Error unusual(const std::string& object, const std::string& reason) {
 bool is_unusual(const Error& error) { return error.step == kUnusual && error.code == ENOTSUP; }
 
 store::Key wheel_key(const std::string& sha256, const Interpreter& python) {
-  return {store::Hasher().field("wheel 2").field(sha256).field(python.scheme_id).hex()};
+  return {store::Hasher().field("wheel 3").field(sha256).field(python.scheme_id).hex()};
 }
 
 std::string wheel_data(const WheelLayer& w) {
@@ -212,7 +216,11 @@ Result<WheelLayer> unpack_wheel(const Zip& zip, const std::string& name, const s
   TRY(check_record(zip, p, name, manifest));
   WheelLayer wheel{name, version, p.library, p.dist_info, {}, {}, {}};
   auto points = zip.read_entry(p.dist_info + "/entry_points.txt", 4 << 20);
-  if (points.ok()) wheel.scripts = parse_entry_points(points.value());
+  if (points.ok()) {
+    auto parsed = parse_entry_points(points.value());
+    if (!parsed) return unusual(name, "its wheel has a script that is none");
+    wheel.scripts = std::move(*parsed);
+  }
   wheel.rewrite = TRY(scripts_to_rewrite(zip, p, name));
   std::string info = joined(p.library, p.dist_info);
   bool has_installer = TRY(zip.find(p.dist_info + "/INSTALLER")).has_value();

@@ -8,6 +8,7 @@
 //   WheelLayer wheel = TRY(unpack_wheel(fd, "a-1.0-py3-none-any.whl", python, staging, manifest));
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,7 +61,9 @@ std::string base64_hash(const std::string& raw_sha256);  // "sha256=…"
 std::string relative_to(const std::string& path, const std::string& site);
 // The reverse, without `..`; "" when it leads out of the prefix.
 std::string resolved_below(const std::string& site, const std::string& path);
-std::vector<EntryPoint> parse_entry_points(const std::string& text);
+std::optional<std::vector<EntryPoint>> parse_entry_points(const std::string& text);
+// A script of this name would take the interpreter's place.
+bool names_interpreter(const std::string& script);
 
 // Writes a small file of a layer, with the fixed mtime, and adds it to the manifest.
 Status add_text_file(int tree, store::Manifest& manifest, const std::string& path,

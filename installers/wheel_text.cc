@@ -114,7 +114,12 @@ std::string resolved_below(const std::string& site, const std::string& path) {
   return result;
 }
 
-std::vector<EntryPoint> parse_entry_points(const std::string& text) {
+bool names_interpreter(const std::string& script) {
+  return script.starts_with("python") &&
+         script.find_first_not_of("0123456789.w", 6) == std::string::npos;
+}
+
+std::optional<std::vector<EntryPoint>> parse_entry_points(const std::string& text) {
   std::vector<EntryPoint> points;
   bool inside = false;
   std::istringstream lines(text);
@@ -127,12 +132,14 @@ std::vector<EntryPoint> parse_entry_points(const std::string& text) {
     std::string target = trimmed(line.substr(eq + 1));
     target = trimmed(target.substr(0, target.find('[')));
     size_t colon = target.find(':');
-    if (colon == std::string::npos) continue;
+    if (colon == std::string::npos) return std::nullopt;
     EntryPoint point{trimmed(line.substr(0, eq)), trimmed(target.substr(0, colon)),
                      trimmed(target.substr(colon + 1))};
     bool plain = is_dotted_name(point.module) && is_dotted_name(point.attribute) &&
-                 !point.name.empty() && point.name.find('/') == std::string::npos;
-    if (plain) points.push_back(std::move(point));
+                 !point.name.empty() && point.name.find('/') == std::string::npos &&
+                 !names_interpreter(point.name);
+    if (!plain) return std::nullopt;
+    points.push_back(std::move(point));
   }
   return points;
 }

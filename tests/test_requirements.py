@@ -64,6 +64,22 @@ def test_a_local_wheel_with_names_that_lead_out(rt, empty_base, tmp_path, name):
     assert 'outer-1.0-py3-none-any.whl' in rt.fails('--pip', bad, '--', python, '-c', INSTALLED)
 
 
+@pytest.mark.parametrize('extra', [{'taker-1.0.data/scripts/python': '#!python\n'},
+                                   {'taker-1.0.dist-info/entry_points.txt': '[console_scripts]\npython3 = taker:main\n'},
+                                   {'taker-1.0.dist-info/entry_points.txt': '[console_scripts]\n../out = taker:main\n'},
+                                   {'taker-1.0.dist-info/entry_points.txt': '[console_scripts]\nx = taker:main; import os\n'}])
+def test_scripts_that_take_the_interpreters_place_or_lead_out(rt_one, empty_base, tmp_path, extra):
+    """Refused whichever way the wheel comes: from an index, or as a file."""
+    python = empty_base / 'bin/python'
+    folder = rt_one.make_files('wheels', {'none': ''})
+    links = ('--pip', '--no-index', '--pip', f'--find-links={folder}')
+    make_wheel(folder / 'giver-1.0-py3-none-any.whl', {'giver-1.0.dist-info/entry_points.txt': '[console_scripts]\nokay = giver:main\n'})
+    assert 'giver==1.0' in rt_one.ok(*links, '--pip', 'giver', '--', python, '-c', INSTALLED)
+    wheel = make_wheel(folder / 'taker-1.0-py3-none-any.whl', extra)
+    rt_one.fails(*links, '--pip', 'taker', '--', python, '-c', '')
+    rt_one.fails('--pip', wheel, '--', python, '-c', '')
+
+
 def test_options_that_change_nothing_cost_nothing(rt_one, empty_base):
     """With their values, in both ways of writing: the quick way is not left."""
     options = ['--timeout', '30', '--retries=2', '--root-user-action', 'ignore', '--progress-bar', 'off', '--no-color']
