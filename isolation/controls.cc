@@ -81,7 +81,7 @@ Status ControlLog::took(Control control, Want want, Status status) {
     all_.push_back({control, status.ok(), status.ok() ? "" : reason_of(status.error())});
     return {};
   }
-  Error error{"control", status.error().code, control_name(control), "", "", 125};
+  Error error{"control", EOPNOTSUPP, control_name(control), "", "", 125};
   error.reason = "it is required, but " + reason_of(status.error());
   error.cure = status.error().cure.empty()
                    ? "use a kernel and a host that have it, or a profile that doesn't require it"
