@@ -115,7 +115,7 @@ Result<Source> from_url(const std::string& text, Source source) {
   source.kind = Source::Kind::kUrl;
   source.url = text.substr(0, text.find('#'));
   source.shown = shown_url(text);
-  source.strip_top = true;
+  source.strip_top = !path.ends_with(".jar");  // its folders are packages
   source.format = format_of(path, source.use);
   size_t host = text.find("://");
   if (host == std::string::npos || path.find('/', host + 3) == std::string::npos) {
@@ -208,7 +208,7 @@ Result<Source> from_file_uri(const std::string& text, Source source) {
   std::string path = decode_percent(rest);
   if (path.find('\0') != std::string::npos)
     return bad(source.use, text, "holds a NUL", "take it out");
-  source.strip_top = true;
+  source.strip_top = !path.ends_with(".jar");
   Source found = TRY(from_path(text, path, std::move(source)));
   if (found.kind == Source::Kind::kArchive) return found;
   return bad(found.use, text, "a file: URI must name an archive",

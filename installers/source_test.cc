@@ -84,6 +84,7 @@ TEST_F(SourceTest, Classifies) {
   EXPECT_FALSE(classify("p.zip")->strip_top)
       << "Ray strips what it fetches by URI, not local files";
   EXPECT_TRUE(classify("file://" + at("p.zip"))->strip_top);
+  EXPECT_FALSE(classify("https://h/p.jar")->strip_top) << "its folders are packages";
   EXPECT_EQ(classify("project")->path, fs::canonical(at("project")));
 }
 

@@ -57,10 +57,14 @@ void add_places(const ContextRequest& request, std::vector<std::string>& words) 
     words.push_back("--working-dir-at");
     words.push_back(place_of("working_dir", *env.working_dir, request.runtime_env_dir));
   }
-  for (const std::string& uri : env.py_modules) {  // of all or of none, also if used in place
-    words.push_back("--py-module-at");
-    words.push_back(place_of("py_modules", uri, request.runtime_env_dir));
-  }
+  auto add = [&](const std::string& field, const std::vector<std::string>& uris) {
+    for (const std::string& uri : uris) {  // of all or of none, also if used in place
+      words.push_back("--py-module-at");
+      words.push_back(place_of(field, uri, request.runtime_env_dir));
+    }
+  };
+  add("py_modules", env.py_modules);
+  add("java_jars", env.java_jars);
 }
 
 std::vector<std::string> sandbox_words(const ContextRequest& request) {
@@ -112,6 +116,8 @@ Result<std::string> make_context(const ContextRequest& request) {
                {"py_executable", nullptr},
                {"override_worker_entrypoint", nullptr},
                {"java_jars", Json::array()}};
+  for (const std::string& uri : request.env.java_jars)
+    json["java_jars"].push_back(place_of("java_jars", uri, request.runtime_env_dir));
   if (request.run_by.py_executable) json["py_executable"] = *request.run_by.py_executable;
   std::string text = json.dump(-1, ' ', true, Json::error_handler_t::replace);
   if (text.size() <= kMostBytes) return text;

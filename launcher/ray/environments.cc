@@ -92,7 +92,7 @@ void Environments::settle(const std::string& env, Entry& entry) {
 }
 
 void Environments::forget_unused() {
-  for (const char* field : {"working_dir", "py_modules", "pip", "uv"}) {
+  for (const char* field : {"working_dir", "py_modules", "java_jars", "pip", "uv"}) {
     for (const Uri& gone : uris_.take_excess(field)) forget_with(gone);
   }
 }
@@ -238,11 +238,14 @@ awaitable<Status> Environments::copy_files(const RayEnv& env, std::string id,
                                            Clock::time_point deadline) {
   std::vector<Maker::Copy> copies;
   std::string scratch = options_.runtime_env_dir + "/.copy-" + std::to_string(++holds_);
-  for (const Uri& uri : env.uris) {
+  std::vector<Uri> uris = env.uris;  // as the environment has them: jars behind modules
+  std::stable_partition(uris.begin(), uris.end(),
+                        [](const Uri& uri) { return uri.field != "java_jars"; });
+  for (const Uri& uri : uris) {
     std::string option = uri.field == "working_dir" ? "--working-dir-at" : "--py-module-at";
     std::string folder = options_.runtime_env_dir + "/" + uri.directory;
     if (uri.directory.empty()) {  // used in place
-      if (uri.field == "py_modules") copies.push_back({option, uri.uri.substr(8), ""});
+      if (uri.field != "working_dir") copies.push_back({option, uri.uri.substr(8), ""});
       continue;
     }
     bool there = !copied_.insert(uri.directory).second;

@@ -18,7 +18,6 @@ constexpr const char* kStep = "runtime_env";
 const std::map<std::string, const char*> kLater = {
     {"container", "use pip, uv and working_dir"},
     {"image_uri", "use pip, uv and working_dir"},
-    {"java_jars", "put the jars on every node, and on the class path"},
 };
 const std::vector<std::string> kPassedOver = {"config",
                                               "excludes",
@@ -83,7 +82,8 @@ class Reader {
     }
     if (key == "env_vars") return variables(value);
     if (key == "working_dir") return working_dir(value);
-    if (key == "py_modules") return modules(value);
+    if (key == "py_modules") return sources(key, value, env_.py_modules);
+    if (key == "java_jars") return sources(key, value, env_.java_jars);
     if (key == "py_executable") return executable(value);
     if (key == "conda") return conda(value);
     if (key == "_nsight" || key == "_rocprof_sys") return profiler(key, value);
@@ -136,14 +136,13 @@ class Reader {
     return {};
   }
 
-  Status modules(const Json& value) {
-    if (!value.is_array()) return bad("py_modules", "is no list", "give a list of URIs");
+  Status sources(const std::string& key, const Json& value, std::vector<std::string>& uris) {
+    if (!value.is_array()) return bad(key, "is no list", "give a list of URIs");
     for (size_t i = 0; i < value.size(); ++i) {
-      std::string uri = TRY(uri_in("py_modules[" + std::to_string(i) + "]", value[i]));
-      env_.py_modules.push_back(uri);
-      count("py_modules", uri, "py_modules_files");
+      std::string uri = TRY(uri_in(key + "[" + std::to_string(i) + "]", value[i]));
+      uris.push_back(uri);
+      count(key, uri, key + "_files");
     }
-    if (!value.empty()) ours_["py_modules"] = value;
     return {};
   }
 
@@ -218,7 +217,11 @@ class Reader {
   }
 
   // Variables alone make no layer; with one they may matter to it (an index, a name in a line).
+  // Jars are layers as modules are, mounted behind them; who looks into them is another.
   void finish() {
+    std::vector<std::string> modules = env_.py_modules;
+    modules.insert(modules.end(), env_.java_jars.begin(), env_.java_jars.end());
+    if (!modules.empty()) ours_["py_modules"] = modules;
     bool layers = ours_.contains("working_dir") || ours_.contains("py_modules") ||
                   ours_.contains("pip") || ours_.contains("uv");
     if (layers) env_.runtime_env = dump(ours_);

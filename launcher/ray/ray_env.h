@@ -19,7 +19,7 @@ namespace rtlaunch::ray {
 
 // A thing with a name of its own, that Ray counts and caches.
 struct Uri {
-  std::string field;      // "working_dir", "py_modules", "pip", "uv"
+  std::string field;      // "working_dir", "py_modules", "java_jars", "pip", "uv"
   std::string uri;        // "pip://<sha1>" for packages
   std::string directory;  // below the runtime env folder; "": none
   bool operator==(const Uri&) const = default;
@@ -36,7 +36,7 @@ struct RayEnv {
   std::string runtime_env;  // rtlaunch's JSON; "" when no layer is needed
   std::vector<std::pair<std::string, std::string>> env_vars;  // in the order written
   std::optional<std::string> working_dir;                     // URIs as they came
-  std::vector<std::string> py_modules;
+  std::vector<std::string> py_modules, java_jars;
   std::optional<std::string> py_executable;  // raw shell text
   std::optional<std::string> conda;          // the name or prefix of one that is there
   std::vector<Profiler> profilers;
