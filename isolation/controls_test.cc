@@ -417,17 +417,32 @@ SANDBOX_TEST(TellsWhatWasApplied) {
 }
 
 // Not a test: what the controls of profile ml add to a command, for tools/bench. COST_COMMAND: its
-// words; COST_ROUNDS: how often, with and without in turn. Prints both medians in microseconds.
-int64_t microseconds(const Spec& spec) {
+// words; COST_ROUNDS: how often, with and without in turn. Prints both medians in microseconds, of
+// the time it took and of the CPU's, which a busy machine changes less.
+struct Cost {
+  int64_t time, cpu;
+};
+
+int64_t cpu_of_children() {
+  struct rusage used = {};
+  ::getrusage(RUSAGE_CHILDREN, &used);
+  return (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * int64_t{1000000} + used.ru_utime.tv_usec +
+         used.ru_stime.tv_usec;
+}
+
+Cost cost_of(const Spec& spec) {
+  int64_t cpu = cpu_of_children();
   auto began = std::chrono::steady_clock::now();
   Result<Sandbox> sandbox = start(spec);
   if (!sandbox || sandbox->wait().value() != 0) std::abort();
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() -
-                                                               began)
-      .count();
+  auto took = std::chrono::steady_clock::now() - began;
+  return {std::chrono::duration_cast<std::chrono::microseconds>(took).count(),
+          cpu_of_children() - cpu};
 }
 
-int64_t median(std::vector<int64_t> values) {
+int64_t median(const std::vector<Cost>& costs, int64_t Cost::*which) {
+  std::vector<int64_t> values;
+  for (const Cost& cost : costs) values.push_back(cost.*which);
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
 }
@@ -445,12 +460,14 @@ ROOT_TEST(DISABLED_Cost) {
   Spec with = without;
   with.controls = Controls::of(FilterBase::kMl);
   ::alarm(0);
-  std::vector<int64_t> costs[2];
+  std::vector<Cost> costs[2];
   for (int i = 0; i < std::atoi(rounds); ++i) {
-    costs[0].push_back(microseconds(with));
-    costs[1].push_back(microseconds(without));
+    costs[0].push_back(cost_of(with));
+    costs[1].push_back(cost_of(without));
   }
-  std::printf("cost %ld %ld\n", median(costs[0]), median(costs[1]));
+  std::printf("cost %ld %ld cpu %ld %ld\n", median(costs[0], &Cost::time),
+              median(costs[1], &Cost::time), median(costs[0], &Cost::cpu),
+              median(costs[1], &Cost::cpu));
 }
 
 TEST(Controls, HaveNames) {
