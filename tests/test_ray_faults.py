@@ -145,6 +145,31 @@ def test_without_a_daemon_it_is_the_same(ours_embedded, tmp_path):  # noqa: F811
         answer(ray.get(Actor.remote().seen.remote()))''') == ['2.2.0', 7, '1']
 
 
+def test_a_raylet_that_died_is_told_to_drivers(ours):  # noqa: F811
+    """In Ray's words, as Ray's own agent does."""
+    text = ours.drive('''
+        import glob, signal
+        from ray._raylet import GcsErrorSubscriber
+        ray.init(num_cpus=1, include_dashboard=False, logging_level='ERROR')
+        node = ray._private.worker._global_node
+        errors = GcsErrorSubscriber(address=node.gcs_address)
+        errors.subscribe()
+        raylet = node.all_processes['raylet'][0].process.pid
+        for pid in open(f'/proc/{raylet}/task/{raylet}/children').read().split():
+            words = open(f'/proc/{pid}/cmdline').read()
+            if 'dashboard' in words.lower():   # Ray's other agent would say the same
+                os.kill(int(pid), signal.SIGSTOP)
+        os.kill(raylet, signal.SIGKILL)
+        said, end = '', time.monotonic() + 30
+        while not said and time.monotonic() < end:
+            _, error = errors.poll(timeout=1)
+            if error and error['type'] == 'raylet_died':
+                said = error['error_message']
+        answer(said)
+        os._exit(0)''')
+    assert 'Termination is unexpected.' in text and 'Raylet logs:' in text
+
+
 @pytest.mark.parametrize('who', ['raylet', 'agent', 'everything'])
 def test_who_is_killed_takes_the_node_and_leaves_nothing(ray_programs, ray_daemon, who):  # noqa: F811
     with our_node(ray_programs, ray_daemon) as one:

@@ -1,5 +1,6 @@
 """Where Ray 2.60.0 as it comes is wrong, and what becomes of it here: each is asked of both settings, so
-that a Ray that has learnt better shows up as a failure. R1 and R3 are the driver's, and nobody's here."""
+that a Ray that has learnt better shows up as a failure. R1 and R3 are the driver's, and nobody's here: R3's
+test says so."""
 
 import os
 import signal
@@ -34,6 +35,32 @@ def test_r2_a_package_in_the_working_dir_is_the_one_of_this_job(either, tmp_path
     first = seen()
     (package / 'local_part.py').write_text('X = 2')
     assert (first, seen()) == ((1, 1) if is_stock(either) else (1, 2))
+
+
+def test_r3_the_mode_of_a_file_is_in_no_name(either, tmp_path):  # noqa: F811
+    """The driver names the package, by paths and contents; it uploads nothing where the name is known."""
+    script = tmp_path / 'run.sh'
+    script.write_text('exit 0')
+
+    def mode_seen():
+        return either.drive(f'''
+            connect(runtime_env={{'working_dir': {str(tmp_path)!r}}})
+            @ray.remote
+            def mode():
+                return os.stat('run.sh').st_mode & 0o777
+            answer(ray.get(mode.remote()))''')
+    script.chmod(0o644)
+    keeper = either.spawn(f'''
+        connect(runtime_env={{'working_dir': {str(tmp_path)!r}}})
+        open('kept', 'w').close()
+        time.sleep(100)''')   # else the package goes with its job
+    wait_until((either.home / 'kept').exists, 60)
+    assert mode_seen() == 0o644
+    script.chmod(0o755)
+    assert mode_seen() == 0o644, "a driver that has learnt better"
+    keeper.kill()
+    keeper.wait()
+    (either.home / 'kept').unlink()
 
 
 def test_r5_nobody_writes_in_anothers_working_dir(either, tmp_path):  # noqa: F811
@@ -160,6 +187,20 @@ def test_r11_what_can_not_pass_is_not_tried_again(either):  # noqa: F811
         assert took > 8 and len(text) > 1500
     else:
         assert took < 8 and len(text.splitlines()) <= 10 and len(text) < 1500, text
+
+
+def test_r13_an_image_is_refused_before_a_shell_sees_it(either):  # noqa: F811
+    """Ray runs podman by a shell's command line, and what podman lacks is said in a traceback."""
+    text = either.drive('''
+        connect()
+        try:
+            ray.get(ray.remote(lambda: 1).options(runtime_env={
+                'image_uri': 'localhost/none;touch /tmp/was-run', 'env_vars': {'A': '$(touch /tmp/was-run)'}}).remote(), timeout=60)
+        except ray.exceptions.RuntimeEnvSetupError as error:
+            answer(str(error))''')
+    assert ('podman' in text) == is_stock(either)
+    if not is_stock(either):
+        assert 'image_uri' in text and len(text.splitlines()) <= 10 and not os.path.exists('/tmp/was-run')
 
 
 def test_r12_the_agent_killed(ray_programs, ray_daemon):  # noqa: F811
