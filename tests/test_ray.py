@@ -11,7 +11,7 @@ import zipfile
 import pytest
 
 from daemon_support import wait_until
-from ray_support import command_of, either, ended, our_node, ours, ray_daemon, ray_programs, stock  # noqa: F401
+from ray_support import command_of, either, ended, node, our_node, ours, ray_daemon, ray_programs, stock  # noqa: F401
 
 VERSION = '''
 import importlib.metadata
@@ -192,6 +192,40 @@ answer([ray.get(actor.version.remote()), ray.get(Actor.remote().version.remote()
         (one.home / 'collected').touch()
         assert one.finish(driver) == ['2.11.0', '2.11.0']
         wait_until(lambda: not has_it(), 30)
+
+
+NOTHING_KEPT = {f'RAY_RUNTIME_ENV_{field}_CACHE_SIZE_GB': '0' for field in ('WORKING_DIR', 'PY_MODULES', 'PIP')}
+
+
+@pytest.mark.parametrize('setting', ['stock', 'ours'])
+def test_its_directories_are_there_while_it_is_used_and_then_gone(setting, request, tmp_path):
+    """Where people, and Ray's own tests, look for what a node holds."""
+    if setting == 'stock':
+        made = node(env=NOTHING_KEPT)
+    else:
+        made = our_node(request.getfixturevalue('ray_programs'), request.getfixturevalue('ray_daemon'), env=NOTHING_KEPT)
+    with made as one:
+        seen = one.drive(f'''
+            connect()
+            def held():
+                top = {str(one.session)!r} + '/runtime_resources/'
+                return [[name for name in os.listdir(top + field) if not name.endswith(('.lock', '.txt'))]
+                        for field in ('pip', 'working_dir_files')]
+            @ray.remote(num_cpus=0, runtime_env={{'pip': ['emoji==2.2.0'], 'working_dir': 'file://{zipped(tmp_path / "ball.zip", part__py="X = 1")}'}})
+            class Actor:
+                def part(self):
+                    import emoji, part
+                    return part.X
+            actors = [Actor.remote() for _ in range(2)]
+            ray.get([actor.part.remote() for actor in actors])
+            during = held()
+            ray.kill(actors[0])
+            time.sleep(2)
+            still = held()
+            ray.kill(actors[1])
+            until(lambda: held() == [[], []], 30)
+            answer([during, still])''', timeout=180)
+    assert seen[0] == seen[1] and [len(names) for names in seen[0]] == [1, 1]
 
 
 def test_a_worker_has_one_pid_for_everybody(ours):  # noqa: F811
