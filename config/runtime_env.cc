@@ -289,6 +289,15 @@ Result<RuntimeEnv> Parser::parse(const Json& root) {
 
 }  // namespace
 
+const std::vector<std::string>& field_names() {
+  static const std::vector<std::string> kNames = [] {
+    std::vector<std::string> names = kFields;
+    names.insert(names.end(), kLater.begin(), kLater.end());
+    return names;
+  }();
+  return kNames;
+}
+
 Result<RuntimeEnv> parse_runtime_env(std::string_view json, const std::string& name,
                                      const std::string& base) {
   Json root = TRY(parse_json(json, name));

@@ -45,6 +45,9 @@ struct RuntimeEnv {
 Result<RuntimeEnv> parse_runtime_env(std::string_view json, const std::string& name,
                                      const std::string& base);
 
+// All that a runtime env may have, those of Ray's that aren't there yet included.
+const std::vector<std::string>& field_names();
+
 // Reads a requirements file with all that it includes (-r, -c stay relative to the file they are
 // in). Comments and empty lines are dropped, continuation lines joined. A cycle is an error.
 Result<std::vector<std::string>> read_requirements(const std::string& path);

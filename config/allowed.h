@@ -1,0 +1,41 @@
+// What a caller may use of what a runtime env can name: one list a kind, and no list is no bound.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "isolation/sys/result.h"
+
+namespace rtlaunch::config {
+
+struct RuntimeEnv;
+
+// Patterns (a word, or a beginning with `*` behind it), but for `mounts`: directories of the host
+// that may be used in place. `indexes` are URLs that packages and archives may come from.
+struct Allowed {
+  std::optional<std::vector<std::string>> fields, indexes, images, mounts, plugins;
+  bool operator==(const Allowed&) const = default;
+};
+inline constexpr const char* kAllowedKeys[] = {"fields", "indexes", "images", "mounts", "plugins"};
+std::optional<std::vector<std::string>>& list_of(Allowed& allowed, size_t key);
+const std::optional<std::vector<std::string>>& list_of(const Allowed& allowed, size_t key);
+
+// Whether the list (of Allowed) lets `word` pass; for mounts: whether the path lies in one of it.
+bool allows(const std::optional<std::vector<std::string>>& list, std::string_view word);
+bool allows_path(const std::optional<std::vector<std::string>>& list, std::string_view path);
+
+// What of a runtime env is refused; EPERM, the field named. Nothing is fetched for it. Indexes that
+// options or the caller's configuration name come later, when they are known (check_index()).
+Status check_fields(const RuntimeEnv& env, const Allowed& allowed);
+Status check_field(const std::string& field, const Allowed& allowed);
+// `url` without credentials.
+Status check_index(const std::string& url, const Allowed& allowed);
+
+// As a policy's "allow" has it, from the daemon to its builder.
+std::string allowed_json(const Allowed& allowed);
+Result<Allowed> parse_allowed(const std::string& json);
+
+}  // namespace rtlaunch::config
