@@ -201,6 +201,8 @@ install: build
 	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install -m 644 $(OUT)/bin/packaging.whl $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
+	install -d $(DESTDIR)$(PREFIX)/share/rtlaunch
+	$(OUT)/bin/rtlaunch policy schema > $(DESTDIR)$(PREFIX)/share/rtlaunch/policy.schema.json
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	ln -sf ../libexec/rtlaunch/rtlaunchd $(DESTDIR)$(PREFIX)/sbin/rtlaunchd

@@ -30,7 +30,7 @@ constexpr Control kControls[] = {
      &Profile::no_capabilities},
     {"no_new_namespaces", "no unshare, no setns, no clone with CLONE_NEW*",
      &Profile::no_new_namespaces},
-    {"no_mounts", "no mount, old or new, no pivot_root, no chroot", &Profile::no_mounts},
+    {"no_mounts", "no mount, old or new, no pivot_root", &Profile::no_mounts},
     {"no_debug", "no ptrace, process_vm_*, pidfd_getfd, kcmp, perf", &Profile::no_debug},
     {"no_io_uring", "no io_uring, which goes around filters", &Profile::no_io_uring},
     {"no_userfaultfd", "no userfaultfd", &Profile::no_userfaultfd},

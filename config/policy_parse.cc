@@ -40,7 +40,7 @@ const std::vector<Taken>& taken_calls() {
       {&Profile::no_new_namespaces, "no_new_namespaces", {"unshare", "setns"}},
       {&Profile::no_mounts,
        "no_mounts",
-       {"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount",
+       {"mount", "umount2", "pivot_root", "move_mount", "open_tree", "fsopen", "fsmount",
         "fsconfig", "mount_setattr"}},
       {&Profile::own_keyring, "own_keyring", {"keyctl", "add_key", "request_key"}},
   };

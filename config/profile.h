@@ -125,7 +125,7 @@ struct Profile {
   // What it may not do. Each is a set of system calls, whatever `syscalls` allows.
   Want no_capabilities = Want::kOff;    // not even the small set that root's workers keep
   Want no_new_namespaces = Want::kOff;  // unshare, setns, clone with CLONE_NEW*
-  Want no_mounts = Want::kOff;          // mount(2) and its successors, pivot_root, chroot
+  Want no_mounts = Want::kOff;          // mount(2) and its successors, pivot_root
   Want no_debug = Want::kOff;           // ptrace, process_vm_*, pidfd_getfd, kcmp, perf
   Want no_io_uring = Want::kOff;
   Want no_userfaultfd = Want::kOff;

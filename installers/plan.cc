@@ -4,6 +4,7 @@
 #include <set>
 
 #include "config/runtime_env.h"
+#include "installers/allowed_sources.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -50,6 +51,7 @@ Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool r
   const Field* working_dir = plan.find("working_dir");
   if (reads_working_dir && working_dir != nullptr && working_dir->missing()) return field;
   PackagesContext context = TRY(packages_context(request, plan, records.store()));
+  TRY(check_sources(packages, context, *plan.python, request.allowed));
   field.key = TRY(packages_key(packages, *plan.python, context));
   return field;
 }
@@ -179,6 +181,7 @@ Result<PackagesContext> packages_context(const PlanRequest& request, const Plan&
 }
 
 Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Records& records) {
+  TRY(config::check_fields(request.env, request.allowed));
   Plan plan;
   TRY(plan_sources(request, own, plan));
   if (request.env.packages && !request.env.packages->lines.empty()) {

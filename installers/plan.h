@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "config/allowed.h"
 #include "config/runtime_env.h"
 #include "installers/pip.h"
 #include "installers/progress.h"
@@ -32,6 +33,8 @@ struct PlanRequest {
   // What will be run, as far as that is known: a hint at what it imports first; in no key.
   std::vector<std::string> command;
   bool allow_conflicts = false;
+  config::Allowed
+      allowed;  // by the policy; what is not makes planning fail, and nothing is fetched
 };
 
 // One layer recipe: a working_dir, one py_module, or the packages.

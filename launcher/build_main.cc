@@ -1,8 +1,9 @@
 // rtlaunch-build: all that a warm launch doesn't need. `make FIELD` and `settle` are asked for by
 // rtlaunch (request.h); `store` and `env` are what people ask.
 //
-// rtlaunchd asks for them with `--caller UID:GID:GROUPS --store DIR`, as root, for somebody else.
-// Then every path is opened, and every program of the caller's choice run, with the caller's rights
+// rtlaunchd asks for them with `--caller UID:GID:GROUPS --store DIR`, as root, for somebody else,
+// and with `--allowed JSON` where the policy bounds what that one may use. Then every path is
+// opened, and every program of the caller's choice run, with the caller's rights
 // (isolation/sys/caller.h), and only the store's own methods are root's. The environment is empty;
 // of the caller's variables, which come with the request, those are taken over that our own
 // downloads and sources go by. Nothing that a loader or an interpreter heeds is among them.
@@ -59,6 +60,7 @@ struct Work {
   std::vector<std::string> words;     // make FIELD, settle
   std::optional<sys::Caller> caller;  // given by rtlaunchd
   std::string store;                  // given by rtlaunchd; else the request says it
+  config::Allowed allowed;            // the same
 };
 
 Result<Work> parse_work(const std::vector<std::string>& args) {
@@ -73,6 +75,8 @@ Result<Work> parse_work(const std::vector<std::string>& args) {
       work.caller = TRY(sys::parse_caller(value));
     } else if (args[i] == "--store" && !value.empty()) {
       work.store = value;
+    } else if (args[i] == "--allowed") {
+      work.allowed = TRY(config::parse_allowed(value));
     } else {
       return make_error("rtlaunch-build", args[i], "is no option of it");
     }
@@ -129,6 +133,7 @@ struct Ready {
 // Beyond this point paths are opened with the caller's rights.
 Result<Ready> prepare(const Work& work) {
   BuildRequest request = TRY(read_request());
+  if (work.caller) request.plan.allowed = work.allowed;
   if (!work.caller) {
     store::Store own = TRY(store::Store::open(request.store, true));
     return Ready{std::move(request), std::move(own)};

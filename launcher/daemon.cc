@@ -25,11 +25,13 @@ const char kDaemonUsage[] =
   --store DIR          where layers are kept (/var/lib/rtlaunch)
   --runtime DIR        socket, lock, workers' records, log (/run/rtlaunch)
   --socket PATH        where clients connect (RUNTIME/rtlaunchd.sock)
+  --policy FILE        who may ask for what (/etc/rtlaunch/policy.json, if it is there)
   --metrics ADDR:PORT  Prometheus text over HTTP, or off (127.0.0.1:9469)
   --log-level LEVEL    debug, info, warning, error (info); JSON lines on stderr
   --drain-seconds N    that builds have to end after SIGTERM (20)
 
-SIGTERM: takes no new work, ends, and leaves workers running. SIGHUP: opens its log anew.
+SIGTERM: takes no new work, ends, and leaves workers running. SIGHUP: reads the
+policy again, and opens its log anew.
 )";
 
 namespace {
@@ -44,12 +46,9 @@ Result<int> parse_seconds(const std::string& name, const std::string& value) {
 }
 
 Status take_option(const std::string& name, const std::string& value, DaemonOptions& options) {
-  if (name == "--policy") {
-    return make_error("command line", name, "there are no policies yet in this version",
-                      "leave the option out");
-  }
-  std::string* texts[] = {&options.store, &options.runtime, &options.socket, &options.metrics};
-  const char* names[] = {"--store", "--runtime", "--socket", "--metrics"};
+  std::string* texts[] = {&options.store, &options.runtime, &options.socket, &options.metrics,
+                          &options.policy};
+  const char* names[] = {"--store", "--runtime", "--socket", "--metrics", "--policy"};
   for (size_t i = 0; i < std::size(names); ++i) {
     if (name != names[i]) continue;
     if (value.empty()) return make_error("command line", name, "needs a value", "see --help");
@@ -95,6 +94,7 @@ Result<DaemonOptions> parse_daemon_options(const std::vector<std::string>& args)
   }
   options.runtime = TRY(absolute(options.runtime));
   options.store = TRY(absolute(options.store));
+  if (!options.policy.empty()) options.policy = TRY(absolute(options.policy));
   if (options.socket.empty()) options.socket = options.runtime + "/rtlaunchd.sock";
   options.socket = TRY(absolute(options.socket));
   return options;

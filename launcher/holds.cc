@@ -315,6 +315,8 @@ Result<int> create(const RunOptions& options, Report& report) {
   std::unique_ptr<Host> host = TRY(choose_host(rtlaunch::host_options(options), signals));
   installers::PlanRequest request = TRY(read_request(options));
   report.hide(request.env.env_vars);
+  TRY(host->shape(options.asked, false));
+  request.allowed = host->allowed();
   bool cold = false;
   for (int attempt = 0;; ++attempt) {
     Ready ready = TRY(make_ready(request, *host, report));

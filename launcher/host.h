@@ -19,7 +19,9 @@
 #include "installers/plan.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
+#include "launcher/options.h"
 #include "launcher/report.h"
+#include "launcher/shield.h"
 #include "launcher/signals.h"
 
 namespace rtlaunch {
@@ -40,6 +42,7 @@ class Running {
   virtual Result<int> wait() = 0;       // the command's wait status
   virtual int upper_dir() const = 0;    // see Sandbox::upper_dir()
   virtual std::vector<isolation::Sandbox::Step> steps() = 0;
+  virtual std::string profile() = 0;                      // that it was given
   virtual std::vector<isolation::Applied> applied() = 0;  // see Sandbox::applied()
   virtual std::string met() const = 0;                    // see Sandbox::met()
   virtual void runs_long() {}  // what is kept only for a short command may go
@@ -48,6 +51,8 @@ class Running {
 // One start.
 struct Launch {
   isolation::Spec spec;
+  Asked asked;                        // of the policy
+  std::string shape;                  // that `spec` was written for (Shape::key())
   std::vector<store::Digest> layers;  // that `spec` names
   store::Key environment;             // whose record has them all; "" when there are none
   std::string name;                   // for people
@@ -62,8 +67,13 @@ class Host : public installers::Records {
   // Runs until all of `fields` are made or one fails. SIGINT, SIGTERM, SIGHUP: exit code 128+n.
   virtual Status make(const std::vector<std::string>& fields,
                       const installers::PlanRequest& request, Report& report) = 0;
-  // Returns when the command has been exec'ed. Nothing: a layer, or the environment's record, isn't
-  // there any more.
+  // What the policy gives for this. `surely`: asked of a daemon, else it may be what is usual, and
+  // start() says whether it was right. EPERM: it doesn't give it.
+  virtual Result<Shape> shape(const Asked& asked, bool surely) = 0;
+  // What may be named in a runtime env; a daemon says so itself, when it is asked to make a layer.
+  virtual config::Allowed allowed() const { return {}; }
+  // Returns when the command has been exec'ed. EREMCHG: the shape was not right. Nothing: a layer,
+  // or the environment's record, isn't there any more.
   virtual Result<std::unique_ptr<Running>> start(Launch launch) = 0;
   // An environment's record, for `env ls` and `exec`.
   virtual Status remember(const store::Key& id, const store::Record& record) = 0;

@@ -92,6 +92,9 @@ class DaemonRunning : public Running {
   std::vector<isolation::Sandbox::Step> steps() override {
     return await_answer() ? steps_from(*answer_) : std::vector<isolation::Sandbox::Step>();
   }
+  std::string profile() override {
+    return await_answer() ? answer_->value("profile", "") : std::string();
+  }
   std::vector<isolation::Applied> applied() override {
     return await_answer() ? applied_from(*answer_) : std::vector<isolation::Applied>();
   }
@@ -228,6 +231,7 @@ class DaemonHost : public Host {
       const std::vector<store::Key>& keys) override;
   Status make(const std::vector<std::string>& fields, const installers::PlanRequest& request,
               Report& report) override;
+  Result<Shape> shape(const Asked& asked, bool surely) override;
   Result<std::unique_ptr<Running>> start(Launch launch) override;
   Status remember(const store::Key& id, const store::Record& record) override;
   void touch(const store::Key&) override {}  // a start names its environment
@@ -316,9 +320,35 @@ Status check_same_processes(Client& client) {
                     "run an rtlaunchd in this container, or rtlaunch --embedded");
 }
 
+// What is asked of the policy, as `start` and `profile` have it.
+void add_asked(const Asked& asked, Json* request) {
+  if (!asked.ask.profile.empty()) (*request)["profile"] = asked.ask.profile;
+  if (!asked.job.empty()) (*request)["job"] = asked.job;
+  for (const auto& [name, value] : asked.ask.controls) (*request)["controls"][name] = value;
+  for (const auto& [name, value] : asked.labels) (*request)["labels"][name] = value;
+}
+
+Result<Shape> DaemonHost::shape(const Asked& asked, bool surely) {
+  bool plain = asked.ask.controls.empty();
+  auto assumed = assumed_shape(asked.ask.profile);
+  if (assumed && plain && !surely) return *assumed;
+  Json request = {{"op", "profile"}};
+  add_asked(asked, &request);
+  Json answer = TRY(client_.ask(request));
+  try {
+    Shape shape{answer.at("profile"), answer.at("shared"), answer.at("home"), {}};
+    if (!answer.at("environment").is_null()) shape.environment = answer.at("environment");
+    return shape;
+  } catch (const Json::exception&) {
+    return unreadable();
+  }
+}
+
 Result<std::unique_ptr<Running>> DaemonHost::start(Launch launch) {
   if (launch.spec.same_pid) TRY(check_same_processes(client_));
-  Json request = {{"op", "start"}, {"keys", Json::array()}, {"name", launch.name}};
+  Json request = {
+      {"op", "start"}, {"keys", Json::array()}, {"name", launch.name}, {"shape", launch.shape}};
+  add_asked(launch.asked, &request);
   if (!launch.environment.hex.empty()) {
     request["env"] = launch.environment.hex;
     request["keys"].push_back(launch.environment.hex);

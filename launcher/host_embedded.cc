@@ -1,6 +1,7 @@
 // The host that is this process: its store, its children.
 #include <unistd.h>
 
+#include "config/policy_file.h"
 #include "launcher/builder.h"
 #include "launcher/host_parts.h"
 
@@ -9,19 +10,21 @@ namespace {
 
 class EmbeddedRunning : public Running {
  public:
-  EmbeddedRunning(isolation::Sandbox sandbox, std::vector<store::Lease> leases)
-      : leases_(std::move(leases)), sandbox_(std::move(sandbox)) {}
+  EmbeddedRunning(isolation::Sandbox sandbox, std::vector<store::Lease> leases, std::string profile)
+      : leases_(std::move(leases)), sandbox_(std::move(sandbox)), profile_(std::move(profile)) {}
   Status send(int signal) override { return sandbox_.send(signal); }
   int done_fd() const override { return sandbox_.done_fd(); }
   Result<int> wait() override { return sandbox_.wait(); }
   int upper_dir() const override { return sandbox_.upper_dir(); }
   std::vector<isolation::Sandbox::Step> steps() override { return sandbox_.steps(); }
+  std::string profile() override { return profile_; }
   std::vector<isolation::Applied> applied() override { return sandbox_.applied(); }
   std::string met() const override { return sandbox_.met(); }
 
  private:
   std::vector<store::Lease> leases_;
   isolation::Sandbox sandbox_;
+  std::string profile_;
 };
 
 class EmbeddedHost : public Host {
@@ -46,13 +49,32 @@ class EmbeddedHost : public Host {
     return build_fields(fields, request, store_.path(), signals_, report);
   }
 
+  // Root's policy is root's, and everybody's: but here a plain user is asked of himself alone, who
+  // could do without us.
+  Result<Shape> shape(const Asked& asked, bool) override {
+    config::Policy policy = TRY(config::load_default_policy());
+    config::Who who = TRY(config::ourselves());
+    who.job = asked.job;
+    who.labels = asked.labels;
+    verdict_ = TRY(config::resolve(policy, who, asked.ask));
+    return shape_of(verdict_->profile);
+  }
+
+  config::Allowed allowed() const override {
+    return verdict_ ? verdict_->allow : config::Allowed();
+  }
+
   Result<std::unique_ptr<Running>> start(Launch launch) override {
+    if (verdict_) {
+      Shield shield = TRY(shield_of(*verdict_, launch.asked.job));
+      TRY(apply(shield, ::geteuid(), &launch.spec));
+    }
     auto leases = TRY(store_.acquire_all(launch.layers));
     if (!leases) return std::unique_ptr<Running>();
     for (const store::Lease& lease : *leases) launch.spec.leases.push_back(lease.fd.get());
     isolation::Sandbox sandbox = TRY(isolation::start(launch.spec));
-    return std::unique_ptr<Running>(
-        std::make_unique<EmbeddedRunning>(std::move(sandbox), std::move(*leases)));
+    return std::unique_ptr<Running>(std::make_unique<EmbeddedRunning>(
+        std::move(sandbox), std::move(*leases), verdict_ ? verdict_->profile.name : ""));
   }
 
   Status remember(const store::Key& id, const store::Record& record) override {
@@ -87,6 +109,7 @@ class EmbeddedHost : public Host {
   store::Store store_;
   Signals& signals_;
   Background background_;
+  std::optional<config::Verdict> verdict_;
 };
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "launcher/holds.h"
 #include "launcher/look.h"
 #include "launcher/options.h"
+#include "launcher/policy_command.h"
 #include "launcher/report.h"
 #include "launcher/run.h"
 #include "launcher/setup_worker.h"
@@ -117,6 +118,10 @@ int carry_out(int argc, char** argv) {
   if (verb == "exec") return with_options(parse_exec_options, exec, args);
   if (verb == "store" || verb == "env") return store_or_env(verb, args);
   if (verb == "setup-worker") return fail(setup_worker(args));
+  if (verb == "policy") {
+    auto done = policy_command(args);
+    return done ? *done : fail(done.error(), has_word(args, "--json"));
+  }
   if (verb == "agent") return become("rtlaunch-agent", args);
   if (verb == "--version") return std::puts("rtlaunch 0.1.0") < 0;
   auto status = look(verb, args);

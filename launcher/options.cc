@@ -67,11 +67,35 @@ Status set_ttl(RunOptions& options, const std::string& value) {
 }
 
 Status set_profile(RunOptions& options, const std::string& value) {
-  if (value != "ml" && value != "ray") {
-    return usage_error("--profile " + value, "no such profile", "ml and ray are there");
-  }
-  options.profile = value == "ray" ? Profile::kRay : Profile::kMl;
+  TRY(config::check_name({"--profile", "", "command line"}, value));
+  options.asked.ask.profile = value;
   return {};
+}
+
+Result<std::pair<std::string, std::string>> name_and_value(const std::string& option,
+                                                           const std::string& text) {
+  size_t equals = text.find('=');
+  if (equals != std::string::npos && equals > 0) {
+    return std::pair(text.substr(0, equals), text.substr(equals + 1));
+  }
+  return usage_error(option + " " + text, "no name before '='", "write " + option + " NAME=VALUE");
+}
+
+Status add_control(RunOptions& options, const std::string& value) {
+  options.asked.ask.controls.push_back(TRY(name_and_value("--control", value)));
+  TRY(config::read_asked(options.asked.ask.controls));
+  return {};
+}
+
+Status set_job(RunOptions& options, const std::string& value) {
+  options.asked.job = value;
+  return config::check_who({0, 0, {}, value, {}});
+}
+
+Status add_label(RunOptions& options, const std::string& value) {
+  auto [name, text] = TRY(name_and_value("--label", value));
+  options.asked.labels[name] = text;
+  return config::check_who({0, 0, {}, "", options.asked.labels});
 }
 
 Result<std::string> absolute(const std::string& option, const std::string& path) {
@@ -109,6 +133,9 @@ constexpr Option kOptions[] = {
     {"--keep", kRun | kExec, nullptr, into<&RunOptions::keep>},
     {"--upper-size", kRun | kExec, nullptr, set_upper_size},
     {"--profile", kRun | kExec, nullptr, set_profile},
+    {"--control", kRun | kExec, nullptr, add_control},
+    {"--job", kRun | kExec, nullptr, set_job},
+    {"--label", kRun | kExec, nullptr, add_label},
     {"--working-dir-at", kRun | kExec, nullptr, set_working_dir_at},
     {"--py-module-at", kRun | kExec, nullptr, add_py_module_at},
     {"--hide", kRun | kExec, nullptr, add_hidden},

@@ -3,16 +3,23 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "config/policy.h"
 #include "isolation/sys/result.h"
 
 namespace rtlaunch {
 
-enum class Profile { kMl, kRay };  // see worker.h
+// What is asked of the policy: --profile, --control, --job, --label.
+struct Asked {
+  config::Ask ask;
+  std::string job;
+  std::map<std::string, std::string> labels;
+};
 
 struct RunOptions {
   std::string runtime_env;                 // --runtime-env: a file's name or JSON; "" for none
@@ -22,7 +29,7 @@ struct RunOptions {
   std::string store;                                     // --store; "" for the default
   std::string python;                      // --python: the base interpreter; "" to find it
   std::string keep;                        // --keep: where files written in working_dir go
-  Profile profile = Profile::kMl;          // --profile
+  Asked asked;                             // --profile, --control, --job, --label
   std::string working_dir_at;              // --working-dir-at, absolute; "" for its own place
   std::vector<std::string> py_modules_at;  // --py-module-at, absolute; none, or one for each
   std::vector<std::string> hidden;         // --hide, absolute

@@ -46,17 +46,38 @@ TEST(Options, ProfilesAndPlaces) {
                           "--session", "/s/session_1", "--py-module-at", "/1", "--py-module-at",
                           "/2", "--die-with-parent", "--", "x", "--profile", "ml"});
   ASSERT_TRUE(options.ok()) << options.error().message();
-  EXPECT_EQ(options->profile, Profile::kRay);
+  EXPECT_EQ(options->asked.ask.profile, "ray");
   EXPECT_EQ(options->working_dir_at, "/b");
   EXPECT_EQ(options->py_modules_at, (std::vector<std::string>{"/1", "/2"}));
   EXPECT_EQ(options->hidden, (std::vector<std::string>{"/h"}));
   EXPECT_EQ(options->session, "/s/session_1");
   EXPECT_TRUE(options->die_with_parent);
-  EXPECT_EQ(parse_run_options({"x"})->profile, Profile::kMl);
-  for (const char* option :
-       {"--working-dir-at", "--py-module-at", "--hide", "--session", "--profile"}) {
+  EXPECT_EQ(parse_run_options({"x"})->asked.ask.profile, "");
+  for (const char* option : {"--working-dir-at", "--py-module-at", "--hide", "--session"}) {
     EXPECT_FALSE(parse_run_options({option, "relative", "--", "x"}).ok()) << option;
     EXPECT_FALSE(parse_create_options({option, "/x"}).ok()) << option;
+  }
+}
+
+TEST(Options, WhatIsAskedOfThePolicy) {
+  auto options = parse_run_options({"--control", "memory=1G", "--control=network=none", "--job",
+                                    "j", "--label", "team=x=y", "--", "x"});
+  ASSERT_TRUE(options.ok()) << options.error().message();
+  EXPECT_EQ(options->asked.ask.controls, (std::vector<std::pair<std::string, std::string>>{
+                                             {"memory", "1G"}, {"network", "none"}}));
+  EXPECT_EQ(options->asked.job, "j");
+  EXPECT_EQ(options->asked.labels.at("team"), "x=y");
+  for (const std::vector<std::string>& bad :
+       std::vector<std::vector<std::string>>{{"--profile", ".."},
+                                             {"--profile", "-x"},
+                                             {"--profile", "a\nb"},
+                                             {"--control", "memory"},
+                                             {"--control", "memroy=1G"},
+                                             {"--control", "memory=x"},
+                                             {"--job", "a\nb"},
+                                             {"--label", "=x"},
+                                             {"--label", "..=x"}}) {
+    EXPECT_FALSE(parse_run_options({bad[0], bad[1], "--", "x"}).ok()) << bad[1];
   }
 }
 

@@ -20,12 +20,19 @@
 //             → events {"event": "queued"} while other builds come first, {"event": "progress",
 //             "layer", "phase", "object", "done", "total"} and {"event": "made", "field"}, then the
 //             answer. Progress is dropped, never kept, for a client that reads slowly.
-//   start     {"op", "keys": [hex...], "env": id, "name"} + fds: document (an encoded Spec, memfd),
+//   start     {"op", "keys": [hex...], "env": id, "name", "shape", ASKED} + fds: document (an
+//   encoded Spec, memfd),
 //             stdin, stdout, stderr, line (isolation/line.h)
-//             → {"worker", "pid", "steps": [[name, microseconds]...],
+//             → {"worker", "pid", "profile", "steps": [[name, microseconds]...],
 //             "controls": [[name, applied, why not]...]}
 //             Layers that the document names must belong to records of `keys`. A layer or record
 //             that is gone: error with code ESTALE; plan again. "env" and "name" may be absent.
+//             ASKED, all of which may be left out: "profile": name, "controls": {name: text},
+//             "job", "labels": {name: text}. The policy decides what is given for it (EPERM: less);
+//             the document is held to that. "shape": what the document was written for
+//             (launcher/shield.h); EREMCHG: the policy gives another one, ask for it.
+//   profile   {"op", ASKED} → {"profile", "shared": bool, "home": bool, "environment": [...] or
+//             null, "shape", "verdict": {...}}   what a start would get, and from which rule
 //   remember  {"op", "key", "name", "layers", "data"}   an env record (`rtlaunch env ls`), data the
 //             text of JSON, layers only of the caller's own records, which `keys` names: [hex...]
 //   env       {"op", "id"} → {"key", "record"}           id: a key's prefix (at least 4 digits), or
@@ -59,6 +66,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -122,13 +130,15 @@ enum class Op {
   kCollect,
   kEnvs,
   kForget,
+  kProfile,
 };
 const char* name_of(Op op);
 
 struct Request {
   Op op = Op::kHello;
   int64_t version = 0;
-  std::string client, env, name, key, data, id, worker;
+  std::string client, env, name, key, data, id, worker, profile, job, shape;
+  std::map<std::string, std::string> controls, labels;
   std::vector<std::string> keys, fields, layers, ids;
   bool all = false, follow = false, pinned = false;
   int64_t ttl = 0, signal = 0;

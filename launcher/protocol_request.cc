@@ -15,6 +15,7 @@ namespace {
 using config::Json;
 
 constexpr size_t kMostKeys = 1024, kMostLayers = 8192, kMostFields = 256;
+constexpr size_t kMostAsked = 128;
 constexpr size_t kMostName = 4096, kMostData = 256 << 10;
 constexpr int64_t kLongest = int64_t{100} * 366 * 86400;  // seconds
 
@@ -30,7 +31,11 @@ const std::vector<Rule>& rules() {
       {"hello", Op::kHello, 0, {"version"}, {"client"}},
       {"lookup", Op::kLookup, 0, {"keys"}, {}},
       {"make", Op::kMake, 1, {"fields"}, {}},
-      {"start", Op::kStart, kStartFds, {"keys"}, {"env", "name"}},
+      {"start",
+       Op::kStart,
+       kStartFds,
+       {"keys"},
+       {"env", "name", "shape", "profile", "controls", "job", "labels"}},
       {"remember", Op::kRemember, 0, {"key", "name", "layers", "data", "keys"}, {}},
       {"env", Op::kEnv, 0, {"id"}, {}},
       {"hold", Op::kHold, 0, {"name", "env", "ttl"}, {}},
@@ -46,6 +51,7 @@ const std::vector<Rule>& rules() {
       {"collect", Op::kCollect, 0, {}, {}},
       {"envs", Op::kEnvs, 0, {}, {}},
       {"forget", Op::kForget, 0, {"ids"}, {}},
+      {"profile", Op::kProfile, 0, {}, {"profile", "controls", "job", "labels"}},
   };
   return kRules;
 }
@@ -140,6 +146,19 @@ Status take_list(const std::string& key, const Json& value, size_t most, Check c
   return {};
 }
 
+// Of few and short texts; what they mean is for the policy to say.
+Status take_map(const std::string& key, const Json& value,
+                std::map<std::string, std::string>& into) {
+  if (!value.is_object()) return bad(key, "must be an object of strings");
+  if (value.size() > kMostAsked) return bad(key, "has too many entries");
+  for (const auto& [name, text] : value.items()) {
+    if (name.size() > 64 || !is_plain(name)) return bad(key, "has a malformed name");
+    into[name] = TRY(text_of(key, text, kMostName));
+    if (!is_plain(into[name])) return bad(key, "has a malformed entry");
+  }
+  return {};
+}
+
 Status take_bool(const std::string& key, const Json& value, bool& into) {
   if (!value.is_boolean()) return bad(key, "must be true or false");
   into = value.get<bool>();
@@ -164,6 +183,11 @@ Status take(const std::string& key, const Json& value, Request& request) {
   if (key == "id") return take_text(key, value, kMostName, is_id, request.id);
   if (key == "key") return take_text(key, value, 64, is_hex, request.key);
   if (key == "worker") return take_text(key, value, 64, is_prefix, request.worker);
+  if (key == "profile") return take_text(key, value, 64, is_plain, request.profile);
+  if (key == "job") return take_text(key, value, 256, is_plain, request.job);
+  if (key == "shape") return take_text(key, value, 64 << 10, is_plain, request.shape);
+  if (key == "controls") return take_map(key, value, request.controls);
+  if (key == "labels") return take_map(key, value, request.labels);
   if (key == "keys") return take_list(key, value, kMostKeys, is_hex, request.keys);
   if (key == "layers") return take_list(key, value, kMostLayers, is_hex, request.layers);
   if (key == "fields") return take_list(key, value, kMostFields, is_field, request.fields);

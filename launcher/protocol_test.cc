@@ -32,7 +32,10 @@ std::vector<std::string> good_requests() {
       R"({"op":"kill","worker":"12ab","signal":15})",
       R"({"op":"status"})",
       R"({"op":"limits","max_bytes":1,"min_free":null})",
-      R"({"op":"collect"})"};
+      R"({"op":"collect"})",
+      R"({"op":"envs"})",
+      R"({"op":"forget","ids":["aaaa"]})",
+      R"({"op":"profile","profile":"ml","controls":{"memory":"1G"},"job":"j","labels":{"a":"b"}})"};
 }
 
 TEST(Protocol, EveryOpHasAName) {
@@ -71,6 +74,10 @@ TEST(Protocol, WhatARequestMayNotBe) {
       {R"({"op":"hold","name":"a","env":"aaaa","ttl":-1})", "ttl"},
       {R"({"op":"hold","name":"a","env":"aaaa","ttl":null})", "ttl"},
       {R"({"op":"ps","all":1})", "all"},
+      {R"({"op":"profile","controls":["memory"]})", "controls"},
+      {R"({"op":"profile","controls":{"memory":1}})", "controls"},
+      {R"({"op":"profile","labels":{"a":"b\nc"}})", "labels"},
+      {R"({"op":"start","keys":[],"profile":7})", "profile"},
       {std::string("{\"op\":\"status\"}\0", 16), "request"},
   };
   for (const auto& [text, object] : kBad) {

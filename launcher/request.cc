@@ -9,7 +9,7 @@ namespace {
 
 using config::Json;
 
-constexpr int kFormat = 2;
+constexpr int kFormat = 3;
 
 std::string dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -96,6 +96,7 @@ std::string request_json(const installers::PlanRequest& request, const std::stri
                {"command", command_json(request.command)},
                {"allow_conflicts", request.allow_conflicts},
                {"variables", variables_json(request.variables)},
+               {"allowed", config::allowed_json(request.allowed)},
                {"runtime_env", runtime_env_json(request.env)}});
 }
 
@@ -116,6 +117,7 @@ Result<BuildRequest> parse_request(const std::string& text) {
     }
     for (const Json& word : json.at("command")) request.plan.command.push_back(to_bytes(word));
     request.plan.allow_conflicts = json.at("allow_conflicts");
+    request.plan.allowed = TRY(config::parse_allowed(json.at("allowed")));
     request.plan.env =
         TRY(config::parse_runtime_env(dump(json.at("runtime_env")), "request", request.plan.cwd));
     return request;

@@ -1,8 +1,8 @@
 // What rtlaunch asks of rtlaunch-build: one JSON document on its standard input (a memfd: secrets
 // of env_vars pass through it and never through argv), and JSON lines on its standard output.
 //
-//   request   {"format": 2, "store", "cwd", "python", "tools", "command": [...], "allow_conflicts",
-//              "variables": {NAME: value...}, "runtime_env": {...}}
+//   request   {"format": 3, "store", "cwd", "python", "tools", "command": [...], "allow_conflicts",
+//              "allowed": text of JSON, "variables": {NAME: value...}, "runtime_env": {...}}
 //   answers   {"event": "progress", "layer", "phase", "object", "done", "total"}
 //             {"event": "error", "step", "errno", "object", "reason", "cure", "exit_code"}
 //             {"event": "done"}

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "isolation/sys/process.h"
 #include "launcher/asked.h"
@@ -77,7 +78,8 @@ void show_controls(Running& running, const RunOptions& options, Report& report) 
     std::string& list = one.applied ? applied : lacking;
     list += (list.empty() ? "" : ", ") + name + (one.applied ? "" : " (" + one.why + ")");
   }
-  report.note("controls", "applied: " + applied + (lacking.empty() ? "" : "; not: " + lacking));
+  report.note("controls", "profile " + running.profile() + "; applied: " + applied +
+                              (lacking.empty() ? "" : "; not: " + lacking));
 }
 
 void tell_limit(const Running& running, int status, Report& report) {
@@ -95,10 +97,12 @@ std::string program_of(const std::vector<std::string>& command) {
   return command[0].substr(command[0].rfind('/') + 1);
 }
 
-Result<Launch> launch_of(const Plan& plan, const RunOptions& options, const PlanRequest& request,
-                         const Host& host) {
+Result<Launch> launch_of(const Plan& plan, const RunOptions& options, const Shape& shape,
+                         const PlanRequest& request, const Host& host) {
   Launch launch;
-  launch.spec = TRY(worker_spec(options, request, plan, host.store(), host.hidden()));
+  launch.spec = TRY(worker_spec(options, shape, request, plan, host.store(), host.hidden()));
+  launch.asked = options.asked;
+  launch.shape = shape.key();
   launch.layers = plan.layers();
   if (!launch.layers.empty()) launch.environment = plan.id();
   launch.name = program_of(options.command);
@@ -113,18 +117,25 @@ struct Started {
   int64_t planned = 0;  // when planning, or making, had ended
 };
 
-Result<Started> start_planned(const Plan& plan, const RunOptions& options,
+Result<Started> start_planned(const Plan& plan, const RunOptions& options, Shape& shape,
                               const PlanRequest& request, const Attendant& attendant, Host& host) {
   Started started;
   started.planned = now_microseconds();
   started.lacks_bytecode = wants_bytecode(plan);
-  Launch launch = TRY(launch_of(plan, options, request, host));
-  for (const isolation::Overlay& overlay : launch.spec.overlays) {
-    if (overlay.report) started.own_dirs = overlay.mkdirs;
+  for (int attempt = 1;; ++attempt) {
+    Launch launch = TRY(launch_of(plan, options, shape, request, host));
+    for (const isolation::Overlay& overlay : launch.spec.overlays) {
+      if (overlay.report) started.own_dirs = overlay.mkdirs;
+    }
+    attendant.connect(launch.spec);
+    auto running = host.start(std::move(launch));
+    bool other_shape = !running && running.error().code == EREMCHG && attempt < kAttempts;
+    if (!other_shape) {
+      started.running = TRY(std::move(running));
+      return started;
+    }
+    shape = TRY(host.shape(options.asked, true));
   }
-  attendant.connect(launch.spec);
-  started.running = TRY(host.start(std::move(launch)));
-  return started;
 }
 
 // A record may name a layer that is gone: whoever makes a field looks at that, too.
@@ -135,7 +146,7 @@ Status mend(const Plan& plan, const PlanRequest& request, Host& host, Report& re
   return {};
 }
 
-Result<Started> start_ready(const RunOptions& options, const PlanRequest& request,
+Result<Started> start_ready(const RunOptions& options, Shape& shape, const PlanRequest& request,
                             const Attendant& attendant, Host& host, Report& report) {
   bool cold = false;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
@@ -143,7 +154,7 @@ Result<Started> start_ready(const RunOptions& options, const PlanRequest& reques
     cold |= ready.cold;
     report.clear();
     TRY(remember(request, ready.plan, host));
-    Started started = TRY(start_planned(ready.plan, options, request, attendant, host));
+    Started started = TRY(start_planned(ready.plan, options, shape, request, attendant, host));
     started.cold = cold;
     if (started.running) return started;
     cold = true;
@@ -229,8 +240,10 @@ Result<int> run(const RunOptions& options, Report& report) {
   std::unique_ptr<Host> host = TRY(choose_host(host_options(options), signals));
   PlanRequest request = TRY(read_request(options));
   report.hide(request.env.env_vars);
+  Shape shape = TRY(host->shape(options.asked, false));
+  request.allowed = host->allowed();
   Attendant attendant = TRY(Attendant::prepare(host->shares_terminal(), signals));
-  Started started = TRY(start_ready(options, request, attendant, *host, report));
+  Started started = TRY(start_ready(options, shape, request, attendant, *host, report));
   int64_t running_since = now_microseconds();
   TRY(attendant.let_go_of_stdio());
   if (options.timings) show_timings(*started.running, started.planned - began, report);
@@ -255,10 +268,11 @@ Result<int> exec(const RunOptions& options, Report& report) {
   std::unique_ptr<Host> host = TRY(choose_host(host_options(options), signals));
   PlanRequest request = TRY(exec_request(options));
   report.hide(request.env.env_vars);
+  Shape shape = TRY(host->shape(options.asked, false));
   Host::Found found = TRY(host->environment(options.environment));
   Plan plan = TRY(plan_of(found.record));
   Attendant attendant = TRY(Attendant::prepare(host->shares_terminal(), signals));
-  Started started = TRY(start_planned(plan, options, request, attendant, *host));
+  Started started = TRY(start_planned(plan, options, shape, request, attendant, *host));
   if (!started.running) return not_whole(options.environment);
   TRY(attendant.let_go_of_stdio());
   if (options.timings) show_timings(*started.running, started.planned - began, report);

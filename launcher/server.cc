@@ -53,6 +53,7 @@ Status Server::open() {
   TRY(journal_.keep_in(options_.runtime + "/log"));
   size_t descriptors = raise_descriptor_limit(kWantedDescriptors);
   journal_.say(Level::kDebug, "limits", {.more = {{"descriptors", int64_t(descriptors)}}});
+  policy_ = TRY(PolicyInForce::load(options_.policy, journal_));
   store_ = TRY(store::Store::open(options_.store, true));
   workers_ = TRY(Workers::open(options_.runtime));
   builds_.emplace(io_, options_.store, Builds::Limits(), spawners_, journal_, metrics_);
@@ -279,6 +280,7 @@ void Server::reload() {
   notify_.reloading();
   Status opened = journal_.keep_in(options_.runtime + "/log");
   if (!opened.ok()) journal_.say(Level::kError, "log_failed", facts_of(opened.error()));
+  policy_->reload(journal_);
   journal_.say(Level::kInfo, "reloaded");
   notify_.ready();
 }

@@ -22,6 +22,7 @@
 #include "launcher/server_builds.h"
 #include "launcher/server_closer.h"
 #include "launcher/server_housekeeping.h"
+#include "launcher/server_policy.h"
 #include "launcher/server_quota.h"
 #include "launcher/server_spawner.h"
 #include "launcher/workers.h"
@@ -50,6 +51,7 @@ class Server {
   asio::io_context& io() { return io_; }
   const DaemonOptions& options() const { return options_; }
   const std::string& tools() const { return tools_; }
+  PolicyInForce& policy() { return *policy_; }
   bool draining() const { return draining_; }
   Journal& journal() { return journal_; }
   Metrics& metrics() { return metrics_; }
@@ -89,6 +91,7 @@ class Server {
   DaemonOptions options_;
   std::string tools_;
   Journal& journal_;
+  std::optional<PolicyInForce> policy_;
   Metrics metrics_;
   Notify notify_;
   UniqueFd lock_;

@@ -75,12 +75,16 @@ Status outcome(const Build& build, const Result<SpawnReply>& last) {
 
 }  // namespace
 
-std::vector<std::string> builder_options(const isolation::User& caller, const std::string& store) {
+std::vector<std::string> builder_options(const isolation::User& caller, const std::string& store,
+                                         const config::Allowed& allowed) {
   std::string who = std::to_string(caller.uid) + ":" + std::to_string(caller.gid) + ":";
   for (size_t i = 0; i < caller.groups.size(); ++i) {
     who += (i > 0 ? "," : "") + std::to_string(caller.groups[i]);
   }
-  return {"--caller", who, "--store", store};
+  std::vector<std::string> options = {"--caller", who, "--store", store};
+  if (allowed == config::Allowed()) return options;
+  options.insert(options.end(), {"--allowed", config::allowed_json(allowed)});
+  return options;
 }
 
 Result<UniqueFd> open_again(int fd) {
@@ -151,7 +155,7 @@ awaitable<Status> Builds::run(std::shared_ptr<Build> build) {
   request.kind = SpawnRequest::Kind::kBuild;
   request.caller = build->caller;
   request.arguments = {"make", build->field};
-  for (std::string& option : builder_options(build->caller, store_)) {
+  for (std::string& option : builder_options(build->caller, store_, build->allowed)) {
     request.arguments.push_back(std::move(option));
   }
   request.document = std::move(build->document);

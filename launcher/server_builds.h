@@ -13,14 +13,16 @@
 #include <string>
 #include <vector>
 
+#include "config/allowed.h"
 #include "isolation/sandbox.h"
 #include "launcher/server_quota.h"
 #include "launcher/server_spawner.h"
 
 namespace rtlaunch {
 
-// "--caller UID:GID:G1,G2 --store DIR": whose rights, and where.
-std::vector<std::string> builder_options(const isolation::User& caller, const std::string& store);
+// "--caller UID:GID:G1,G2 --store DIR --allowed JSON": whose rights, where, and what may be used.
+std::vector<std::string> builder_options(const isolation::User& caller, const std::string& store,
+                                         const config::Allowed& allowed = {});
 // Another description of the same memory, read from its start.
 Result<UniqueFd> open_again(int fd);
 
@@ -28,6 +30,7 @@ struct Build {
   explicit Build(asio::io_context& io) : changed(io) {}
   std::string field, request;  // request: its id for the journal
   isolation::User caller;
+  config::Allowed allowed;
   UniqueFd document;                                 // a description of its own
   std::function<void(const std::string&)> on_event;  // an event's JSON; must not block
   void cancel() {

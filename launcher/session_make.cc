@@ -32,12 +32,17 @@ Status prepare(Session& session, const std::shared_ptr<Making>& making, const In
   }
   TRY(check_memory_file(incoming.fds[0].get(), kMostRequest, "request"));
   TRY(server.store());
+  config::Allowed allowed = server.policy().allowed(session.peer().user);
+  for (const std::string& field : incoming.request.fields) {
+    TRY(config::check_field(field.substr(0, field.find('[')), allowed));
+  }
   std::weak_ptr<Session> weak = session.weak_from_this();
   for (const std::string& field : incoming.request.fields) {
     auto build = std::make_shared<Build>(server.io());
     build->field = field;
     build->request = session.request_id();
     build->caller = session.peer().user;
+    build->allowed = allowed;
     build->document = TRY(open_again(incoming.fds[0].get()));
     build->on_event = [weak](const std::string& event) {
       if (auto open = weak.lock()) open->offer(event);

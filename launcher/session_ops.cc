@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "config/explain.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 
@@ -198,6 +199,19 @@ Result<std::string> change_limits(Session& session, const Request& request) {
                {"max_age", now.max_age_seconds}});
 }
 
+Result<std::string> show_profile(Session& session, const Request& request) {
+  config::Verdict verdict = TRY(session.server().policy().decide(session.peer().user, request));
+  Shape shape = shape_of(verdict.profile);
+  Json json = {{"profile", shape.profile},
+               {"shared", shape.shared},
+               {"home", shape.home},
+               {"environment", nullptr},
+               {"shape", shape.key()}};
+  if (shape.environment) json["environment"] = *shape.environment;
+  json["verdict"] = config::verdict_json(verdict);
+  return fine(std::move(json));
+}
+
 Result<std::string> answer_at_once(Session& session, const Request& request) {
   switch (request.op) {
     case Op::kHello:
@@ -224,6 +238,8 @@ Result<std::string> answer_at_once(Session& session, const Request& request) {
       return collect(session);
     case Op::kLimits:
       return change_limits(session, request);
+    case Op::kProfile:
+      return show_profile(session, request);
     default:
       return Error{"protocol", ENOSYS, protocol::name_of(request.op), "is not there yet", ""};
   }

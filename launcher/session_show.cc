@@ -25,8 +25,14 @@ bool may_see(const Session& session, const std::optional<uid_t>& owner) {
 }
 
 Json worker_json(const Worker& worker, const char* state) {
-  Json json = {{"id", worker.id},   {"uid", worker.uid}, {"name", worker.name},
-               {"env", worker.env}, {"pid", worker.pid}, {"since", worker.since},
+  Json json = {{"id", worker.id},
+               {"uid", worker.uid},
+               {"name", worker.name},
+               {"env", worker.env},
+               {"pid", worker.pid},
+               {"since", worker.since},
+               {"profile", worker.profile},
+               {"not_applied", worker.lacking},
                {"state", state}};
   if (state == std::string_view("ended")) {
     json["status"] = worker.status ? Json(*worker.status) : Json();
@@ -176,6 +182,7 @@ Result<std::string> show_status(Session& session) {
                  {"housekeeping", server.housekeeping().busy()},
                  {"collections", number("rtlaunch_collections_total")}};
   Json stats = Json::parse(server.housekeeping().stats(), nullptr, false);
+  status["policy"] = server.policy().status();
   status["store"] = {{"path", server.options().store},
                      {"stats", stats.is_object() ? stats : Json()}};
   auto store = server.store();

@@ -7,7 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "isolation/spec_wire.h"
+#include "launcher/environment.h"
 #include "launcher/session_ops.h"
+#include "launcher/shield.h"
 
 namespace rtlaunch {
 namespace {
@@ -40,17 +42,48 @@ void take_descriptors(std::vector<UniqueFd>& fds, SpawnRequest& spawn) {
 
 Error draining() { return Error{"start", EAGAIN, "", "rtlaunchd is being restarted", "try again"}; }
 
+// What the policy gives for this start, if the document was written for it.
+Result<config::Verdict> verdict_for(Session& session, const protocol::Request& request) {
+  config::Verdict verdict = TRY(session.server().policy().decide(session.peer().user, request));
+  std::string shape = shape_of(verdict.profile).key();
+  if (request.shape.empty() || request.shape == shape) return verdict;
+  return Error{"policy", EREMCHG, verdict.profile.name, "the policy gives another profile",
+               "ask what it is, and start again"};
+}
+
+// An environment that was made under a laxer policy is not started under this one.
+Status check_environments(const store::Store& store, const std::vector<std::string>& keys,
+                          const config::Allowed& allowed) {
+  if (!allowed.fields) return {};
+  for (const std::string& key : keys) {
+    auto record = TRY(store.lookup({key}));
+    if (!record || record->kind != "env") continue;
+    installers::Plan plan = TRY(plan_of(*record));
+    for (const installers::Field& field : plan.fields) {
+      TRY(config::check_field(field.name.substr(0, field.name.find('[')), allowed));
+    }
+  }
+  return {};
+}
+
 // The request, and the worker's record with its first line.
 Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worker) {
   Server& server = session.server();
   if (server.draining()) return draining();
   SpawnRequest spawn;
   spawn.kind = SpawnRequest::Kind::kStart;
+  config::Verdict verdict = TRY(verdict_for(session, incoming.request));
+  Shield shield = TRY(server.policy().shield(verdict, incoming.request.job));
+  spawn.shield = encode(shield);
+  shield.filter.clear();  // who enters pays for compiling it again
+  worker.profile = verdict.profile.name;
+  worker.shield = encode(shield);
   spawn.caller = session.peer().user;
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
   store::Store store = TRY(server.store_of(spawn.caller.uid));
   spawn.entitled = TRY(layers_of(store, incoming.request.keys));
+  TRY(check_environments(store, incoming.request.keys, verdict.allow));
   worker.uid = spawn.caller.uid;
   worker.name = incoming.request.name;
   worker.env = incoming.request.env;
@@ -83,22 +116,37 @@ void count_start(Server& server, const SpawnReply& reply, Clock::duration took) 
   }
 }
 
+std::string lacking_of(const std::vector<isolation::Applied>& applied) {
+  std::string names;
+  for (const isolation::Applied& one : applied) {
+    if (!one.applied)
+      names += (names.empty() ? "" : ", ") + std::string(isolation::control_name(one.control));
+  }
+  return names;
+}
+
 std::string started(Session& session, const Worker& worker, SpawnReply reply,
                     Clock::duration took) {
   Server& server = session.server();
   count_start(server, reply, took);
+  std::string lacking = lacking_of(reply.applied);
   server.workers().started(worker.id, reply.pid, std::move(reply.pidfd), reply.cgroup);
+  if (Worker* running = server.workers().running(worker.id)) running->lacking = lacking;
   int64_t us = std::chrono::duration_cast<std::chrono::microseconds>(took).count();
-  server.journal().say(
-      Level::kInfo, "started",
-      {.worker = worker.id,
-       .request = session.request_id(),
-       .uid = worker.uid,
-       .more = {
-           {"pid", int64_t{reply.pid}}, {"name", worker.name}, {"env", worker.env}, {"us", us}}});
+  server.journal().say(Level::kInfo, "started",
+                       {.worker = worker.id,
+                        .request = session.request_id(),
+                        .uid = worker.uid,
+                        .more = {{"pid", int64_t{reply.pid}},
+                                 {"name", worker.name},
+                                 {"env", worker.env},
+                                 {"profile", worker.profile},
+                                 {"not_applied", lacking},
+                                 {"us", us}}});
   server.watch(worker.id);
   Json json = {
       {"ok", true}, {"worker", worker.id}, {"pid", reply.pid}, {"steps", steps_json(reply.steps)}};
+  json["profile"] = worker.profile;
   json["controls"] = controls_json(reply.applied);
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -111,6 +159,7 @@ void lose_sight(Server& server, const std::string& worker) {
 
 std::string failed(Session& session, const std::string& worker, const Error& error, bool known) {
   Server& server = session.server();
+  if (error.code == EREMCHG) return protocol::error_answer(error, false);  // a question, no failure
   if (worker.empty()) {
   } else if (known) {
     server.workers().forget(worker);
@@ -162,6 +211,11 @@ Result<SpawnRequest> prepare_enter(Session& session, Incoming& incoming) {
   spawn.caller = session.peer().user;
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
+  if (worker->shield.empty()) {
+    return Error{"enter", EPERM, worker->id, "it was started by an older daemon, under no policy",
+                 "start it again"};
+  }
+  spawn.shield = worker->shield;
   take_descriptors(incoming.fds, spawn);
   spawn.target.reset(::fcntl(worker->pidfd.get(), F_DUPFD_CLOEXEC, 3));
   server.journal().say(Level::kInfo, "entered",

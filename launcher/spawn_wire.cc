@@ -227,7 +227,7 @@ std::string encode_request(const SpawnRequest& request, std::vector<int>* fds) {
   write_user(request.caller, &out);
   out.number(static_cast<uint32_t>(request.entitled.size()));
   for (const store::Digest& digest : request.entitled) out.text(digest.hex);
-  out.texts(request.arguments).flag(request.idle);
+  out.texts(request.arguments).text(request.shield).flag(request.idle);
   write_limits(request.limits, &out);
   uint32_t present = 0;
   for (size_t i = 0; i < std::size(kFds); ++i) {
@@ -251,6 +251,7 @@ Result<SpawnRequest> decode_request(Packet packet) {
   request.caller = read_user(&in);
   read_entitled(&in, &request.entitled);
   request.arguments = in.texts();
+  request.shield = in.text();
   request.idle = in.flag();
   request.limits = read_limits(&in);
   uint32_t present = in.number();

@@ -14,6 +14,7 @@
 #include "isolation/spec_wire.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
+#include "launcher/shield.h"
 #include "launcher/spawn_wire.h"
 #include "launcher/worker.h"
 
@@ -107,6 +108,8 @@ Result<Spec> decoded(const SpawnRequest& request) {
   spec.user = request.caller;
   spec.limits = request.limits;
   spec.keep_caps = request.caller.uid == 0;
+  Shield shield = TRY(decode_shield(request.shield));
+  TRY(apply(shield, request.caller.uid, &spec));
   spec.stdin_fd = request.input.get();
   spec.stdout_fd = request.output.get();
   spec.stderr_fd = request.error.get();

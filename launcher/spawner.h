@@ -53,7 +53,8 @@ struct SpawnRequest {
                                         // it does are leased in the child, and held by pid 1
   std::vector<std::string> arguments;   // kBuild: of rtlaunch-build, without argv[0]
   std::optional<sys::Limits> limits;    // kStart, kEnter: of who asks, and of what it gets
-  bool idle = false;                    // kBuild: nobody waits for it
+  std::string shield;  // kStart, kEnter: what `document` is held to (shield.h); needed
+  bool idle = false;   // kBuild: nobody waits for it
   // kStart, kEnter: close(2) of input, output or error may wait for a server of the caller's own
   // (FUSE, NFS). The spawner then never takes them: see spawn_courier.h.
   bool may_hang = false;

@@ -25,6 +25,7 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 #include "isolation/sys/run_program.h"
+#include "launcher/shield.h"
 #include "launcher/spawner.h"
 
 namespace rtlaunch {
@@ -140,6 +141,10 @@ class Node {
                        const isolation::User& caller = kAlice,
                        std::vector<store::Digest> entitled = {}) {
     SpawnRequest request;
+    Shield open;  // holds nobody back
+    open.bound.root = isolation::Root::kShared;
+    open.read_only = false;
+    request.shield = encode(open);
     request.id = client->id = next_id_++;
     request.caller = caller;
     request.entitled = std::move(entitled);

@@ -20,6 +20,8 @@ Runs commands in runtime environments: packages and files as read-only layers, i
   kill WORKER [SIGNAL]            end one
   status                          the daemon
 
+  policy check|explain|diff|simulate|export|show|schema   who may ask for what, and what he gets
+
   agent                           what Ray's raylet talks to, in the place of its own; see launcher/ray
 
   rtlaunch COMMAND --help says more. All but ps, top, logs, enter, kill and status work without a
@@ -43,7 +45,10 @@ Runs CMD in a runtime environment, which is made if it isn't there yet.
   --env KEY=VALUE           a variable; `--env KEY` passes yours on (repeat for more)
   --python PATH             the interpreter that packages are added to
   --upper-size SIZE         most that CMD may write, e.g. 2G
-  --profile ml|ray          how CMD is shut in; ml if not said, exec --help says what they are
+  --profile NAME            how CMD is shut in: strict, ml, debug, ray, or of the policy's; see
+                            rtlaunch policy explain for what you get if it isn't said
+  --control NAME=VALUE      tighter still, e.g. network=none, memory=2G (repeat for more)
+  --job NAME, --label NAME=VALUE   what it belongs to, for the policy
   --working-dir-at DIR, --py-module-at DIR, --hide DIR, --session DIR, --die-with-parent   as for exec
   --allow-conflicts         install even if a package of the base is broken by it
   --store DIR               where layers are kept (and, unless --socket is there, no daemon)
@@ -65,7 +70,7 @@ variables, directory and stdin, stdout, stderr are passed on. Killed, it takes C
   --env KEY=VALUE           a variable; `--env KEY` passes yours on (repeat for more)
   --keep DIR                save what CMD wrote in its working directory
   --upper-size SIZE         most that CMD may write, e.g. 2G
-  --profile ml|ray          ml: the host read-only but for your home, own /tmp, /dev and ipc. ray: for
+  --profile NAME            ml: the host read-only but for your home, own /tmp, /dev and ipc. ray: for
                             a process of a running Ray; of the host only processes are out of sight,
                             and CMD's pid is the same number inside and outside
   --working-dir-at DIR      mount the working_dir there; with profile ray DIR must be there
@@ -140,15 +145,37 @@ constexpr char kStatusUsage[] = R"(Usage: rtlaunch status [--json] [--socket PAT
 The daemon: since when it runs, its store, what it has started, what failed.
 )";
 
+constexpr char kPolicyUsage[] = R"(Usage: rtlaunch policy COMMAND ...
+
+What the admin's policy (/etc/rtlaunch/policy.json) says, and what comes of it. Starts nothing.
+
+  check FILE              is it right? warns of rules that never match
+  explain                 control by control what a worker would get, and from which rule
+  export --oci            the same as an OCI runtime's config.json
+  simulate FILE           a whole list of requests: [{"user", "groups", "job", "labels", "profile",
+                          "controls", "runtime_env"}...]
+  diff A B                two profiles, or two policy files
+  show                    the built-in policy, as a file could have it
+  schema                  a JSON Schema for editors
+
+  --policy FILE           another policy than the one in force
+  --user NAME|UID         who asks (you); with the groups that /etc/group has
+  --group NAME|GID, --job NAME, --label NAME=VALUE   what else is known of the request
+  --profile NAME, --control NAME=VALUE               what it asks for
+  --runtime-env FILE|JSON may it be used?
+  --all                   also what nobody has set
+  --json                  one JSON document
+)";
+
 struct Page {
   const char* verb;
   const char* text;
 };
 
-constexpr Page kPages[] = {{"run", kRunUsage},      {"exec", kExecUsage},   {"env", kEnvUsage},
-                           {"store", kStoreUsage},  {"ps", kPsUsage},       {"top", kTopUsage},
-                           {"logs", kLogsUsage},    {"enter", kEnterUsage}, {"kill", kKillUsage},
-                           {"status", kStatusUsage}};
+constexpr Page kPages[] = {{"run", kRunUsage},       {"exec", kExecUsage},    {"env", kEnvUsage},
+                           {"store", kStoreUsage},   {"ps", kPsUsage},        {"top", kTopUsage},
+                           {"logs", kLogsUsage},     {"enter", kEnterUsage},  {"kill", kKillUsage},
+                           {"status", kStatusUsage}, {"policy", kPolicyUsage}};
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "config/controls.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch {
@@ -59,8 +60,8 @@ Result<std::string> working_dir_place(const RunOptions& options, const Plan& pla
   return own_place ? field->source->path : otherwise;
 }
 
-Result<Places> places_of(const RunOptions& options, const Plan& plan, const std::string& store) {
-  bool shared = options.profile == Profile::kRay;
+Result<Places> places_of(const RunOptions& options, bool shared, const Plan& plan,
+                         const std::string& store) {
   std::string modules = shared ? store + kPyModulesInStore : kPyModules;
   Places places;
   places.working_dir =
@@ -105,8 +106,8 @@ void show_cwd(const std::string& cwd, Spec& spec) {
   show(cwd, spec);
 }
 
-void mount_working_dir(const RunOptions& options, const Plan& plan, const Places& places,
-                       const std::string& store, Spec& spec) {
+void mount_working_dir(const RunOptions& options, bool shared, const Plan& plan,
+                       const Places& places, const std::string& store, Spec& spec) {
   const Field* field = plan.find("working_dir");
   if (field == nullptr) return;
   if (field->in_place()) {
@@ -118,7 +119,7 @@ void mount_working_dir(const RunOptions& options, const Plan& plan, const Places
   overlay.lowers = layer_paths(field->record->layers, store);
   overlay.writable = true;
   // Of each of Ray's workers a word about what it wrote would only be noise in the raylet's log.
-  overlay.report = options.profile != Profile::kRay || !options.keep.empty();
+  overlay.report = !shared || !options.keep.empty();
   overlay.owned = true;
   spec.overlays.push_back(std::move(overlay));
 }
@@ -247,13 +248,29 @@ std::vector<std::string> shown_as_raylet(const Environment& variables) {
   return all;
 }
 
-std::vector<std::string> worker_environment(const RunOptions& options, const PlanRequest& request,
+// Of the caller's variables only those that the policy names; what a loader heeds is never among
+// them.
+PlanRequest with_allowed_variables(PlanRequest request, const std::vector<std::string>& allowed) {
+  std::erase_if(request.variables, [&](const auto& variable) {
+    const std::string& name = variable.first;
+    bool fine = std::any_of(allowed.begin(), allowed.end(), [&](const std::string& pattern) {
+      return config::matches(pattern, name);
+    });
+    return !fine || name.starts_with("LD_");
+  });
+  return request;
+}
+
+std::vector<std::string> worker_environment(const Shape& shape, const PlanRequest& request,
                                             const Plan& plan, const Places& places,
                                             const std::string& cwd) {
-  Environment variables = installers::expanded_variables(request);
+  Environment variables =
+      shape.environment
+          ? installers::expanded_variables(with_allowed_variables(request, *shape.environment))
+          : installers::expanded_variables(request);
   set_python_path(places, variables);
   set_path(plan, variables);
-  if (options.profile == Profile::kRay) name_raylet(variables);
+  if (shape.shared) name_raylet(variables);
   variables["PWD"] = cwd;
   std::vector<std::string> list;
   for (const auto& [name, value] : variables) list.push_back(name + "=" + value);
@@ -287,11 +304,8 @@ std::vector<std::string> other_sessions(const std::string& session) {
 }
 
 // What of the host is there, and how.
-void take_profile(const RunOptions& options, const PlanRequest& request, Spec& spec) {
-  bool is_ray = options.profile == Profile::kRay;
-  spec.controls =
-      isolation::Controls::of(is_ray ? isolation::FilterBase::kRay : isolation::FilterBase::kMl);
-  if (is_ray) {
+void take_shape(const Shape& shape, const PlanRequest& request, Spec& spec) {
+  if (shape.shared) {
     spec.root = isolation::Root::kShared;
     spec.same_pid = true;
     spec.pid1_shown_as = shown_as_raylet(request.variables);
@@ -300,25 +314,26 @@ void take_profile(const RunOptions& options, const PlanRequest& request, Spec& s
     return;
   }
   std::string home = home_of(request.variables);
-  if (!home.empty()) spec.writable.push_back(home);
+  if (shape.home && !home.empty()) spec.writable.push_back(home);
 }
 
 }  // namespace
 
-Result<Spec> worker_spec(const RunOptions& options, const PlanRequest& request, const Plan& plan,
-                         const std::string& store, std::vector<std::string> hidden) {
-  Places places = TRY(places_of(options, plan, store));
+Result<Spec> worker_spec(const RunOptions& options, const Shape& shape, const PlanRequest& request,
+                         const Plan& plan, const std::string& store,
+                         std::vector<std::string> hidden) {
+  Places places = TRY(places_of(options, shape.shared, plan, store));
   Spec spec;
   spec.argv = options.command;
   spec.cwd = places.working_dir.empty() ? request.cwd : places.working_dir;
-  spec.env = worker_environment(options, request, plan, places, spec.cwd);
+  spec.env = worker_environment(shape, request, plan, places, spec.cwd);
   spec.keep_caps = ::geteuid() == 0;
   spec.upper_bytes = options.upper_bytes;
-  take_profile(options, request, spec);
+  take_shape(shape, request, spec);
   spec.hidden = std::move(hidden);
   spec.hidden.insert(spec.hidden.end(), options.hidden.begin(), options.hidden.end());
   for (std::string& other : other_sessions(options.session)) spec.hidden.push_back(other);
-  mount_working_dir(options, plan, places, store, spec);
+  mount_working_dir(options, shape.shared, plan, places, store, spec);
   TRY(mount_packages(plan, store, spec));
   show_cwd(request.cwd, spec);
   mount_modules(plan, places, store, spec);

@@ -1,10 +1,12 @@
 // From a plan to what the sandbox is told: which layers are mounted where, what the command sees of
 // the host, its variables and its working directory.
-//   ml   the host's root read-only but for the caller's home, /tmp, /dev, /dev/shm, ipc private,
-//        the store hidden
-//   ray  for a process that belongs to a running Ray: the host as the caller sees it, but for
-//        processes; the packages and the private working_dir at their places; the store hidden.
-//        Its pid is the same outside, and it leads a session, so that a raylet can end it.
+// Its shape is the profile's (shield.h):
+//   own      the host's root read-only but for the caller's home, /tmp, /dev, /dev/shm, ipc
+//   private,
+//            the store hidden
+//   shared   for a process that belongs to a running Ray: the host as the caller sees it, but for
+//            processes; the packages and the private working_dir at their places; the store hidden.
+//            Its pid is the same outside, and it leads a session, so that a raylet can end it.
 #pragma once
 
 #include <string>
@@ -14,19 +16,21 @@
 #include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
 #include "launcher/options.h"
+#include "launcher/shield.h"
 
 namespace rtlaunch {
 
 // Where a working_dir that is no directory of this host is mounted, and each py_module below.
 inline constexpr char kWorkingDir[] = "/tmp/rtlaunch/working_dir";
 inline constexpr char kPyModules[] = "/tmp/rtlaunch/py_modules";
-// The same with profile ray, whose /tmp is the host's: below the store's path, in what covers it.
+// The same where the shape is shared, and /tmp is the host's: below the store's path, in what
+// covers it.
 inline constexpr char kWorkingDirInStore[] = "/working_dir";
 inline constexpr char kPyModulesInStore[] = "/py_modules";
 
 // `store` is the absolute path of the store that the layers lie in; `hidden` are folders that are
 // nobody's business inside.
-Result<isolation::Spec> worker_spec(const RunOptions& options,
+Result<isolation::Spec> worker_spec(const RunOptions& options, const Shape& shape,
                                     const installers::PlanRequest& request,
                                     const installers::Plan& plan, const std::string& store,
                                     std::vector<std::string> hidden);

@@ -37,6 +37,8 @@ void take_line(const Json& line, Record& record) {
     worker.uid = line.value("uid", uid_t{0});
     worker.name = line.value("name", "");
     worker.env = line.value("env", "");
+    worker.profile = line.value("profile", "");
+    worker.shield = line.value("shield", "");
     worker.since = line.value("since", int64_t{0});
     record.unlocked = line.value("unlocked", false);
   } else if (line.contains("pid")) {
@@ -65,8 +67,14 @@ Record parse_record(const std::string& text) {
 }
 
 std::string first_line(const Worker& worker, bool unlocked) {
-  Json json = {{"format", 1},         {"id", worker.id},   {"uid", worker.uid},
-               {"name", worker.name}, {"env", worker.env}, {"since", worker.since}};
+  Json json = {{"format", 1},
+               {"id", worker.id},
+               {"uid", worker.uid},
+               {"name", worker.name},
+               {"env", worker.env},
+               {"profile", worker.profile},
+               {"shield", worker.shield},
+               {"since", worker.since}};
   if (unlocked) json["unlocked"] = true;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -141,6 +149,8 @@ Result<UniqueFd> Workers::create(Worker& worker) {
   kept.uid = worker.uid;
   kept.name = worker.name;
   kept.env = worker.env;
+  kept.profile = worker.profile;
+  kept.shield = worker.shield;
   kept.since = worker.since;
   return file;
 }

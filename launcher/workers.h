@@ -1,6 +1,7 @@
 // The workers of one daemon: those that run, and the last kMostEnded that have ended. Each has a
 // file RUNTIME/workers/<id>, of JSON lines, which is all that a new daemon needs to adopt it:
-//   {"format": 1, "id", "uid", "name", "env", "since"}     the daemon, before it asks for the start
+//   {"format": 1, "id", "uid", "name", "env", "profile", "shield", "since"}     the daemon, before
+//   it asks for the start
 //   {"pid", "start_time", "cgroup"}                        the spawner, before the exec
 //   {"status", "ended"}                                    pid 1, at the end (seconds)
 // pid 1 holds a flock on the file as long as it lives; that is the truth. A file that is not locked
@@ -37,6 +38,8 @@ struct Worker {
   std::string id;  // 12 hex digits
   uid_t uid = 0;
   std::string name, env;
+  std::string profile, shield;   // shield.h: whoever enters is held to the same
+  std::string lacking;           // controls that were preferred and not to be had; "" if adopted
   std::string cgroup;            // its leaf, from the hierarchy's root; "" when it has none
   int64_t since = 0, ended = 0;  // microseconds since 1970
   pid_t pid = -1;                // of pid 1, as we see it

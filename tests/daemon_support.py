@@ -191,14 +191,14 @@ class Daemon:
 class Start:
     """What a client sends with `start`, kept to be sent again, many times, from one process."""
 
-    def __init__(self, daemon, *command):
+    def __init__(self, daemon, *command, options=()):
         folder = daemon.folder / 'capture'
         folder.mkdir(exist_ok=True)
         path = str(folder / 'sock')
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen()
-            client = subprocess.Popen([daemon.programs / 'rtlaunch', 'run', '--socket', path, '--', *command],
+            client = subprocess.Popen([daemon.programs / 'rtlaunch', 'run', '--socket', path, *options, '--', *command],
                                       env={'PATH': os.environ['PATH'], 'HOME': str(folder)}, cwd='/',
                                       stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             connection = listener.accept()[0]

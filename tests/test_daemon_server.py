@@ -440,7 +440,7 @@ def test_a_stale_socket_is_replaced_a_file_is_not(stopped_daemon):
 
 
 @pytest.mark.parametrize('options, word', [
-    (['--policy', 'x'], 'no policies yet'), (['--sokcet', 'x'], '--socket'), (['--metrics', '1.2.3.4.5:6'], 'ADDR:PORT'),
+    (['--policy', '/nowhere/x'], '/nowhere'), (['--sokcet', 'x'], '--socket'), (['--metrics', '1.2.3.4.5:6'], 'ADDR:PORT'),
     (['--log-level', 'loud'], 'debug, info'), (['--store'], 'needs a value')])
 def test_options_that_can_not_be(stopped_daemon, options, word):
     assert stopped_daemon.spawn(*options).wait(10) == 125

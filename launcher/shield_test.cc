@@ -1,0 +1,182 @@
+#include "launcher/shield.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <random>
+
+#include "isolation/seccomp.h"
+#include "isolation/seccomp_rules.h"
+
+namespace rtlaunch {
+namespace {
+
+using config::Verdict;
+using isolation::Root;
+using isolation::Spec;
+
+Verdict verdict_of(const std::string& profile,
+                   std::vector<std::pair<std::string, std::string>> controls = {}) {
+  return config::resolve(config::built_in_policy(), {}, {profile, std::move(controls)}).value();
+}
+
+Shield shield(const std::string& profile,
+              std::vector<std::pair<std::string, std::string>> controls = {}) {
+  return shield_of(verdict_of(profile, std::move(controls))).value();
+}
+
+TEST(Shield, WhatClientsAssumeIsWhatTheBuiltInPolicySays) {
+  for (const char* profile : {"", "ml", "ray"}) {
+    EXPECT_EQ(*assumed_shape(profile), shape_of(verdict_of(profile).profile)) << profile;
+  }
+  EXPECT_FALSE(assumed_shape("strict"));
+  EXPECT_EQ(assumed_shape("ml")->key(), "host home *");
+  EXPECT_EQ(assumed_shape("ray")->key(), "shared home *");
+}
+
+TEST(Shield, SurvivesItsWayAsText) {
+  Verdict verdict = verdict_of("strict", {{"upper_bytes", "1M"}});
+  verdict.allow.mounts = {{"/srv", "/a b"}};
+  Shield sent = shield_of(verdict).value();
+  auto got = decode_shield(encode(sent));
+  ASSERT_TRUE(got) << got.error().message();
+  EXPECT_EQ(encode(*got), encode(sent));
+  EXPECT_EQ(got->mounts, sent.mounts);
+  EXPECT_EQ(got->bound.upper_bytes, 1u << 20);
+  EXPECT_EQ(got->bound.network, isolation::Network::kNone);
+  EXPECT_FALSE(got->home || got->keep_caps);
+}
+
+TEST(Shield, NonsenseIsRefused) {
+  std::string good = encode(shield("ml"));
+  for (const std::string& bad : {std::string(), std::string("zz"), good.substr(1), good + "0",
+                                 good + "00", good.substr(0, good.find(':'))}) {
+    EXPECT_FALSE(decode_shield(bad)) << bad;
+  }
+  std::mt19937 random(3);
+  for (int i = 0; i < 2'000; ++i) {
+    std::string text = good;
+    text[random() % text.size()] = "0123456789abcdef:x"[random() % 18];
+    auto got = decode_shield(text);
+    EXPECT_TRUE(!got || encode(*got) == text);
+  }
+}
+
+TEST(Shield, TakesAwayAndNeverGives) {
+  Spec asked;
+  asked.root = Root::kShared;
+  asked.keep_caps = true;
+  asked.upper_bytes = 0;
+  ASSERT_TRUE(apply(shield("strict", {{"upper_bytes", "1M"}}), 1000, &asked).ok());
+  EXPECT_EQ(asked.root, Root::kHost);
+  EXPECT_FALSE(asked.keep_caps);
+  EXPECT_EQ(asked.network, isolation::Network::kNone);
+  EXPECT_EQ(asked.upper_bytes, 1u << 20);
+
+  Spec tight;
+  tight.network = isolation::Network::kNone;
+  tight.upper_bytes = 4096;
+  tight.keep_caps = false;
+  ASSERT_TRUE(apply(shield("ray", {{"upper_bytes", "1M"}}), 1000, &tight).ok());
+  EXPECT_EQ(tight.root, Root::kHost);
+  EXPECT_FALSE(tight.keep_caps);
+  EXPECT_EQ(tight.network, isolation::Network::kNone);
+  EXPECT_EQ(tight.upper_bytes, 4096u);
+}
+
+// Whatever else is asked for, the filters of the shipped profiles are those that lie in the
+// program.
+TEST(Shield, ShippedProfilesHaveShippedFilters) {
+  for (const std::string& name : config::shipped_profiles()) {
+    Shield made = shield(name);
+    const isolation::Filter& filter = made.bound.controls.seccomp;
+    EXPECT_EQ(filter.want, isolation::Want::kRequire) << name;
+    EXPECT_FALSE(isolation::shipped_filter(filter.rules).empty()) << name;
+    EXPECT_EQ(compiled_filter(made).value(), "") << name;
+  }
+}
+
+// Each base allows all that the one before it allows: a ceiling relies on that.
+TEST(Shield, BasesAreInOrder) {
+  isolation::FilterRules rules[4];
+  const isolation::FilterBase kBases[] = {isolation::FilterBase::kStrict,
+                                          isolation::FilterBase::kMl, isolation::FilterBase::kRay,
+                                          isolation::FilterBase::kDebug};
+  for (size_t i = 0; i < 4; ++i) rules[i].base = kBases[i];
+  for (size_t i = 1; i < 4; ++i) {
+    for (std::string_view call : isolation::known_calls(rules[i - 1])) {
+      if (isolation::verdict(rules[i - 1], call) != isolation::Verdict::kAllowed) continue;
+      EXPECT_EQ(isolation::verdict(rules[i], call), isolation::Verdict::kAllowed) << call;
+    }
+  }
+}
+
+TEST(Shield, IntentsTakeSystemCallsAway) {
+  auto allowed = [](const Shield& by, const char* call) {
+    return isolation::verdict(by.bound.controls.seccomp.rules, call) ==
+           isolation::Verdict::kAllowed;
+  };
+  EXPECT_TRUE(allowed(shield("ml"), "ptrace"));
+  Shield tight = shield("ml", {{"no_debug", "require"}});
+  EXPECT_FALSE(allowed(tight, "ptrace"));
+  EXPECT_FALSE(compiled_filter(tight).value().empty());
+  // An intent alone, without any list.
+  Verdict alone;
+  alone.profile.no_io_uring = config::Want::kRequire;
+  Shield open = shield_of(alone).value();
+  EXPECT_EQ(open.bound.controls.seccomp.rules.base, isolation::FilterBase::kOpen);
+  EXPECT_FALSE(allowed(open, "io_uring_setup"));
+  EXPECT_EQ(shield_of(Verdict()).value().bound.controls.seccomp.want, isolation::Want::kOff);
+}
+
+TEST(Shield, AFilterOfItsOwnTravelsWithIt) {
+  Shield sent = shield("ml", {{"no_debug", "require"}});
+  sent.filter = compiled_filter(sent).value();
+  auto got = decode_shield(encode(sent));
+  ASSERT_TRUE(got);
+  EXPECT_EQ(got->filter, sent.filter);
+  Spec spec;
+  spec.controls.seccomp.program = "a caller's";
+  ASSERT_TRUE(apply(*got, 1000, &spec).ok());
+  EXPECT_EQ(spec.controls.seccomp.program, sent.filter);
+}
+
+// What of the host may be changed inside.
+TEST(Shield, WritableDirectories) {
+  auto may = [](const Shield& by, const std::string& path, bool bind = false) {
+    Spec spec;
+    if (bind) spec.binds.push_back({path, "/x", true});
+    if (!bind) spec.writable = {path};
+    return apply(by, 0, &spec).ok();
+  };
+  Shield ml = shield("ml"), strict = shield("strict"), listed = ml;
+  listed.mounts = {{"/srv/data"}};
+  for (bool bind : {false, true}) {
+    EXPECT_TRUE(may(ml, "/home/alice", bind));
+    EXPECT_FALSE(may(ml, "/", bind));
+    EXPECT_FALSE(may(strict, "/home/alice", bind));
+    EXPECT_FALSE(may(strict, "/srv/data", bind));
+    EXPECT_TRUE(may(listed, "/srv/data/x", bind));
+    EXPECT_FALSE(may(listed, "/srv/data2", bind));
+    EXPECT_TRUE(may(listed, "/root", bind)) << "root's home, as passwd(5) has it";
+    EXPECT_FALSE(may(listed, "/etc", bind));
+  }
+  strict.mounts = {{"/srv/data"}};
+  EXPECT_TRUE(may(strict, "/srv/data"));
+}
+
+TEST(Shield, WhatIsRequiredAndIsntThereRefusesByName) {
+  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
+           {"network", R"({"mode": "egress", "to": ["pypi.org:443"]})"},
+           {"uids", R"({"first": 100000, "count": 10})"},
+           {"own_user", "require"}}) {
+    auto made = shield_of(verdict_of("ml", {{name, value}}));
+    ASSERT_FALSE(made) << name;
+    EXPECT_EQ(made.error().object, name);
+    EXPECT_EQ(made.error().code, EOPNOTSUPP);
+  }
+  EXPECT_TRUE(shield_of(verdict_of("ml", {{"own_user", "prefer"}})));
+}
+
+}  // namespace
+}  // namespace rtlaunch

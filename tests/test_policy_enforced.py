@@ -1,0 +1,254 @@
+"""What the policy gives is what a worker gets, through the daemon and without it; what asks for more is
+refused, by name, whoever asks and however. test_policy.py has the commands."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+
+import pytest
+
+from conftest import PLAIN_UID, make_launcher
+from daemon_support import Daemon, Start, through, wait_until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='a policy is root\'s')
+
+GUEST = PLAIN_UID
+POLICY = {
+    'version': 1,
+    'profiles': {'team': {'extends': 'ml', 'upper_bytes': '10M'}},
+    'rules': [{'name': 'guests', 'if': {'user': [GUEST]}, 'profile': 'strict', 'choose': ['strict', 'ml'],
+               'ceiling': {'network': 'none'},
+               'allow': {'fields': ['pip', 'working_dir', 'env_vars'], 'indexes': ['https://mirror.example/*'],
+                         'mounts': ['/srv/nothing-here']}},
+              {'name': 'nightly', 'if': {'job': ['night*']}, 'ceiling': {'no_home': 'require'}}]}
+
+
+class Node:
+    def __init__(self, programs, folder):
+        folder.mkdir(exist_ok=True)
+        self.file = folder / 'policy.json'
+        self.write(POLICY)
+        self.daemon = Daemon(programs, folder, options=['--policy', str(self.file)]).start()
+
+    def write(self, policy):
+        self.file.write_text(policy if isinstance(policy, str) else json.dumps(policy))
+
+    def reload(self, event):
+        before = len(self.daemon.events(event))
+        self.daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(self.daemon.events(event)) > before)
+        return self.daemon.events(event)[-1]
+
+
+@pytest.fixture
+def node(programs, tmp_path):
+    node = Node(programs, tmp_path / 'node')
+    yield node
+    node.daemon.stop()
+
+
+@pytest.fixture
+def guest(node, tmp_path):
+    return through(node.daemon, tmp_path, GUEST)
+
+
+@pytest.fixture
+def root(node, tmp_path):
+    (tmp_path / 'root').mkdir()
+    return through(node.daemon, tmp_path / 'root', 0)
+
+
+INTERFACES = 'cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d " " | sort | tr "\\n" " "'
+
+
+def test_the_default_of_the_rule_is_what_a_worker_gets(guest, root):
+    assert guest.ok('--', 'sh', '-c', INTERFACES).split() == ['lo']
+    assert guest.run('--', 'touch', guest.home / 'x').returncode != 0, 'strict has a read-only home'
+    # The control run: another user, whom the rule doesn't bind.
+    root.ok('--', 'touch', root.home / 'x')
+    assert not (guest.home / 'x').exists() and (root.home / 'x').exists()
+
+
+def test_what_widens_is_refused_named_and_audited(guest, node):
+    said = guest.fails('--profile', 'ray', '--', 'true')
+    assert 'profile ray' in said and 'guests' in said and 'strict, ml' in said
+    assert 'network' in guest.fails('--profile', 'ml', '--', 'true'), 'ml has the host\'s network'
+    assert 'devices' in guest.fails('--control', 'devices=["/dev/sda"]', '--', 'true')
+    assert 'network' in guest.fails('--control', 'network=host', '--', 'true')
+    assert 'no such profile' in guest.fails('--profile', 'nope', '--', 'true')
+    audit = [event for event in node.daemon.events('failed') if event.get('step') == 'policy']
+    assert len(audit) == 5 and all(event['uid'] == GUEST for event in audit)
+    assert {'profile ray', 'network', 'devices'} <= {event['object'] for event in audit}
+
+
+def test_a_request_may_tighten(root):
+    assert root.ok('--control', 'network=none', '--', 'sh', '-c', INTERFACES).split() == ['lo']
+    assert root.ok('--', 'sh', '-c', INTERFACES).split() != ['lo']
+    assert root.run('--profile', 'strict', '--', 'touch', root.home / 'y').returncode != 0
+    assert root.run('--job', 'nightly', '--', 'touch', root.home / 'y').returncode != 0
+    root.ok('--job', 'daily', '--', 'touch', root.home / 'y')
+
+
+def test_only_listed_variables_reach_a_strict_worker(guest):
+    env = {'SECRET_OF_MINE': 'x', 'LC_TIME': 'C', 'LD_LIBRARY_PATH': '/nowhere'}
+    told = guest.ok('--env', 'GIVEN=1', '--', 'env', env=env).splitlines()
+    assert 'GIVEN=1' in told and 'LC_TIME=C' in told
+    assert not any(line.startswith(('SECRET_OF_MINE', 'LD_LIBRARY_PATH')) for line in told)
+    assert 'SECRET_OF_MINE=x' in guest.ok('--embedded', '--', 'env', env=env).splitlines()
+
+
+def start_by_hand(daemon, uid, document, **asked):
+    client = daemon.client(uid)
+    output, theirs = os.pipe()
+    line, their_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    memory, null = os.memfd_create('document'), os.open('/dev/null', os.O_RDWR)
+    os.write(memory, document)
+    answer = client.ask([memory, null, theirs, theirs, their_line.fileno()], op='start', keys=[], name='test', **asked)
+    their_line.close()
+    for fd in (theirs, memory, null):
+        os.close(fd)
+    text = b''
+    while answer['ok'] and (data := os.read(output, 65536)):
+        text += data
+    os.close(output)
+    line.close()
+    client.close()
+    return answer, text.decode()
+
+
+def test_whoever_speaks_the_protocol_himself_gets_no_more(node, guest):
+    """The document says: files, /tmp and network of the host. The policy says what there is."""
+    command = ['sh', '-c', f'{INTERFACES}; touch /tmp/left-behind; ls /tmp']
+    shared = Start(node.daemon, *command, options=['--profile', 'ray']).document
+    pathlib.Path('/tmp/of-the-host').touch()
+    answer, text = start_by_hand(node.daemon, GUEST, shared)
+    assert answer['ok'] and text.split()[0] == 'lo' and 'left-behind' in text, (answer, text)
+    assert 'of-the-host' not in text and not pathlib.Path('/tmp/left-behind').exists()
+    for asked, object in (({'profile': 'ray'}, 'profile ray'), ({'controls': {'network': 'host'}}, 'network'),
+                          ({'controls': {'private_tmp': 'off'}}, 'private_tmp')):
+        answer, _ = start_by_hand(node.daemon, GUEST, shared, **asked)
+        assert not answer['ok'] and answer['error']['object'] == object and answer['error']['errno'] == 1, answer
+    with_home = Start(node.daemon, *command).document   # whose home is to be changed inside
+    answer, _ = start_by_hand(node.daemon, GUEST, with_home)
+    assert not answer['ok'] and 'changed inside' in answer['error']['reason'], answer
+    # The control run: the same document of somebody who may.
+    answer, text = start_by_hand(node.daemon, 0, shared, profile='ray')
+    assert answer['ok'] and 'of-the-host' in text and pathlib.Path('/tmp/left-behind').exists(), (answer, text)
+
+
+def test_a_directory_in_place_is_not_changed_in_a_strict_worker(root):
+    said = root.fails('--profile', 'strict', '--working-dir', 'local:///root', '--', 'true')
+    assert '/root' in said and 'policy' in said
+
+
+def test_reload_takes_a_good_file_and_keeps_the_old_for_a_bad_one(node, guest):
+    changed = json.loads(json.dumps(POLICY))
+    changed['rules'][0]['choose'].append('debug')
+    changed['rules'][0].pop('ceiling')
+    node.write(changed)
+    assert node.reload('policy')['rules'] == 2
+    guest.ok('--profile', 'ml', '--', 'true')
+    assert node.daemon.status()['policy']['file'] == str(node.file)
+
+    def still_the_changed_one(reason):
+        event = node.reload('policy_refused')
+        assert reason in json.dumps(event), event
+        assert reason in node.daemon.status()['policy']['error']
+        guest.ok('--profile', 'ml', '--', 'true')
+        assert 'guests' in guest.fails('--profile', 'ray', '--', 'true')
+    node.write('{"version": 1, "rules": [{"nam": "x"}]}')
+    still_the_changed_one('rules[0]')
+    node.write(' ' * (10 << 20))
+    still_the_changed_one('larger than 1 MiB')
+    node.write({'version': 1})
+    os.chown(node.file, GUEST, 0)
+    still_the_changed_one(f'belongs to user {GUEST}')
+    os.chown(node.file, 0, 0)
+    node.file.chmod(0o666)
+    still_the_changed_one('others than root can write')
+    node.file.chmod(0o644)
+    node.file.unlink()
+    still_the_changed_one('policy.json')
+    node.write(POLICY)
+    node.reload('policy')
+    assert 'error' not in node.daemon.status()['policy']
+    assert 'network' in guest.fails('--profile', 'ml', '--', 'true')
+
+
+@pytest.mark.parametrize('how', ['another user\'s', 'writable by others', 'in a folder of another user\'s', 'a link',
+                                 'in a folder that others may write to', 'not there', 'no policy'])
+def test_a_daemon_without_a_policy_to_trust_does_not_start(programs, tmp_path, how):
+    folder = tmp_path / 'etc'
+    folder.mkdir()
+    file = folder / 'policy.json'
+    file.write_text('{"version": 2}' if how == 'no policy' else '{"version": 1}')
+    if how == 'another user\'s':
+        os.chown(file, GUEST, 0)
+    if how == 'writable by others':
+        file.chmod(0o662)
+    if how == 'in a folder of another user\'s':
+        os.chown(folder, GUEST, 0)
+    if how == 'in a folder that others may write to':
+        folder.chmod(0o777)
+    if how == 'a link':
+        file.rename(folder / 'real.json')
+        file.symlink_to('real.json')
+    if how == 'not there':
+        file.unlink()
+    daemon = Daemon(programs, tmp_path / 'node', options=['--policy', str(file)])
+    (tmp_path / 'node').mkdir()
+    process = daemon.spawn()
+    assert process.wait(20) == 125
+    assert str(folder) in daemon.log(), daemon.log()
+
+
+def test_explain_is_what_a_start_gets(node, guest, root):
+    for launcher, uid in ((guest, GUEST), (root, 0)):
+        client = node.daemon.client(uid)
+        given = client.ask(op='profile')['verdict']
+        client.close()
+        told = json.loads(launcher.ok('policy', 'explain', '--policy', node.file, '--user', uid, '--json', verb='policy'))
+        assert {key: told[key] for key in given} == given
+        process = launcher.popen('--', 'sleep', '1000')
+        worker = wait_until(lambda: [w for w in node.daemon.workers(uid) if (w['name'], w['uid']) == ('sleep', uid)])[0]
+        assert worker['profile'] == told['profile']
+        process.terminate()
+        process.wait()
+
+
+def test_fields_and_indexes_before_anything_is_fetched(guest, node):
+    builds = node.daemon.status()['builds']['total']
+    assert 'uv' in guest.fails('--runtime-env', '{"uv": ["idna"]}', '--', 'true')
+    assert node.daemon.status()['builds']['total'] == builds, 'not even a builder was started'
+    said = guest.fails('--pip', 'idna', '--', 'true', env={'PIP_INDEX_URL': 'https://elsewhere.example/simple'})
+    assert 'elsewhere.example' in said and 'mirror.example' in said
+    said = guest.fails('--pip', 'idna @ https://elsewhere.example/idna-3.4-py3-none-any.whl', '--', 'true',
+                       env={'PIP_INDEX_URL': 'https://mirror.example/simple'})
+    assert 'elsewhere.example' in said
+    said = guest.fails('--working-dir', 'https://elsewhere.example/x.zip', '--', 'true')
+    assert 'elsewhere.example' in said
+    assert '/tmp' in guest.fails('--working-dir', 'local:///tmp', '--', 'true')
+
+
+def test_who_enters_a_worker_is_held_to_its_profile(node, root):
+    for profile, none in (('strict', True), ('ml', False)):
+        process = root.popen('--profile', profile, '--', 'sleep', '1000')
+        worker = wait_until(lambda: [w['id'] for w in node.daemon.workers()
+                                     if w['profile'] == profile and w['state'] == 'running'])[0]
+        told = root.ok('enter', worker, '--', 'grep', 'CapEff', '/proc/self/status', verb='enter')
+        assert (told.split()[-1] == '0' * 16) == none
+        process.terminate()
+        process.wait()
+
+
+def test_embedded_requests_tighten_too(programs, tmp_path):
+    for uid in (0, PLAIN_UID):
+        (tmp_path / str(uid)).mkdir()
+        alone = make_launcher(programs, tmp_path / str(uid), uid)
+        assert alone.ok('--profile', 'strict', '--', 'sh', '-c', INTERFACES).split() == ['lo']
+        assert alone.run('--profile', 'strict', '--', 'touch', alone.home / 'x').returncode != 0
+        alone.ok('--', 'touch', alone.home / 'x')
+        assert 'devices' in alone.fails('--control', 'devices=["/dev/sda"]', '--', 'true')
+        assert 'no such profile' in alone.fails('--profile', 'nope', '--', 'true')
