@@ -30,7 +30,7 @@ TEST(Request, WhatIsNoRequestIsRefused) {
     EXPECT_FALSE(parse_request(good.substr(0, length)).ok()) << length;
   }
   std::string older = good;
-  older.replace(older.find("\"format\":2"), 10, "\"format\":1");
+  older.replace(older.find("\"format\":3"), 10, "\"format\":2");
   EXPECT_FALSE(parse_request(older).ok());
   std::string number = good;
   number.replace(number.find("\"variables\":{}"), 14, "\"variables\":{\"A\":1}");

@@ -21,7 +21,7 @@ class Builder:
         self.answers = []
 
     def request(self, runtime_env, cwd, python='', **variables):
-        return json.dumps({'format': 2, 'store': '/nonexistent', 'cwd': str(cwd), 'python': str(python),
+        return json.dumps({'format': 3, 'allowed': '{}', 'store': '/nonexistent', 'cwd': str(cwd), 'python': str(python),
                            'tools': str(self.programs), 'command': [], 'allow_conflicts': False, 'runtime_env': runtime_env,
                            'variables': {'PATH': '/usr/bin:/bin', 'HOME': str(cwd), **self.index(), **variables}})
 
