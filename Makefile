@@ -84,6 +84,16 @@ $(FILTERS): $(OUT)/make-filters
 $(call object,isolation/seccomp_shipped.cc): CXXFLAGS += -isystem $(GENERATED)
 $(call object,isolation/seccomp_shipped.cc): $(FILTERS)
 
+# An index that nobody has named is the one that uv would take.
+DEFAULT_INDEX := $(GENERATED)/installers/default_index.inc
+$(DEFAULT_INDEX): tools/fetch-tools | fetched
+	@mkdir -p $(@D)
+	@$(OUT)/bin/uv help pip install | sed -n 's/.*(by default: <\(.*\)>).*/"\1"/p' > $@.part
+	@test -s $@.part && mv $@.part $@
+
+$(call object,installers/index.cc): CXXFLAGS += -isystem $(GENERATED)
+$(call object,installers/index.cc): $(DEFAULT_INDEX)
+
 $(OUT)/librtlaunch.a: $(call object,$(PARTS))
 	@rm -f $@ && ar qcs $@ $^
 
@@ -189,7 +199,7 @@ vm: setup
 	@tools/power-cut $(OUT)/bin 3
 	@tools/clock-jump $(OUT)/bin
 
-lint: setup $(RAY_MESSAGES).h $(FILTERS)
+lint: setup $(RAY_MESSAGES).h $(FILTERS) $(DEFAULT_INDEX)
 	@tools/lint
 
 fmt: setup

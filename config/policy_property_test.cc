@@ -28,7 +28,7 @@ const std::map<std::string, Syscalls::Base> kCalls = {{"read", Syscalls::Base::k
                                                       {"shmat", Syscalls::Base::kRay},
                                                       {"ptrace_like", Syscalls::Base::kDebug}};
 const std::vector<std::string> kHosts = {"10.0.0.1", "10.1.2.3", "192.0.2.7", "2001:db8::1",
-                                         "pypi.org"};
+                                         "index.example"};
 const std::vector<uint16_t> kPorts = {1, 53, 80, 443, 8000, 8050, 8100, 65535};
 
 template <typename T>
@@ -224,9 +224,9 @@ Json json_for(const Control& control, Chance& chance) {
       if (chance.one_in(2)) return chance.of<std::string>({"none", "job", "host", "off"});
       return {{"want", want(chance)},
               {"mode", "egress"},
-              {"to", chance.some({"10.0.0.0/8", "10.1.0.0/16:80-8050", "pypi.org:443", "pypi.org",
-                                  "udp://10.0.0.1:53", "tcp://0.0.0.0/0", "[2001:db8::/32]:443",
-                                  "192.0.2.7:1-100"})}};
+              {"to", chance.some({"10.0.0.0/8", "10.1.0.0/16:80-8050", "index.example:443",
+                                  "index.example", "udp://10.0.0.1:53", "tcp://0.0.0.0/0",
+                                  "[2001:db8::/32]:443", "192.0.2.7:1-100"})}};
     }
     Json operator()(ResourceLimits Profile::*) {
       Json json = {{"want", want(chance)}};

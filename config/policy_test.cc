@@ -80,11 +80,11 @@ TEST(Policy, EachErrorNamesThePathOfTheKey) {
       {in_profile(R"("ports": {"connect": [0]})"), "profiles.p.ports.connect[0]", "no port"},
       {in_profile(R"("ports": {"connect": ["9-3"]})"), "profiles.p.ports.connect[0]", "no port"},
       {in_profile(R"("network": "egress")"), "profiles.p.network", "where to is missing"},
-      {in_profile(R"("network": {"mode": "none", "to": ["pypi.org"]})"), "profiles.p.network.to",
-       "contradicts mode none"},
+      {in_profile(R"("network": {"mode": "none", "to": ["index.example"]})"),
+       "profiles.p.network.to", "contradicts mode none"},
       {in_profile(R"("network": {"mode": "egress", "to": ["10.1.2.3/8"]})"),
        "profiles.p.network.to[0]", "no destination"},
-      {in_profile(R"("network": {"mode": "egress", "to": ["pypi.org:99999"]})"),
+      {in_profile(R"("network": {"mode": "egress", "to": ["index.example:99999"]})"),
        "profiles.p.network.to[0]", "no destination"},
       {in_profile(R"("rlimits": {"nofiles": 3})"), "profiles.p.rlimits", "did you mean `nofile`?"},
       {in_profile(R"("uids": {"first": 0, "count": 10})"), "profiles.p.uids", "no range"},
@@ -176,7 +176,7 @@ const char kExample[] = R"({
   "version": 1,
   "profiles": {"team": {"extends": "ml", "memory": "8G"}},
   "ceiling": {"memory": "16G"},
-  "allow": {"indexes": ["https://pypi.org/simple", "https://mirror.example/*"]},
+  "allow": {"indexes": ["https://index.example/simple", "https://mirror.example/*"]},
   "rules": [
     {"name": "contractors", "if": {"group": ["staff"]}, "unless": {"user": ["alice"]},
      "profile": "strict", "choose": ["strict", "ml"], "ceiling": {"memory": "2G", "pids": 100},
@@ -271,10 +271,10 @@ TEST(Policy, FieldsIndexesAndPlaces) {
     ASSERT_FALSE(status.ok()) << bad;
     EXPECT_EQ(status.error().code, EPERM);
   }
-  allowed.indexes = {{"https://pypi.org/simple"}};
-  EXPECT_TRUE(check_index("https://pypi.org/simple", allowed).ok());
-  EXPECT_FALSE(check_index("https://pypi.org/simple2", allowed).ok());
-  EXPECT_FALSE(check_index("https://pypi.org.evil.example/simple", allowed).ok());
+  allowed.indexes = {{"https://index.example/simple"}};
+  EXPECT_TRUE(check_index("https://index.example/simple", allowed).ok());
+  EXPECT_FALSE(check_index("https://index.example/simple2", allowed).ok());
+  EXPECT_FALSE(check_index("https://index.example.evil.example/simple", allowed).ok());
 }
 
 // The whole of what explain prints, so that no change of it goes unseen.
@@ -284,7 +284,7 @@ TEST(Policy, ExplainGolden) {
                           "syscalls": {"base": "ml", "deny": ["mbind"]},
                           "rlimits": {"core": 0, "want": "prefer"}},
                  "team": {"extends": "base", "environment": ["PATH", "LC_*"],
-                          "network": {"mode": "egress", "to": ["pypi.org:443", "10.0.0.0/8"]}}},
+                          "network": {"mode": "egress", "to": ["index.example:443", "10.0.0.0/8"]}}},
     "rules": [{"name": "all", "profile": "team", "ceiling": {"memory": "2G"},
                "allow": {"fields": ["pip"]}}]})");
   ASSERT_TRUE(policy) << policy.error().message();
@@ -299,7 +299,7 @@ own_processes       require                             always
 no_new_privileges   require                             always
 no_bpf              prefer                              profile base
 syscalls            require: ml, without mbind          profile base
-network             require: egress to 10.0.0.0/8 pypi.org:443  profile team
+network             require: egress to 10.0.0.0/8 index.example:443  profile team
 memory              require: 2G                         ceiling of rule all
 cpus                require: 2.5                        request
 rlimits             prefer: core=0                      profile base
@@ -309,7 +309,7 @@ fields              pip                                 rule all
 }
 
 TEST(Policy, HostsHaveOneSpelling) {
-  EXPECT_EQ(canonical_host("PyPI.org"), "pypi.org");
+  EXPECT_EQ(canonical_host("Index.Example"), "index.example");
   EXPECT_EQ(canonical_host("2001:DB8:0::1"), "2001:db8::1");
   EXPECT_EQ(canonical_host("10.0.0.0/8"), "10.0.0.0/8");
   EXPECT_EQ(canonical_host("10.0.0.1/32"), "10.0.0.1");
@@ -320,7 +320,7 @@ TEST(Policy, HostsHaveOneSpelling) {
   EXPECT_TRUE(host_within("10.1.0.0/16", "10.0.0.0/8"));
   EXPECT_FALSE(host_within("10.0.0.0/8", "10.1.0.0/16"));
   EXPECT_FALSE(host_within("::1", "0.0.0.0/0"));
-  EXPECT_FALSE(host_within("pypi.org", "0.0.0.0/0"));
+  EXPECT_FALSE(host_within("index.example", "0.0.0.0/0"));
 }
 
 // Mutated a hundred thousand times, it is parsed or refused, and what is parsed can be resolved.

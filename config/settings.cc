@@ -253,7 +253,8 @@ Status read(const Place& place, const Control&, const Json& json, Ports& into) {
   return {};
 }
 
-// "pypi.org", "pypi.org:443", "10.0.0.0/8:80-90", "[2001:db8::/32]:443", "udp://10.0.0.1:53".
+// "index.example", "index.example:443", "10.0.0.0/8:80-90", "[2001:db8::/32]:443",
+// "udp://10.0.0.1:53".
 std::optional<Destination> destination(std::string text) {
   Destination to;
   for (auto [scheme, protocol] : {std::pair("tcp://", Destination::Protocol::kTcp),
@@ -299,9 +300,10 @@ Result<std::vector<Destination>> destinations(const Place& place, const Json& js
   for (size_t i = 0; i < list.size(); ++i) {
     auto one = destination(list[i]);
     if (!one) {
-      return place.at(i).bad("`" + shown(list[i]) + "` is no destination",
-                             "write \"pypi.org:443\", \"10.0.0.0/8\", \"[2001:db8::1]:80-90\" or "
-                             "\"udp://10.0.0.1:53\"");
+      return place.at(i).bad(
+          "`" + shown(list[i]) + "` is no destination",
+          "write \"index.example:443\", \"10.0.0.0/8\", \"[2001:db8::1]:80-90\" or "
+          "\"udp://10.0.0.1:53\"");
     }
     all.push_back(std::move(*one));
   }
@@ -324,7 +326,8 @@ Status read(const Place& place, const Control&, const Json& json, Network& into)
     }
     network.destinations = TRY(destinations(place.at("to"), json["to"]));
   } else if (egress) {
-    return place.bad("where to is missing", R"(write {"mode": "egress", "to": ["pypi.org:443"]})");
+    return place.bad("where to is missing",
+                     R"(write {"mode": "egress", "to": ["index.example:443"]})");
   }
   into = std::move(network);
   return {};

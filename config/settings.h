@@ -40,7 +40,7 @@ Result<Settings> read_asked(const std::vector<std::pair<std::string, std::string
 
 // As it would be read again.
 Json value_json(const Control& control, const Profile& profile);
-// For people: "require", "at most 8G", "egress: pypi.org:443".
+// For people: "require", "at most 8G", "egress: index.example:443".
 std::string value_text(const Control& control, const Profile& profile);
 const char* name_of(Want want);
 const char* name_of(Syscalls::Base base);

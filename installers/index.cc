@@ -11,6 +11,11 @@
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
+
+const char* const kDefaultIndex =
+#include "installers/default_index.inc"
+    ;
+
 namespace {
 
 using Settings = std::map<std::string, std::string>;  // pip's long option names

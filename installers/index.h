@@ -18,8 +18,8 @@
 
 namespace rtlaunch::installers {
 
-// What both tools ask when nothing is configured.
-inline constexpr const char* kDefaultIndex = "https://pypi.org/simple";
+// What both tools ask when nothing is configured: uv says which, when we are built.
+extern const char* const kDefaultIndex;
 
 struct IndexConfig {
   std::string index_url;  // "": the tool's default

@@ -167,7 +167,7 @@ TEST(Shield, WritableDirectories) {
 
 TEST(Shield, WhatIsRequiredAndIsntThereRefusesByName) {
   for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
-           {"network", R"({"mode": "egress", "to": ["pypi.org:443"]})"},
+           {"network", R"({"mode": "egress", "to": ["index.example:443"]})"},
            {"uids", R"({"first": 100000, "count": 10})"},
            {"own_user", "require"}}) {
     auto made = shield_of(verdict_of("ml", {{name, value}}));

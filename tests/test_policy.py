@@ -56,7 +56,7 @@ VALUES = {   # of each control: right ones, wrong ones
                  ['no', {'allow': []}, {'base': 'ml', 'allow': ['Mbind']}]),
     'files': (['off', {'read': ['/usr'], 'write': []}], ['all', {'read': ['usr']}]),
     'ports': ([{'connect': [443, '8000-8100']}], [{'connect': [0]}, {'listen': [1]}]),
-    'network': (['none', 'job', 'host', {'mode': 'egress', 'to': ['pypi.org:443', '[2001:db8::/32]:80-90']}],
+    'network': (['none', 'job', 'host', {'mode': 'egress', 'to': ['index.example:443', '[2001:db8::/32]:80-90']}],
                 ['egress', 'some', {'to': []}]),
     'rlimits': ([{'nofile': 65536, 'core': 0}, 'off'], [{'files': 3}, 3]),
     'environment': ([['PATH', 'LC_*'], 'off', {'names': [], 'want': 'prefer'}], [['A*B'], {'want': 'prefer'}]),
