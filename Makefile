@@ -40,10 +40,16 @@ GENERATED := $(OUT)/generated
 RAY_MESSAGES := $(GENERATED)/launcher/ray/runtime_env_agent.pb
 RAY_LIBS := -lprotobuf-lite $(LAUNCH_LIBS)
 $(call object,isolation/net_link.cc isolation/net_rules.cc): CXXFLAGS += -isystem /usr/include/libnl3
+$(OUT)/pic/isolation/net_link.o $(OUT)/pic/isolation/net_rules.o: CXXFLAGS += -isystem /usr/include/libnl3
 $(call object,$(RAY_SOURCES)): CXXFLAGS += -isystem $(GENERATED)
 
+# What Python loads to be a zygote: isolation/ once more, as code that may lie anywhere. Without it
+# there are no zygotes, and with a sanitizer Python couldn't load it.
+ZYGOTE_PARTS := $(filter isolation/%.cc config/%.cc,$(PARTS)) launcher/zygote_wire.cc launcher/zygote/library.cc
+ZYGOTE_release := $(OUT)/bin/rtlaunch-zygote.so $(OUT)/bin/rtlaunch-zygote.py
+
 PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner \
-  $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc
+  $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc $(ZYGOTE_$(FLAVOUR))
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS) $(RAY_TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
@@ -93,6 +99,24 @@ $(DEFAULT_INDEX): tools/fetch-tools | fetched
 
 $(call object,installers/index.cc): CXXFLAGS += -isystem $(GENERATED)
 $(call object,installers/index.cc): $(DEFAULT_INDEX)
+
+$(OUT)/pic/%.o: %.cc
+	@mkdir -p $(@D)
+	@echo "  CXX $< (zygote)"
+	@$(CXX) $(CXXFLAGS) -fPIC -fvisibility=hidden -ffunction-sections -MMD -MP -c $< -o $@
+
+$(OUT)/pic/isolation/seccomp_shipped.o: CXXFLAGS += -isystem $(GENERATED)
+$(OUT)/pic/isolation/seccomp_shipped.o: $(FILTERS)
+
+$(OUT)/bin/rtlaunch-zygote.so: $(patsubst %.cc,$(OUT)/pic/%.o,$(ZYGOTE_PARTS))
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	@g++ -shared $(CXXFLAGS) -static-libstdc++ -static-libgcc -Wl,--gc-sections,--exclude-libs,ALL,-Bsymbolic,-z,now \
+	  $^ -o $@ $(BESIDE) -Wl,--as-needed -lcap -lseccomp $(NET_LIBS)
+
+$(OUT)/bin/rtlaunch-zygote.py: launcher/zygote/zygote.py
+	@mkdir -p $(@D)
+	@cp $< $@
 
 $(OUT)/librtlaunch.a: $(call object,$(PARTS))
 	@rm -f $@ && ar qcs $@ $^
@@ -209,7 +233,7 @@ PREFIX ?= /usr/local
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/rtlaunch
 	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
-	install -m 644 $(OUT)/bin/packaging.whl $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install -m 644 $(OUT)/bin/packaging.whl $(ZYGOTE_$(FLAVOUR)) $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/share/rtlaunch
 	$(OUT)/bin/rtlaunch policy schema > $(DESTDIR)$(PREFIX)/share/rtlaunch/policy.schema.json
@@ -222,6 +246,6 @@ install: build
 clean:
 	rm -rf build
 
--include $(patsubst %.cc,$(OUT)/obj/%.d,$(SOURCES) $(RAY_SOURCES))
+-include $(patsubst %.cc,$(OUT)/obj/%.d,$(SOURCES) $(RAY_SOURCES)) $(patsubst %.cc,$(OUT)/pic/%.d,$(ZYGOTE_PARTS))
 .SECONDARY:
 .PHONY: tests

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "isolation/sys/result.h"
@@ -140,6 +141,8 @@ class ControlLog {
   // Of a control that is wanted: what came of it. An Error goes through when it was required.
   Status took(Control control, Want want, Status status);
   const std::vector<Applied>& all() const { return all_; }
+  // Instead of all that it has: what a copy of it has come to.
+  void replace(std::vector<Applied> all) { all_ = std::move(all); }
 
  private:
   std::vector<Applied> all_;

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 
+#include "isolation/bare.h"
 #include "isolation/cgroup.h"
 #include "isolation/cgroup_limits.h"
 #include "isolation/check.h"
@@ -42,12 +43,13 @@ Result<Launch> Launch::begin(const Prepare& prepare, const LaunchOptions& option
   setup.socket = pair.pid1.get();
   setup.outside = options.outside;
   setup.shared = options.shared;
-  uint64_t namespaces = sandbox_namespaces(setup.rootless, options.shared);
+  uint64_t namespaces = options.bare ? 0 : sandbox_namespaces(setup.rootless, options.shared);
   Result<sys::Cloned> cloned =
       sys::clone_process({namespaces, options.cgroup, options.exit_signal});
   if (!cloned) return explain_clone(std::move(cloned.error()), setup.rootless);
   if (cloned->pid == 0) {
     pair.launcher.reset();  // or we would keep our own socket from ending
+    if (options.bare) run_bare(setup, prepare);
     run_pid1(setup, prepare);
   }
   Launch launch;

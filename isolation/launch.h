@@ -54,6 +54,9 @@ struct LaunchOptions {
   // ipc and uts are the host's from the start. Else a kShared one goes back to them, as only root
   // may.
   bool shared = false;
+  // No sandbox: the command, a copy of the launcher, has the launcher's namespaces and rights, and
+  // a parent that ties it to its line.
+  bool bare = false;
 };
 
 class Launch {

@@ -101,17 +101,21 @@ Result<SamePid> SamePid::prepare(const Outside& outside) {
 }
 
 Result<pid_t> SamePid::spawn(int (*function)(void*), void* argument) const {
-  Result<pid_t> pid = spawn_chosen(function, argument);
+  Result<pid_t> pid = spawn_chosen(sys::spawn_as, function, argument);
   if (!pid && pid.error().code == EPERM) return spawn_guessed(function, argument);
   return pid;
 }
 
-Result<pid_t> SamePid::spawn_chosen(int (*function)(void*), void* argument) const {
+Result<pid_t> SamePid::fork(int (*function)(void*), void* argument) const {
+  return spawn_chosen(sys::fork_as, function, argument);
+}
+
+Result<pid_t> SamePid::spawn_chosen(Make make, int (*function)(void*), void* argument) const {
   pid_t pid_max = pid_max_;
   pid_t here = pid_in(proc_.get());
   for (int tries = 0; tries < kTries && pid_max > kFirst; ++tries) {
     pid_t number = tries < kFarTries ? far_from(here, pid_max) : anywhere(pid_max);
-    Result<pid_t> pid = sys::spawn_as(number, kBoth, function, argument);
+    Result<pid_t> pid = make(number, kBoth, function, argument);
     if (pid || (pid.error().code != EEXIST && pid.error().code != EINVAL)) return pid;
     if (pid.error().code == EINVAL) pid_max = number;  // it has been lowered since
   }

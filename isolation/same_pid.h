@@ -35,9 +35,12 @@ class SamePid {
   static Result<SamePid> prepare(const Outside& outside);
   // As sys::spawn_borrowing_memory(). EAGAIN: no number was to be had.
   Result<pid_t> spawn(int (*function)(void*), void* argument) const;
+  // As sys::fork_as(). EPERM: the number can't be chosen, and a copy of us won't be guessed.
+  Result<pid_t> fork(int (*function)(void*), void* argument) const;
 
  private:
-  Result<pid_t> spawn_chosen(int (*function)(void*), void* argument) const;
+  using Make = Result<pid_t> (*)(pid_t, size_t, int (*)(void*), void*);
+  Result<pid_t> spawn_chosen(Make make, int (*function)(void*), void* argument) const;
   Result<pid_t> spawn_guessed(int (*function)(void*), void* argument) const;
   Status check_proc() const;
 

@@ -47,6 +47,9 @@
 
 namespace rtlaunch::isolation {
 
+// See Spec::goes_on.
+inline constexpr int kToldFd = 3;
+
 // A read-only (or, with `writable`, private copy-on-write) stack of directories at `target`.
 // Made with fsopen/lowerdir+ (Linux 6.7) or, before that, mount(2) with short names; always
 // userxattr in a user namespace, else redirect_dir=nofollow,metacopy=off,index=off; uppers
@@ -130,7 +133,11 @@ struct Spec {
   std::optional<uint32_t> umask;           // the command's; else start()'s caller's
   bool same_pid = false;     // its pid outside is the same number (same_pid.h), or no start
   bool new_session = false;  // setsid: builds, which must not reach the terminal
-  bool use_mount2 = false;   // make overlays as before Linux 6.7 (for tests)
+  // In place of an exec the command is a copy of the launcher, which goes on here, with descriptors
+  // 0-2 and kToldFd: on it it says, once, by report_started() or report_failed(), whether it can be
+  // the command, and closes it; `log` is for that. Never returns.
+  void (*goes_on)(const Spec& spec, const ControlLog& log) = nullptr;
+  bool use_mount2 = false;  // make overlays as before Linux 6.7 (for tests)
 };
 
 class Sandbox {

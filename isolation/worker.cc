@@ -61,14 +61,17 @@ void take_terminal() {
   }
 }
 
-// The caller's descriptors become 0-2. Those in `stdio` are above 2, or already where they belong.
-Status take_stdio(const int (&stdio)[3]) {
+// The caller's descriptors become 0-2, and what a copy of us is told by 3. Those in `stdio` are
+// above 2, or already where they belong.
+Status take_stdio(const int (&stdio)[3], int* told) {
   for (int target = 0; target < 3; ++target) {
     int result =
         stdio[target] == target ? ::fcntl(target, F_SETFD, 0) : ::dup2(stdio[target], target);
     if (result < 0) return sys_error("stdio", "descriptor " + std::to_string(target));
   }
-  if (::close_range(3, UINT_MAX, 0) != 0) return sys_error("close_range", "");
+  if (*told >= 0 && *told != kToldFd) *told = ::dup2(*told, kToldFd);
+  unsigned first = *told >= 0 ? kToldFd + 1 : 3;
+  if (::close_range(first, UINT_MAX, 0) != 0) return sys_error("close_range", "");
   return {};
 }
 
@@ -162,18 +165,21 @@ Status become(Command* command) {
   StepClock& did = *command->clock;
   TRY(did.took("fork", sys::unblock_all_signals()));
   if (command->spec.new_session && ::setsid() < 0) return sys_error("setsid", "");
-  TRY(did.took("stdio", take_stdio(command->stdio)));
+  TRY(did.took("stdio", take_stdio(command->stdio, &command->told)));
   if (command->spec.new_session) take_terminal();
   ::umask(command->umask);
   TRY(did.took("limits", take_limits(command->spec, command->log)));    // while we may raise them
   TRY(did.took("keyring", take_keyring(command->spec, command->log)));  // while the quota is root's
   TRY(did.took("clocks", take_clocks(command->spec, command->log)));
-  TRY(did.took("privileges", take_privileges(command->privileges, command->log)));
+  if (!command->bare) {
+    TRY(did.took("privileges", take_privileges(command->privileges, command->log)));
+  }
   if (command->dies_with_parent) TRY(sys::die_with_parent());
   TRY(did.took("cwd", enter_cwd(command->spec.cwd)));
   TRY(did.took("landlock", take_landlock(command->spec.controls, command->log)));
   TRY(did.took("filter", take_filter(command->spec, command->log)));
   // Beyond this point only the worker's own calls are possible.
+  if (command->spec.goes_on != nullptr) return sys::show_to_peers();
   return exec_command(command);
 }
 
@@ -201,7 +207,37 @@ Command::Command(const Spec& given, const int (&fds)[3], mode_t mask, StepClock*
       clock(steps),
       log(controls) {}
 
+namespace {
+
+int go_on(void* argument) {
+  auto* command = static_cast<Command*>(argument);
+  Status became = become(command);
+  if (became) command->spec.goes_on(command->spec, *command->log);
+  report_failed(command->told, became ? make_error("fork", "", "it came back") : became.error());
+  return 125;
+}
+
+// It has its own copy of our memory: what it came to is told.
+Result<pid_t> start_copy(Command* command) {
+  Pair told = TRY(make_report_pair());
+  told.pid1 = TRY(sys::copy_above_stdio(told.pid1.get()));  // or the command's would take its place
+  command->told = told.pid1.get();
+  pid_t pid = TRY(command->same_pid ? command->same_pid->fork(go_on, command)
+                                    : sys::fork_as(0, 0, go_on, command));
+  told.pid1.reset();
+  Result<Started> started = receive_start(told.launcher.get());
+  if (started) {
+    command->log->replace(std::move(started->applied));
+    return pid;
+  }
+  if (!started.error().step.empty()) return std::move(started.error());
+  return make_error("fork", "", "it ended before it could be the command");
+}
+
+}  // namespace
+
 Result<pid_t> start_worker(Command* command) {
+  if (command->spec.goes_on != nullptr) return start_copy(command);
   Handover handover{command, std::nullopt};
   pid_t pid = TRY(command->same_pid ? command->same_pid->spawn(worker, &handover)
                                     : sys::spawn_borrowing_memory(worker, &handover));

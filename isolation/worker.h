@@ -24,6 +24,8 @@ struct Command {
   mode_t umask;
   Privileges privileges;
   const SamePid* same_pid = nullptr;
+  bool bare = false;              // nothing is dropped
+  int told = -1;                  // of a copy of us: see Spec::goes_on
   bool dies_with_parent = false;  // for who is no pid 1, whose end the kernel sees to
   std::vector<char*> argv, env;
   std::vector<std::string> candidates;  // argv[0] along PATH, as execvp(3) would try

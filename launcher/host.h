@@ -64,6 +64,19 @@ class Host : public installers::Records {
   virtual bool shares_terminal() const = 0;
   virtual Result<const store::Store*> own() = 0;  // where planning remembers; opened when asked for
   virtual std::vector<std::string> hidden() const = 0;  // what no command may see
+  // For who starts a command past this host (zygote.h): what it would have started, held to the
+  // policy in just the same way, its layers and its record, held as the host would have them held.
+  // Nothing: the host would have refused, or only it can hold them; start() tells.
+  struct Past {
+    isolation::Spec spec;
+    std::string profile;
+    std::vector<store::Lease> leases;
+    UniqueFd record;  // for the command's pid 1; invalid: nobody keeps any
+    std::string record_path;
+  };
+  virtual std::optional<Past> start_past(const Launch& launch) = 0;
+  // How it went; without a pid nothing has started. `lacking`: lacking_of() it.
+  virtual void started_past(const Past& past, pid_t pid1, const std::string& lacking) = 0;
   // Runs until all of `fields` are made or one fails. SIGINT, SIGTERM, SIGHUP: exit code 128+n.
   virtual Status make(const std::vector<std::string>& fields,
                       const installers::PlanRequest& request, Report& report) = 0;

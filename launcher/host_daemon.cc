@@ -14,11 +14,14 @@
 #include "isolation/cgroup_limits.h"
 #include "isolation/line.h"
 #include "isolation/spec_wire.h"
+#include "isolation/sys/files.h"
+#include "isolation/sys/fs.h"
 #include "isolation/sys/run_program.h"
 #include "launcher/environment.h"
 #include "launcher/host_parts.h"
 #include "launcher/report.h"
 #include "launcher/request.h"
+#include "launcher/workers.h"
 
 namespace rtlaunch {
 namespace {
@@ -227,6 +230,9 @@ class DaemonHost : public Host {
     return {own_->path()};
   }
 
+  std::optional<Past> start_past(const Launch& launch) override;
+  void started_past(const Past& past, pid_t pid1, const std::string& lacking) override;
+
   Result<std::vector<std::optional<store::Record>>> lookup(
       const std::vector<store::Key>& keys) override;
   Status make(const std::vector<std::string>& fields, const installers::PlanRequest& request,
@@ -344,16 +350,21 @@ Result<Shape> DaemonHost::shape(const Asked& asked, bool surely) {
   }
 }
 
-Result<std::unique_ptr<Running>> DaemonHost::start(Launch launch) {
-  if (launch.spec.same_pid) TRY(check_same_processes(client_));
+// `op`: start, or grant.
+Json start_request(const char* op, const Launch& launch) {
   Json request = {
-      {"op", "start"}, {"keys", Json::array()}, {"name", launch.name}, {"shape", launch.shape}};
+      {"op", op}, {"keys", Json::array()}, {"name", launch.name}, {"shape", launch.shape}};
   add_asked(launch.asked, &request);
   if (!launch.environment.hex.empty()) {
     request["env"] = launch.environment.hex;
     request["keys"].push_back(launch.environment.hex);
   }
-  auto running = start_by(client_, request, std::move(launch.spec));
+  return request;
+}
+
+Result<std::unique_ptr<Running>> DaemonHost::start(Launch launch) {
+  if (launch.spec.same_pid) TRY(check_same_processes(client_));
+  auto running = start_by(client_, start_request("start", launch), std::move(launch.spec));
   if (!running && running.error().code == ESTALE) return std::unique_ptr<Running>();
   return running;
 }
@@ -410,6 +421,81 @@ Result<std::unique_ptr<Running>> start_by(Client& client, const Json& request,
     if (!refusal.again || attempt.going) return refusal.error;
     TRY(client.wait_a_little(refusal.error));
   }
+}
+
+namespace {
+
+std::string runtime_of(const Client& client) {
+  return client.socket().substr(0, client.socket().rfind('/'));
+}
+
+struct Granted {
+  std::string profile, shield;  // as they stand in a worker's record
+};
+
+Result<Granted> grant(Client& client, const Launch& launch, isolation::Spec* spec) {
+  Json answer = TRY(client.ask(start_request("grant", launch)));
+  Granted granted{answer.value("profile", ""), answer.value("shield", "")};
+  Shield shield = TRY(decode_shield(granted.shield));
+  spec->keep_caps = true;
+  TRY(apply(shield, ::geteuid(), spec));
+  for (std::string path : {client.store(), runtime_of(client)}) spec->hidden.push_back(path);
+  return granted;
+}
+
+// What the daemon would have written, under the lock that pid 1 will hold (workers.h).
+Status make_record(const std::string& runtime, const Launch& launch, const Granted& granted,
+                   Host::Past* past) {
+  std::string id = sys::random_name().substr(0, 12);
+  past->record_path = runtime + "/workers/" + id;
+  constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_NOFOLLOW;
+  past->record = TRY(sys::open_at(AT_FDCWD, past->record_path, kFlags, 0600));
+  bool locked = TRY(sys::try_lock_file(past->record.get(), sys::Lock::kExclusive, id));
+  if (!locked || TRY(sys::stat_fd(past->record.get(), id)).st_nlink == 0) {
+    return make_error("worker", id, "its record was taken for one of the past");
+  }
+  struct timespec now;
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  Json line = {{"format", 1},
+               {"id", id},
+               {"uid", ::geteuid()},
+               {"name", launch.name},
+               {"env", launch.environment.hex},
+               {"profile", granted.profile},
+               {"shield", granted.shield},
+               {"since", now.tv_sec * int64_t{1'000'000} + now.tv_nsec / 1000}};
+  return sys::write_all(past->record.get(), line.dump() + "\n", id);
+}
+
+}  // namespace
+
+// Only root can open the daemon's store and its records.
+std::optional<Host::Past> DaemonHost::start_past(const Launch& launch) {
+  if (::geteuid() != 0 || !check_same_processes(client_)) return std::nullopt;
+  Past past;
+  past.spec = launch.spec;
+  auto granted = grant(client_, launch, &past.spec);
+  if (!granted) return std::nullopt;
+  auto store = store::Store::open(client_.store(), /*create=*/false);
+  if (!store) return std::nullopt;
+  auto leases = store->acquire_all(launch.layers);
+  if (!leases || !*leases) return std::nullopt;
+  past.profile = granted->profile;
+  past.leases = std::move(**leases);
+  if (make_record(runtime_of(client_), launch, *granted, &past)) return past;
+  started_past(past, 0, "");
+  return std::nullopt;
+}
+
+void DaemonHost::started_past(const Past& past, pid_t pid1, const std::string& lacking) {
+  if (pid1 <= 0) {
+    ::unlink(past.record_path.c_str());  // under its lock, as whoever removes one
+    return;
+  }
+  Json line = {
+      {"pid", pid1}, {"start_time", start_time_of(pid1)}, {"cgroup", ""}, {"not_applied", lacking}};
+  Status written = sys::write_all(past.record.get(), line.dump() + "\n", "record");
+  if (written) (void)client_.ask({{"op", "adopt"}}).ok();
 }
 
 std::unique_ptr<Host> make_daemon_host(Client client, const std::string& own_store) {

@@ -36,6 +36,14 @@ class EmbeddedHost : public Host {
   const std::string& store() const override { return store_.path(); }
   Result<const store::Store*> own() override { return &store_; }
   std::vector<std::string> hidden() const override { return {store_.path()}; }
+  std::optional<Past> start_past(const Launch& launch) override {
+    isolation::Spec spec = launch.spec;
+    bool held = hold_to_policy(launch.asked, &spec).ok();
+    auto leases = store_.acquire_all(launch.layers);
+    if (!held || !leases || !*leases) return std::nullopt;
+    return Past{std::move(spec), profile(), std::move(**leases), {}, ""};
+  }
+  void started_past(const Past&, pid_t, const std::string&) override {}
 
   Result<std::vector<std::optional<store::Record>>> lookup(
       const std::vector<store::Key>& keys) override {
@@ -65,16 +73,13 @@ class EmbeddedHost : public Host {
   }
 
   Result<std::unique_ptr<Running>> start(Launch launch) override {
-    if (verdict_) {
-      Shield shield = TRY(shield_of(*verdict_, launch.asked.job));
-      TRY(apply(shield, ::geteuid(), &launch.spec));
-    }
+    TRY(hold_to_policy(launch.asked, &launch.spec));
     auto leases = TRY(store_.acquire_all(launch.layers));
     if (!leases) return std::unique_ptr<Running>();
     for (const store::Lease& lease : *leases) launch.spec.leases.push_back(lease.fd.get());
     isolation::Sandbox sandbox = TRY(isolation::start(launch.spec));
-    return std::unique_ptr<Running>(std::make_unique<EmbeddedRunning>(
-        std::move(sandbox), std::move(*leases), verdict_ ? verdict_->profile.name : ""));
+    return std::unique_ptr<Running>(
+        std::make_unique<EmbeddedRunning>(std::move(sandbox), std::move(*leases), profile()));
   }
 
   Status remember(const store::Key& id, const store::Record& record) override {
@@ -106,6 +111,13 @@ class EmbeddedHost : public Host {
   void ended() override { background_.release(); }
 
  private:
+  std::string profile() const { return verdict_ ? verdict_->profile.name : ""; }
+  Status hold_to_policy(const Asked& asked, isolation::Spec* spec) const {
+    if (!verdict_) return {};
+    Shield shield = TRY(shield_of(*verdict_, asked.job));
+    return apply(shield, ::geteuid(), spec);
+  }
+
   store::Store store_;
   Signals& signals_;
   Background background_;

@@ -117,7 +117,10 @@ int carry_out(int argc, char** argv) {
   if (verb == "run") return with_options(parse_run_options, run, args);
   if (verb == "exec") return with_options(parse_exec_options, exec, args);
   if (verb == "store" || verb == "env") return store_or_env(verb, args);
-  if (verb == "setup-worker") return fail(setup_worker(args));
+  if (verb == "setup-worker") {
+    auto status = setup_worker(args);
+    return status ? *status : fail(status.error());
+  }
   if (verb == "policy") {
     auto done = policy_command(args);
     return done ? *done : fail(done.error(), has_word(args, "--json"));

@@ -141,6 +141,7 @@ constexpr Option kOptions[] = {
     {"--hide", kRun | kExec, nullptr, add_hidden},
     {"--session", kRun | kExec, nullptr, set_session},
     {"--die-with-parent", kRun | kExec, &RunOptions::die_with_parent, nullptr},
+    {"--zygote", kExec, &RunOptions::zygote, nullptr},
     {"--timings", kRun | kExec, &RunOptions::timings, nullptr},
     {"--name", kCreate, nullptr, into<&RunOptions::name>},
     {"--ttl", kCreate, nullptr, set_ttl},

@@ -35,6 +35,7 @@ struct RunOptions {
   std::vector<std::string> hidden;         // --hide, absolute
   std::string session;                     // --session, absolute; its neighbours are hidden
   bool die_with_parent = false;            // --die-with-parent
+  bool zygote = false;                     // --zygote: a worker of Ray's may come from one
   uint64_t upper_bytes = 0;                // --upper-size; 0: half of the memory
   bool allow_conflicts = false;            // --allow-conflicts
   bool json = false;                       // --json: events instead of lines, on stderr

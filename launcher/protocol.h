@@ -31,6 +31,10 @@
 //             "job", "labels": {name: text}. The policy decides what is given for it (EPERM: less);
 //             the document is held to that. "shape": what the document was written for
 //             (launcher/shield.h); EREMCHG: the policy gives another one, ask for it.
+//   grant     {"op", "keys", "env", "name", "shape", ASKED} → {"profile", "shield": text}   root;
+//   what
+//             `start` would hold the document to (launcher/shield.h), for who starts a copy of a
+//             process of his own; refused as `start` would refuse it
 //   profile   {"op", ASKED} → {"profile", "shared": bool, "home": bool, "environment": [...] or
 //             null, "shape", "verdict": {...}}   what a start would get, and from which rule
 //   remember  {"op", "key", "name", "layers", "data"}   an env record (`rtlaunch env ls`), data the
@@ -46,6 +50,7 @@
 //   hold      {"op", "name", "env": id, "ttl": seconds, 0 for ever}; the same name again renews
 //   release   {"op", "name"}
 //   holds     {"op"} → {"holds": [{"name", "env", "uid", "ttl", "expires"}...]}
+//   adopt     {"op"}   root; a record has been written by somebody else (workers.h): look at it
 //   pin       {"op", "env": id, "pinned": bool}          root; a pin has no owner, others hold
 //   ps        {"op", "all": bool} → {"workers": [{"id", "uid", "name", "env", "pid", "since",
 //             "state", "cpu_us", "memory", "processes", "status", "ended"}...]}; the caller's own,
@@ -131,6 +136,8 @@ enum class Op {
   kEnvs,
   kForget,
   kProfile,
+  kAdopt,
+  kGrant,
 };
 const char* name_of(Op op);
 

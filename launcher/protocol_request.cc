@@ -52,6 +52,12 @@ const std::vector<Rule>& rules() {
       {"envs", Op::kEnvs, 0, {}, {}},
       {"forget", Op::kForget, 0, {"ids"}, {}},
       {"profile", Op::kProfile, 0, {}, {"profile", "controls", "job", "labels"}},
+      {"adopt", Op::kAdopt, 0, {}, {}},
+      {"grant",
+       Op::kGrant,
+       0,
+       {"keys"},
+       {"env", "name", "shape", "profile", "controls", "job", "labels"}},
   };
   return kRules;
 }

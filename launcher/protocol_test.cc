@@ -35,7 +35,9 @@ std::vector<std::string> good_requests() {
       R"({"op":"collect"})",
       R"({"op":"envs"})",
       R"({"op":"forget","ids":["aaaa"]})",
-      R"({"op":"profile","profile":"ml","controls":{"memory":"1G"},"job":"j","labels":{"a":"b"}})"};
+      R"({"op":"profile","profile":"ml","controls":{"memory":"1G"},"job":"j","labels":{"a":"b"}})",
+      R"({"op":"adopt"})",
+      R"({"op":"grant","keys":[],"name":"n","shape":"s","profile":"ray","job":"j"})"};
 }
 
 TEST(Protocol, EveryOpHasAName) {

@@ -13,6 +13,7 @@
 #include "launcher/signals.h"
 #include "launcher/worker.h"
 #include "launcher/written.h"
+#include "launcher/zygote.h"
 
 namespace rtlaunch {
 namespace {
@@ -114,8 +115,38 @@ struct Started {
   std::unique_ptr<Running> running;   // none: a layer has gone
   std::vector<std::string> own_dirs;  // mount points in the upper: not what the command wrote
   bool cold = false, lacks_bytecode = false;
-  int64_t planned = 0;  // when planning, or making, had ended
+  int64_t planned = 0;           // when planning, or making, had ended
+  std::optional<Zygote> zygote;  // is wanted for the next of its kind
+  isolation::Spec spec;          // with `zygote`
 };
+
+// By the zygote of its kind, past the host; else nothing, and no zygote where none could ever do.
+std::unique_ptr<Running> start_from(std::optional<Zygote>& zygote, const Launch& launch,
+                                    Host& host) {
+  auto past = host.start_past(launch);
+  bool can = past && Zygote::can_give(past->spec);
+  pid_t pid1 = 0;
+  std::unique_ptr<Running> running;
+  if (can) {
+    Zygote::Held held{past->leases, past->record.get(), past->profile};
+    running = zygote->ask(past->spec, held, &pid1);
+  }
+  std::string lacking = running ? lacking_of(running->applied()) : "";
+  if (past) host.started_past(*past, running ? pid1 : 0, lacking);
+  if (!can) zygote.reset();
+  return running;
+}
+
+Result<std::unique_ptr<Running>> start_launch(Launch launch, const RunOptions& options,
+                                              Started& started, Host& host) {
+  if (options.zygote) started.zygote = Zygote::of(launch.spec, /*bare=*/false);
+  if (started.zygote) {
+    auto running = start_from(started.zygote, launch, host);
+    if (running) return running;
+    started.spec = launch.spec;
+  }
+  return host.start(std::move(launch));
+}
 
 Result<Started> start_planned(const Plan& plan, const RunOptions& options, Shape& shape,
                               const PlanRequest& request, const Attendant& attendant, Host& host) {
@@ -128,7 +159,7 @@ Result<Started> start_planned(const Plan& plan, const RunOptions& options, Shape
       if (overlay.report) started.own_dirs = overlay.mkdirs;
     }
     attendant.connect(launch.spec);
-    auto running = host.start(std::move(launch));
+    auto running = start_launch(std::move(launch), options, started, host);
     bool other_shape = !running && running.error().code == EREMCHG && attempt < kAttempts;
     if (!other_shape) {
       started.running = TRY(std::move(running));
@@ -278,6 +309,7 @@ Result<int> exec(const RunOptions& options, Report& report) {
   if (options.timings) show_timings(*started.running, started.planned - began, report);
   show_controls(*started.running, options, report);
   if (started.lacks_bytecode) (void)add_bytecode(found, std::move(plan), *host).ok();
+  if (started.zygote) started.zygote->start_soon(started.spec);
   int status = TRY(attendant.wait_for(*started.running));
   tell_limit(*started.running, status, report);
   TRY(account_for_written(options, started, report));

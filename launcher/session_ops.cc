@@ -137,6 +137,12 @@ Result<std::string> pin(Session& session, const Request& request) {
   return fine();
 }
 
+Result<std::string> adopt(Session& session) {
+  TRY(only_root(session, "adopt"));
+  session.server().look_for_lost_soon();
+  return fine();
+}
+
 // The command is pid 1's eldest child: what it adopts comes behind.
 Result<UniqueFd> command_of(const Worker& worker) {
   std::string folder = "/proc/" + std::to_string(worker.pid) + "/task/";
@@ -240,6 +246,10 @@ Result<std::string> answer_at_once(Session& session, const Request& request) {
       return change_limits(session, request);
     case Op::kProfile:
       return show_profile(session, request);
+    case Op::kGrant:
+      return grant_start(session, request);
+    case Op::kAdopt:
+      return adopt(session);
     default:
       return Error{"protocol", ENOSYS, protocol::name_of(request.op), "is not there yet", ""};
   }

@@ -17,6 +17,7 @@ std::string wrong_version(int64_t version);
 // Of session_ops.cc, and parts of it.
 std::string refusal(Session& session, protocol::Op op, const Error& error);
 awaitable<std::string> start_worker(Session& session, Incoming incoming);
+std::string grant_start(Session& session, const protocol::Request& request);
 awaitable<std::string> enter_worker(Session& session, Incoming incoming);
 awaitable<std::string> make_layers(Session& session, Incoming incoming);
 awaitable<std::string> show_logs(Session& session, protocol::Request request);

@@ -66,24 +66,38 @@ Status check_environments(const store::Store& store, const std::vector<std::stri
   return {};
 }
 
+// What a start is held to, and the layers that it may name.
+struct Given {
+  config::Verdict verdict;
+  Shield shield;
+  std::vector<store::Digest> entitled;
+};
+Result<Given> given_for(Session& session, const protocol::Request& request) {
+  Server& server = session.server();
+  if (server.draining()) return draining();
+  Given given;
+  given.verdict = TRY(verdict_for(session, request));
+  given.shield = TRY(server.policy().shield(given.verdict, request.job));
+  store::Store store = TRY(server.store_of(session.peer().user.uid));
+  given.entitled = TRY(layers_of(store, request.keys));
+  TRY(check_environments(store, request.keys, given.verdict.allow));
+  return given;
+}
+
 // The request, and the worker's record with its first line.
 Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worker) {
   Server& server = session.server();
-  if (server.draining()) return draining();
   SpawnRequest spawn;
   spawn.kind = SpawnRequest::Kind::kStart;
-  config::Verdict verdict = TRY(verdict_for(session, incoming.request));
-  Shield shield = TRY(server.policy().shield(verdict, incoming.request.job));
-  spawn.shield = encode(shield);
-  shield.filter.clear();  // who enters pays for compiling it again
-  worker.profile = verdict.profile.name;
-  worker.shield = encode(shield);
+  Given given = TRY(given_for(session, incoming.request));
+  spawn.shield = encode(given.shield);
+  given.shield.filter.clear();  // who enters pays for compiling it again
+  worker.profile = given.verdict.profile.name;
+  worker.shield = encode(given.shield);
   spawn.caller = session.peer().user;
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
-  store::Store store = TRY(server.store_of(spawn.caller.uid));
-  spawn.entitled = TRY(layers_of(store, incoming.request.keys));
-  TRY(check_environments(store, incoming.request.keys, verdict.allow));
+  spawn.entitled = std::move(given.entitled);
   worker.uid = spawn.caller.uid;
   worker.name = incoming.request.name;
   worker.env = incoming.request.env;
@@ -114,15 +128,6 @@ void count_start(Server& server, const SpawnReply& reply, Clock::duration took) 
     metrics.observe("rtlaunch_start_phase_seconds", {{"phase", step.name}},
                     static_cast<double>(step.microseconds) / 1e6);
   }
-}
-
-std::string lacking_of(const std::vector<isolation::Applied>& applied) {
-  std::string names;
-  for (const isolation::Applied& one : applied) {
-    if (!one.applied)
-      names += (names.empty() ? "" : ", ") + std::string(isolation::control_name(one.control));
-  }
-  return names;
 }
 
 std::string started(Session& session, const Worker& worker, SpawnReply reply,
@@ -195,6 +200,25 @@ awaitable<std::string> start_worker(Session& session, Incoming incoming) {
     co_return failed(session, worker.id, reply->error, true);
   }
   co_return started(session, worker, std::move(*reply), Clock::now() - began);
+}
+
+// Whoever is refused asks for a start next, which tells.
+std::string grant_start(Session& session, const protocol::Request& request) {
+  if (session.peer().user.uid != 0) {
+    return protocol::error_answer({"grant", EPERM, "", "only root starts what we don't", ""},
+                                  false);
+  }
+  auto given = given_for(session, request);
+  if (!given) return protocol::error_answer(given.error(), false);
+  given->shield.filter.clear();  // whoever shuts it in compiles it again
+  session.server().journal().say(Level::kInfo, "granted",
+                                 {.request = session.request_id(),
+                                  .more = {{"name", request.name},
+                                           {"env", request.env},
+                                           {"profile", given->verdict.profile.name}}});
+  Json json = {
+      {"ok", true}, {"profile", given->verdict.profile.name}, {"shield", encode(given->shield)}};
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 namespace {

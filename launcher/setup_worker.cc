@@ -1,12 +1,19 @@
 #include "launcher/setup_worker.h"
 
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "config/runtime_env.h"
+#include "launcher/attend.h"
 #include "launcher/words.h"
+#include "launcher/zygote.h"
 
 namespace rtlaunch {
 namespace {
@@ -67,8 +74,13 @@ WorkerCommand command_of(const Json& context, const SetupWorker& setup, const st
   }
   std::string entrypoint = text_of(context, "override_worker_entrypoint");
   if (!entrypoint.empty() && !arguments.empty()) arguments[0] = entrypoint;
+  bool plain = words == std::vector<std::string>{"exec", python};
   for (const std::string& argument : arguments) words.push_back(shell_quoted(argument));
-  WorkerCommand command{"", expanded(context, environment)};
+  WorkerCommand command{"", expanded(context, environment), {}};
+  if (plain && !command.added.empty()) {
+    command.plain = arguments;
+    command.plain.insert(command.plain.begin(), python);
+  }
   for (const std::string& word : words) {
     if (!command.text.empty()) command.text += ' ';
     command.text += word;
@@ -129,7 +141,74 @@ Result<WorkerCommand> worker_command(const SetupWorker& setup, const std::string
   }
 }
 
-Error setup_worker(const std::vector<std::string>& args) {
+namespace {
+
+bool is_name(std::string_view name) {
+  auto fits = [](char c) { return c == '_' || ((c | 32) >= 'a' && (c | 32) <= 'z'); };
+  return !name.empty() && fits(name[0]) && std::all_of(name.begin(), name.end(), [&](char c) {
+    return fits(c) || (c >= '0' && c <= '9');
+  });
+}
+
+std::string current_folder() {
+  char buffer[PATH_MAX];
+  return ::getcwd(buffer, sizeof buffer) == nullptr ? "" : buffer;
+}
+
+// What bash would have made of them, had it become the worker; false where it does more than that.
+bool pass_through_bash(Variables& variables) {
+  for (const auto& [name, value] : variables) {
+    if (!is_name(name) || name.starts_with("BASH") || name == "SHELLOPTS" || name == "ENV")
+      return false;
+  }
+  std::string& level = variables["SHLVL"];
+  if (level.empty() || level.find_first_not_of("0123456789") != level.npos) level = "0";
+  std::string& folder = variables["PWD"];
+  struct stat named, here;
+  bool same = folder.starts_with("/") && ::stat(folder.c_str(), &named) == 0 &&
+              ::stat(".", &here) == 0 && named.st_ino == here.st_ino && named.st_dev == here.st_dev;
+  if (!same) folder = current_folder();
+  variables.erase("_");
+  return !folder.empty();
+}
+
+std::optional<isolation::Spec> plain_spec(const WorkerCommand& command) {
+  Variables variables = our_environment();
+  auto zygotes = variables.find("RTLAUNCH_RAY_ZYGOTES");
+  if (zygotes != variables.end() && zygotes->second == "0") return std::nullopt;
+  for (const auto& [name, value] : command.added) variables[name] = value;
+  if (command.plain.empty() || !pass_through_bash(variables)) return std::nullopt;
+  isolation::Spec spec;
+  spec.argv = command.plain;
+  for (const auto& [name, value] : variables) spec.env.push_back(name + "=" + value);
+  spec.cwd = current_folder();
+  spec.root = isolation::Root::kShared;
+  return spec;
+}
+
+Result<int> attend_to(Running& running) {
+  Signals signals = TRY(Signals::block());
+  Attendant attendant = TRY(Attendant::prepare(/*shares_terminal=*/true, signals));
+  TRY(attendant.let_go_of_stdio());
+  int status = TRY(attendant.wait_for(running));
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+// Nothing: it is to be started as ever.
+std::optional<Result<int>> from_zygote(const WorkerCommand& command) {
+  std::optional<isolation::Spec> spec = plain_spec(command);
+  std::optional<Zygote> zygote = spec ? Zygote::of(*spec, /*bare=*/true) : std::nullopt;
+  if (!zygote) return std::nullopt;
+  pid_t parent = 0;
+  auto running = zygote->ask(*spec, {{}, -1, ""}, &parent);
+  if (running) return attend_to(*running);
+  zygote->start_soon(*spec);
+  return std::nullopt;
+}
+
+}  // namespace
+
+Result<int> setup_worker(const std::vector<std::string>& args) {
   if (args.size() < 2) return unusable("", "PYTHON and SETUP_WORKER_PY are missing");
   const std::string &python = args[0], &script = args[1];
   bool known = script.ends_with(kBelowRay);
@@ -137,6 +216,7 @@ Error setup_worker(const std::vector<std::string>& args) {
   std::string ray = script.substr(0, script.size() - kBelowRay.size());
   SetupWorker setup = TRY(parse_setup_worker({args.begin() + 2, args.end()}));
   WorkerCommand command = TRY(worker_command(setup, python, ray, our_environment()));
+  if (auto status = from_zygote(command)) return std::move(*status);
   for (const auto& [name, value] : command.added) ::setenv(name.c_str(), value.c_str(), 1);
   ::execlp("bash", "bash", "-c", command.text.c_str(), nullptr);
   return sys_error("exec", "bash");

@@ -4,6 +4,9 @@
 // Rests on Ray 2.60.0, python/ray/_private/workers/setup_worker.py and runtime_env/context.py. The
 // context is one JSON object: command_prefix, env_vars, py_executable, override_worker_entrypoint,
 // java_jars. Of py_executable and command_prefix nothing is quoted: they are shell text.
+//
+// A Python worker whose environment is variables and nothing else may come from a zygote instead;
+// then this waits for it, and is its parent as far as the raylet can see.
 #pragma once
 
 #include <map>
@@ -26,6 +29,7 @@ Result<SetupWorker> parse_setup_worker(const std::vector<std::string>& args);
 struct WorkerCommand {
   std::string text;                          // for `bash -c`
   std::map<std::string, std::string> added;  // variables, expanded
+  std::vector<std::string> plain;            // what bash would exec, where no shell text says more
 };
 
 // `python` is Ray's interpreter, for a context that names none; `ray` the folder of the package
@@ -34,7 +38,8 @@ Result<WorkerCommand> worker_command(const SetupWorker& setup, const std::string
                                      const std::string& ray,
                                      const std::map<std::string, std::string>& environment);
 
-// `args`: PYTHON SETUP_WORKER_PY [ARG]...  Becomes the worker; returns only to say why it couldn't.
-Error setup_worker(const std::vector<std::string>& args);
+// `args`: PYTHON SETUP_WORKER_PY [ARG]...  Becomes the worker, or returns the exit status of one
+// that came from a zygote, or says why it couldn't.
+Result<int> setup_worker(const std::vector<std::string>& args);
 
 }  // namespace rtlaunch

@@ -397,4 +397,13 @@ Status apply(const Shield& shield, uid_t caller, Spec* spec) {
   return {};
 }
 
+std::string lacking_of(const std::vector<isolation::Applied>& applied) {
+  std::string names;
+  for (const isolation::Applied& one : applied) {
+    if (!one.applied)
+      names += (names.empty() ? "" : ", ") + std::string(isolation::control_name(one.control));
+  }
+  return names;
+}
+
 }  // namespace rtlaunch

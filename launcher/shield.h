@@ -52,4 +52,7 @@ Result<Shield> decode_shield(std::string_view text);
 
 Status apply(const Shield& shield, uid_t caller, isolation::Spec* spec);
 
+// Names of controls that were preferred and not to be had: "keyring, landlock_ports".
+std::string lacking_of(const std::vector<isolation::Applied>& applied);
+
 }  // namespace rtlaunch

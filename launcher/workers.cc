@@ -45,6 +45,7 @@ void take_line(const Json& line, Record& record) {
     worker.pid = line.value("pid", -1);
     worker.start_time = line.value("start_time", uint64_t{0});
     worker.cgroup = line.value("cgroup", "");
+    worker.lacking = line.value("not_applied", "");
   } else if (line.contains("status")) {
     worker.status = line.value("status", 0);
     worker.ended = line.value("ended", int64_t{0}) * 1'000'000;
@@ -80,7 +81,10 @@ std::string first_line(const Worker& worker, bool unlocked) {
 }
 
 std::string second_line(const Worker& worker) {
-  Json json = {{"pid", worker.pid}, {"start_time", worker.start_time}, {"cgroup", worker.cgroup}};
+  Json json = {{"pid", worker.pid},
+               {"start_time", worker.start_time},
+               {"cgroup", worker.cgroup},
+               {"not_applied", worker.lacking}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

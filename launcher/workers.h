@@ -2,7 +2,8 @@
 // file RUNTIME/workers/<id>, of JSON lines, which is all that a new daemon needs to adopt it:
 //   {"format": 1, "id", "uid", "name", "env", "profile", "shield", "since"}     the daemon, before
 //   it asks for the start
-//   {"pid", "start_time", "cgroup"}                        the spawner, before the exec
+//   {"pid", "start_time", "cgroup"}                        the spawner, before the exec; who starts
+//   one past us (Host::start_past) writes both, and "not_applied"
 //   {"status", "ended"}                                    pid 1, at the end (seconds)
 // pid 1 holds a flock on the file as long as it lives; that is the truth. A file that is not locked
 // is of a worker that has ended, or never started. Whoever removes one holds the lock meanwhile, so
@@ -39,7 +40,7 @@ struct Worker {
   uid_t uid = 0;
   std::string name, env;
   std::string profile, shield;   // shield.h: whoever enters is held to the same
-  std::string lacking;           // controls that were preferred and not to be had; "" if adopted
+  std::string lacking;           // controls that were preferred and not to be had; "" if not said
   std::string cgroup;            // its leaf, from the hierarchy's root; "" when it has none
   int64_t since = 0, ended = 0;  // microseconds since 1970
   pid_t pid = -1;                // of pid 1, as we see it

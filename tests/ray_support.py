@@ -284,7 +284,8 @@ def install_plugin():
 @pytest.fixture(scope='session')
 def ray_programs(programs):
     ray_python()
-    shutil.copy(BIN / 'rtlaunch-agent', programs / 'rtlaunch-agent')
+    for name in ('rtlaunch-agent', 'rtlaunch-zygote.so', 'rtlaunch-zygote.py'):
+        shutil.copy(BIN / name, programs / name)
     return programs
 
 

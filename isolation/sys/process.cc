@@ -140,6 +140,33 @@ Result<pid_t> spawn_as(pid_t pid, size_t levels, int (*function)(void*), void* a
 
 namespace {
 
+uint64_t thread_number = 0;  // where the C library has it
+
+}  // namespace
+
+Status remember_thread() {
+  void* address = nullptr;
+  if (::prctl(PR_GET_TID_ADDRESS, &address) != 0) return sys_error("prctl", "TID_ADDRESS");
+  thread_number = reinterpret_cast<uint64_t>(address);
+  return {};
+}
+
+Result<pid_t> fork_as(pid_t pid, size_t levels, int (*function)(void*), void* argument) {
+  const pid_t numbers[] = {pid, pid};
+  struct clone_args args = {};
+  args.flags = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;  // as the C library's own fork does
+  args.child_tid = thread_number;
+  args.exit_signal = SIGCHLD;
+  if (levels > 0) args.set_tid = reinterpret_cast<uint64_t>(numbers);
+  args.set_tid_size = std::min(levels, std::size(numbers));
+  long child = ::syscall(SYS_clone3, &args, sizeof args);
+  if (child == 0) ::_exit(function(argument));
+  if (child > 0) return static_cast<pid_t>(child);
+  return sys_error("clone3", std::to_string(pid));
+}
+
+namespace {
+
 struct Exec {
   const ProgramStart& program;
   std::vector<char*> argv, env;
@@ -345,6 +372,11 @@ int thread_count() {
 
 Status hide_from_peers() {
   if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return sys_error("prctl", "DUMPABLE");
+  return {};
+}
+
+Status show_to_peers() {
+  if (::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return sys_error("prctl", "DUMPABLE");
   return {};
 }
 

@@ -37,6 +37,13 @@ Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument);
 // set_tid). EEXIST: somebody has that number; EINVAL: a namespace has none so high; EPERM: we lack
 // CAP_CHECKPOINT_RESTORE over one of them.
 Result<pid_t> spawn_as(pid_t pid, size_t levels, int (*function)(void*), void* argument);
+// A copy of us, for a process that goes on with what it has loaded, as after fork(2) but without
+// the C library's handlers for it: function(argument) runs on the copy of our stack and must not
+// return. `pid` and `levels` as above; levels 0: any number. remember_thread() has been called by
+// the process that the C library started.
+Result<pid_t> fork_as(pid_t pid, size_t levels, int (*function)(void*), void* argument);
+// Where the C library keeps the number of this thread, which is another in each copy of us.
+Status remember_thread();
 
 struct ProgramStart {
   std::vector<std::string> argv;  // argv[0] is a path
@@ -80,6 +87,7 @@ Status set_file_ids(uid_t uid, gid_t gid);
 Status die_with_parent();  // PR_SET_PDEATHSIG SIGKILL; gone after any change of credentials
 Status outlive_parent();   // the opposite
 Status hide_from_peers();  // PR_SET_DUMPABLE 0: no ptrace, /proc/PID/fd is root's
+Status show_to_peers();    // the opposite, as after an exec
 // How likely the OOM killer takes us, for us and children to come: oom_score_adj, proc(5).
 Status set_oom_score(int score);
 int thread_count();  // of this process, by /proc/self/task

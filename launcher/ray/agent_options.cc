@@ -141,6 +141,7 @@ Knobs Knobs::from(const Variables& variables) {
   knobs.fail_download = !text_of("RAY_RUNTIME_ENV_FAIL_DOWNLOAD_FOR_TESTING").empty();
   knobs.health_by_stdin = flag("RAY_enable_pipe_based_agent_to_parent_health_check");
   knobs.sandbox_all = flag("RTLAUNCH_RAY_SANDBOX_ALL");
+  knobs.zygotes = text_of("RTLAUNCH_RAY_ZYGOTES") != "0";
   knobs.pythonpath = text_of("PYTHONPATH");
   knobs.python = text_of("RTLAUNCH_RAY_PYTHON");
   knobs.socket = text_of("RTLAUNCH_SOCKET");

@@ -75,6 +75,7 @@ std::vector<std::string> sandbox_words(const ContextRequest& request) {
     words.insert(words.end(), {"exec", request.id});
   }
   words.insert(words.end(), {"--profile", "ray", "--die-with-parent"});
+  if (request.zygotes && !request.id.empty()) words.push_back("--zygote");
   words.insert(words.end(), request.where.begin(), request.where.end());
   words.insert(words.end(), {"--session", request.session_dir});
   add_places(request, words);

@@ -26,6 +26,7 @@ struct ContextRequest {
   std::string pythonpath;          // our own PYTHONPATH
   bool sandbox_all = false;
   bool plain = false;  // its files lie at their places: no sandbox
+  bool zygotes = false;
 };
 
 // EFBIG: longer than the kernel lets one argument be (128 KiB, execve(2)); the raylet would fail

@@ -193,7 +193,8 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
                          where_,
                          knobs_.pythonpath,
                          knobs_.sandbox_all,
-                         run_by->forks};
+                         run_by->forks,
+                         knobs_.zygotes};
   if (!env->runtime_env.empty()) {
     if (entry.hold.empty()) {
       entry.hold = "ray-" + options_.node_id.substr(0, 16) + "-" + std::to_string(++holds_);
