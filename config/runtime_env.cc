@@ -5,6 +5,7 @@
 #include <set>
 
 #include "config/json.h"
+#include "config/place.h"
 #include "config/requirements.h"
 #include "isolation/sys/files.h"
 
@@ -26,30 +27,6 @@ const std::set<std::string> kOfRay = {"_ray_release", "_ray_commit", "_inject_cu
 
 bool is_one_of(const std::string& key, const std::vector<std::string>& names) {
   return std::find(names.begin(), names.end(), key) != names.end();
-}
-
-const char* type_name(const Json& value) {
-  switch (value.type()) {
-    case Json::value_t::null:
-      return "null";
-    case Json::value_t::object:
-      return "an object";
-    case Json::value_t::array:
-      return "a list";
-    case Json::value_t::string:
-      return "a string";
-    case Json::value_t::boolean:
-      return "true or false";
-    default:
-      return "a number";
-  }
-}
-
-// Keys come from outside: a message shows them short and without control characters.
-std::string shown(const std::string& key) {
-  std::string text;
-  for (char c : key.substr(0, 80)) text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
-  return key.size() > 80 ? text + "..." : text;
 }
 
 std::string item(const std::string& path, size_t index) {
