@@ -181,6 +181,12 @@ class Node:
         return {path.name: path.read_text(errors='replace')
                 for path in (self.session / 'logs').rglob('*') if path.is_file() and not path.is_symlink()}
 
+    def tails(self):
+        """What the node's logs end with, for a test that fails where nobody can look."""
+        wanted = ('raylet.err', 'raylet.out', 'runtime_env_agent', 'runtime_env_setup', 'ray_client_server', 'worker-', 'gcs_server.err')
+        return '\n'.join(f'---- {name}\n{text[-1500:]}' for name, text in sorted(self.logs().items())
+                         if name.startswith(wanted) and text.strip())
+
     def processes(self):
         return children_of(self.process.pid)
 
@@ -211,7 +217,7 @@ class Node:
         text = driver.answer.read_text()
         driver.output = output
         if driver.returncode != 0 or not text:
-            raise Driven(f'driver: {driver.returncode}\n{output}')
+            raise Driven(f'driver: {driver.returncode}\n{output}\n{self.tails()}')
         return json.loads(text)
 
     def drive(self, script, timeout=120, **more):

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from ray_support import VENV, our_node, ours_env, ray_daemon, ray_programs  # noqa: F401
+from ray_support import VENV, Driven, our_node, ours_env, ray_daemon, ray_programs  # noqa: F401
 from test_ray import builds
 
 CLUSTER = '''
@@ -35,9 +35,22 @@ def watched(ray_programs, ray_daemon):  # noqa: F811
         yield one
 
 
+def until_forked(watched, script):
+    """Ray's proxy forks in a process with threads of gRPC; now and then that child dies before it is any program, with nothing
+    in its log. What one of ours says stands there, and is a failure."""
+    for _ in range(2):
+        try:
+            return watched.drive(script)
+        except Driven as failed:
+            said = [text for name, text in watched.logs().items() if name.startswith('ray_client_server_2') and name.endswith('.err')]
+            if 'Starting Ray client server failed' not in str(failed) or not said or any(said):
+                raise
+    return watched.drive(script)
+
+
 def test_ray_client(watched, tmp_path):
     (tmp_path / 'data.txt').write_text('seven')
-    assert watched.drive(f'''
+    assert until_forked(watched, f'''
         ray.init('ray://127.0.0.1:{watched.client_port}', runtime_env={{
             'pip': ['emoji==2.2.0'], 'working_dir': {str(tmp_path)!r}, 'env_vars': {{'A': '1'}}}})
         @ray.remote

@@ -171,7 +171,7 @@ assert [copy for _, copy in copies] == [True, True]
 answer([json.loads(ray.get(one.run.remote(look))) for one in (first, *(one for one, _ in copies))])''', environment))
 
 
-@pytest.mark.parametrize('environment', ["{'pip': ['idna==3.7']}", "{'pip': ['idna==3.7'], 'env_vars': {'B': '${HOME}', 'PYTHONPATH': '/tmp'}}",
+@pytest.mark.parametrize('environment', ["{'pip': ['idna==3.7']}", "{'pip': ['idna==3.7'], 'env_vars': {'B': '${HOME}', 'PYTHONPATH': '/srv'}}",
                                          "{'env_vars': {'B': '${HOME}'}}"])
 def test_it_is_as_if_it_had_started_by_itself(node, environment):
     first, *copies = looked(node, environment)
