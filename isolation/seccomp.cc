@@ -8,16 +8,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <cstring>
 #include <iterator>
-#include <memory>
+#include <map>
+#include <span>
 #include <vector>
 
 #include "isolation/seccomp_rules.h"
-#include "isolation/sys/files.h"
-#include "isolation/sys/run_program.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -29,10 +28,6 @@ constexpr uint32_t kNative = AUDIT_ARCH_AARCH64;
 #else
 #error "no audit architecture is known for this machine"
 #endif
-
-Error failed(const std::string& object, int code) {
-  return Error{"seccomp", code < 0 ? -code : code, object, "", "", 125};
-}
 
 // --- the guards ---
 
@@ -131,37 +126,24 @@ Program guards(const FilterRules& rules) {
   return program;
 }
 
-// Every "on" of the guards, and their end, leads to the first instruction of the list.
-std::string joined(Program guards, const std::string& list) {
-  for (size_t i = 0; i < guards.size(); ++i) {
-    if (guards[i].code == (BPF_JMP | BPF_JA)) guards[i].k = uint32_t(guards.size() - i - 1);
+// Every "on" of the guards, and their end, leads to the list.
+std::string joined(Program program, const Program& list) {
+  for (size_t i = 0; i < program.size(); ++i) {
+    if (program[i].code == (BPF_JMP | BPF_JA)) program[i].k = uint32_t(program.size() - i - 1);
   }
-  std::string bytes(reinterpret_cast<const char*>(guards.data()), guards.size() * sizeof guards[0]);
-  return bytes + list;
+  program.push_back(load(kNumberAt));  // a guard has looked at something else
+  program.insert(program.end(), list.begin(), list.end());
+  return {reinterpret_cast<const char*>(program.data()), program.size() * sizeof program[0]};
 }
 
 // --- the list ---
 
-struct Closer {
-  void operator()(void* context) const { ::seccomp_release(context); }
+// From number `first` on, to the next span.
+struct Span {
+  uint32_t first;
+  uint32_t verdict;
 };
-using Context = std::unique_ptr<void, Closer>;
-
-Result<Context> new_context(const FilterRules& rules) {
-  bool open = rules.base == FilterBase::kOpen;
-  Context context(::seccomp_init(open ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(ENOSYS)));
-  if (!context) return failed("init", ENOMEM);
-  const std::pair<enum scmp_filter_attr, uint32_t> attributes[] = {
-      {SCMP_FLTATR_ACT_BADARCH,
-       kills_foreign(rules) ? uint32_t{SCMP_ACT_KILL_PROCESS} : uint32_t{SCMP_ACT_ALLOW}},
-      {SCMP_FLTATR_CTL_NNP, 0},
-      {SCMP_FLTATR_CTL_OPTIMIZE, 2}};  // a binary tree
-  for (auto [name, value] : attributes) {
-    int code = ::seccomp_attr_set(context.get(), name, value);
-    if (code != 0) return failed("attribute", code);
-  }
-  return context;
-}
+using Spans = std::vector<Span>;
 
 Error unknown_call(const std::string& name) {
   return make_error("seccomp", name, "no such system call", "check its spelling");
@@ -175,19 +157,9 @@ Result<int> number_of(const std::string& name) {
   return number < 0 ? Result<int>(unknown_call(name)) : Result<int>(number);
 }
 
-uint32_t action_of(Verdict verdict) {
-  if (verdict == Verdict::kAllowed) return SCMP_ACT_ALLOW;
-  return SCMP_ACT_ERRNO(verdict == Verdict::kDenied ? EPERM : ENOSYS);
-}
-
-Status add_call(const Context& context, const FilterRules& rules, const std::string& name) {
-  Verdict meant = verdict(rules, name);
-  int number = TRY(number_of(name));
-  Verdict usual = rules.base == FilterBase::kOpen ? Verdict::kAllowed : Verdict::kUnknown;
-  if (meant == usual || number < 0) return {};
-  uint32_t action = action_of(meant);
-  int code = ::seccomp_rule_add_array(context.get(), action, number, 0, nullptr);
-  return code == 0 ? Status() : Status(failed(name, code));
+uint32_t answer_of(Verdict verdict) {
+  if (verdict == Verdict::kAllowed) return SECCOMP_RET_ALLOW;
+  return fails_with(verdict == Verdict::kDenied ? EPERM : ENOSYS);
 }
 
 Status check_own(const FilterRules& rules) {
@@ -203,12 +175,88 @@ Status check_own(const FilterRules& rules) {
   return {};
 }
 
-Result<std::string> exported(const Context& context) {
-  UniqueFd file = TRY(sys::memory_file(""));
-  int code = ::seccomp_export_bpf(context.get(), file.get());
-  if (code != 0) return failed("export", code);
-  if (::lseek(file.get(), 0, SEEK_SET) != 0) return sys_error("seccomp", "export");
-  return sys::read_all(file.get(), "seccomp");
+// x86_64's x32 has the same architecture and this bit; -1 is how a tracer skips a call.
+void add_x32(const FilterRules& rules, uint32_t usual, std::map<uint32_t, uint32_t>* answers) {
+  if (kNative != AUDIT_ARCH_X86_64) return;
+  (*answers)[0x40000000] = kills_foreign(rules) ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ALLOW;
+  (*answers)[UINT32_MAX] = usual;
+}
+
+Result<Spans> spans_of(const FilterRules& rules) {
+  bool open = rules.base == FilterBase::kOpen;
+  uint32_t usual = answer_of(open ? Verdict::kAllowed : Verdict::kUnknown);
+  std::map<uint32_t, uint32_t> answers = {{0, usual}};  // from a number on
+  add_x32(rules, usual, &answers);
+  for (std::string_view name : known_calls(rules)) {
+    int number = TRY(number_of(std::string(name)));
+    if (number < 0) continue;
+    answers[static_cast<uint32_t>(number)] = answer_of(verdict(rules, name));
+    answers.emplace(static_cast<uint32_t>(number) + 1, usual);
+  }
+  Spans spans;
+  for (auto [first, answer] : answers) {
+    if (spans.empty() || spans.back().verdict != answer) spans.push_back({first, answer});
+  }
+  return spans;
+}
+
+// A jump with a condition reaches 255 instructions; so many spans' tree with its returns is less.
+constexpr size_t kMostSpansInTree = 200;
+
+// Where a branch leads: to another branch, or to the return of a verdict.
+struct Goal {
+  bool is_return;
+  size_t index;
+};
+struct Branch {
+  uint32_t first;  // of the upper half
+  Goal upper, lower;
+};
+
+// The branches of a balanced tree, each before those below it.
+Goal add_branches(std::span<const Span> spans, std::vector<Branch>* branches,
+                  std::vector<uint32_t>* verdicts) {
+  if (spans.size() == 1) {
+    auto found = std::find(verdicts->begin(), verdicts->end(), spans[0].verdict);
+    size_t index = static_cast<size_t>(found - verdicts->begin());
+    if (found == verdicts->end()) verdicts->push_back(spans[0].verdict);
+    return {true, index};
+  }
+  size_t half = spans.size() / 2, index = branches->size();
+  branches->emplace_back();
+  Goal lower = add_branches(spans.first(half), branches, verdicts);
+  Goal upper = add_branches(spans.subspan(half), branches, verdicts);
+  (*branches)[index] = {spans[half].first, upper, lower};
+  return {false, index};
+}
+
+// The branches, then a return for each verdict.
+Program tree_of(std::span<const Span> spans) {
+  std::vector<Branch> branches;
+  std::vector<uint32_t> verdicts;
+  add_branches(spans, &branches, &verdicts);
+  auto distance = [&](size_t from, Goal goal) {
+    return goal.index + (goal.is_return ? branches.size() : 0) - from - 1;
+  };
+  Program program;
+  for (size_t i = 0; i < branches.size(); ++i) {
+    const Branch& branch = branches[i];
+    program.push_back(
+        jump(BPF_JGE, branch.first, distance(i, branch.upper), distance(i, branch.lower)));
+  }
+  for (uint32_t verdict : verdicts) program.push_back(give(verdict));
+  return program;
+}
+
+Program list_of(std::span<const Span> spans) {
+  if (spans.size() <= kMostSpansInTree) return tree_of(spans);
+  size_t half = spans.size() / 2;
+  Program lower = list_of(spans.first(half)), upper = list_of(spans.subspan(half));
+  Program program = {jump(BPF_JGE, spans[half].first, 0, 1), on()};
+  program.back().k = static_cast<uint32_t>(lower.size());
+  program.insert(program.end(), lower.begin(), lower.end());
+  program.insert(program.end(), upper.begin(), upper.end());
+  return program;
 }
 
 // --- loading ---
@@ -220,11 +268,7 @@ bool refuses_clone3() { return ::syscall(SYS_clone3, nullptr, 0) == -1 && errno 
 
 Result<std::string> compile(const FilterRules& rules) {
   TRY(check_own(rules));
-  Context context = TRY(new_context(rules));
-  for (std::string_view name : known_calls(rules)) {
-    TRY(add_call(context, rules, std::string(name)));
-  }
-  return joined(guards(rules), TRY(exported(context)));
+  return joined(guards(rules), list_of(TRY(spans_of(rules))));
 }
 
 Status load_filter(std::string_view program, bool allows_clone3) {
