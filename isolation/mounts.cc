@@ -227,7 +227,7 @@ Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, Uniqu
 
 namespace {
 
-// Each hidden directory has an empty one of its own, as mount points may have to be made in it.
+// Each of these has an empty directory of its own, as mount points may have to be made in it.
 Status add_cover(Tree::Kind kind, const std::string& path, const std::string& name,
                  const Vault& vault, Spares* spares, Tree* tree) {
   std::optional<Spares::Empty> empty = spares->take_empty();
@@ -257,6 +257,18 @@ Status add_hidden(const Spec& spec, const Vault& vault, Spares* spares, Tree* tr
   };
   for (const std::string& path : spec.closed) TRY(add(Tree::Kind::kClosed, path));
   for (const std::string& path : spec.hidden) TRY(add(Tree::Kind::kHidden, path));
+  return {};
+}
+
+Status add_covers(const std::vector<std::string>& paths, const Vault& vault, Tree* tree) {
+  if (paths.empty()) return {};
+  constexpr const char* kEmpty = "covers";
+  TRY(vault.directory(kEmpty, 0555));
+  for (const std::string& path : paths) {
+    sys::Mount cover = TRY(sys::clone_mount(vault.fd(), kEmpty, false));
+    TRY(sys::set_mount_attributes(cover.fd(), "", kReadOnly, false));
+    tree->add(Tree::Kind::kClosed, path, std::move(cover));
+  }
   return {};
 }
 

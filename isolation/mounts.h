@@ -77,6 +77,8 @@ Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, Uniqu
 Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Spares* spares,
                                  Tree* tree);
 Status add_hidden(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);
+// One empty directory over all of these; no mount point can be made in it.
+Status add_covers(const std::vector<std::string>& paths, const Vault& vault, Tree* tree);
 // /tmp, a tmpfs of its own, and the seldom used /var/tmp, which shares the vault's size with the
 // uppers. What the host doesn't have the sandbox doesn't have.
 Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);

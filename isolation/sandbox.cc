@@ -143,8 +143,7 @@ Status hide_of_sys(Setup& s) {
   Want want = s.spec.controls.sys_masks;
   if (want == Want::kOff) return {};
   if (s.spec.root != Root::kEmpty) {  // else nothing of it is there
-    std::vector<std::string> masked = masked_in_sys();
-    s.spec.closed.insert(s.spec.closed.end(), masked.begin(), masked.end());
+    TRY(add_covers(masked_in_sys(), *s.vault, &*s.tree));
   }
   return s.log.took(Control::kSysMasks, want, {});
 }

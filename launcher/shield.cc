@@ -222,19 +222,29 @@ uint32_t limit_number(const std::string& name) {
   return kNumbers.at(name);
 }
 
-// Those that are there: a machine has the ones that it has.
+bool is_character_device(const std::string& path) {
+  struct stat info;
+  return ::lstat(path.c_str(), &info) == 0 && S_ISCHR(info.st_mode);
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  auto directory = sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY);
+  auto names = directory ? sys::list_dir(directory->get()) : directory.error();
+  return names ? std::move(*names) : std::vector<std::string>();
+}
+
+// Those that are there: a machine has the ones that it has. Each start asks.
 std::vector<std::string> devices_of(const config::Grants& grants) {
   std::vector<std::string> paths;
   for (const std::string& pattern : grants.names) {
-    std::string folder = pattern.substr(0, pattern.rfind('/'));
-    auto directory = sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY);
-    if (!directory) continue;
-    auto names = sys::list_dir(directory->get());
-    for (size_t i = 0; names && i < names->size(); ++i) {
-      std::string path = folder + "/" + (*names)[i];
-      struct stat info;
-      if (!config::matches(pattern, path) || ::lstat(path.c_str(), &info) != 0) continue;
-      if (S_ISCHR(info.st_mode)) paths.push_back(path);
+    if (!pattern.ends_with('*')) {
+      if (is_character_device(pattern)) paths.push_back(pattern);
+      continue;
+    }
+    std::string folder = pattern.substr(0, pattern.rfind('/') + 1);
+    for (const std::string& name : names_in(folder)) {
+      std::string path = folder + name;
+      if (config::matches(pattern, path) && is_character_device(path)) paths.push_back(path);
     }
   }
   return paths;
