@@ -132,15 +132,9 @@ def test_setup_worker_is_replaced_before_ray_is_imported():
     assert said(RAY_RUNTIME_ENV_PLUGINS='[{"class": "their.Plugin"}]') == ['1', 'RAY_CLIENT_MODE=0']
 
 
-@pytest.mark.parametrize('plugins, line', [
-    (PLUGINS, 'lacks rtlaunch-agent'),
-    ('[{"class": "rtlaunch.ray.Plugin"}, {"class": "other_plugin.Other"}]', 'other_plugin.Other must run')])
-def test_else_rays_own_agent_goes_on(tmp_path, plugins, line):
+def test_else_rays_own_agent_goes_on(tmp_path):
     install_plugin()
-    (tmp_path / 'other_plugin.py').write_text(
-        'from ray._private.runtime_env.plugin import RuntimeEnvPlugin\nclass Other(RuntimeEnvPlugin):\n    name = "other"\n')
-    env = {'RAY_RUNTIME_ENV_PLUGINS': plugins, 'RTLAUNCH_BIN': str(tmp_path), 'PYTHONPATH': str(tmp_path)}
-    with node(env=env) as one:
+    with node(env={'RAY_RUNTIME_ENV_PLUGINS': PLUGINS, 'RTLAUNCH_BIN': str(tmp_path)}) as one:
         assert one.drive(ASK) == '1'
-        assert line in one.log('runtime_env_agent.log')
+        assert 'lacks rtlaunch-agent' in one.log('runtime_env_agent.log')
         assert 'ray::RuntimeEnvAgent' in command_of(one.agent())

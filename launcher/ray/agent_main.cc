@@ -9,6 +9,7 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 #include "launcher/ray/agent_options.h"
+#include "launcher/ray/bridge.h"
 #include "launcher/ray/drivers.h"
 #include "launcher/ray/environments.h"
 #include "launcher/ray/http_server.h"
@@ -125,8 +126,9 @@ Status run(const AgentOptions& options) {
                    childs_variables(variables, options, auth), knobs.hold});
   Executables executables(io, variables, knobs.python, options);
   Drivers drivers(io, knobs.python, variables, options);
+  Bridge bridge(io, knobs.python, variables);
   Environments environments(
-      io, options, knobs, maker, executables, drivers, rtlaunch, where,
+      io, options, knobs, maker, executables, drivers, bridge, rtlaunch, where,
       [&](LogLevel level, const std::string& text) { log.write(level, text); });
   Service service(environments, options.node_ip);
   auto server = TRY(HttpServer::listen(io, options.node_ip, options.port, auth,

@@ -90,11 +90,15 @@ std::vector<std::string> activating_words(const std::vector<std::string>& activa
   return {"bash", "-c", text + "{ [ \"$1\" != exec ] || shift; exec \"$@\"; }", "bash"};
 }
 
+bool is_shut_in(const ContextRequest& request) {
+  return !request.plain && (!request.id.empty() || request.sandbox_all);
+}
+
 Json prefix(const ContextRequest& request) {
   const RayEnv& env = request.env;
   const std::vector<std::string>& activation = request.run_by.activation;
   Json words = Json::array();
-  if (!request.plain && (!request.id.empty() || request.sandbox_all)) {
+  if (is_shut_in(request)) {
     for (const std::string& word : sandbox_words(request)) words.push_back(shell_quoted(word));
     if (activation.empty()) return words;
     for (const std::string& word : activating_words(activation))
@@ -109,9 +113,7 @@ Json prefix(const ContextRequest& request) {
   return words;
 }
 
-}  // namespace
-
-Result<std::string> make_context(const ContextRequest& request) {
+Json context_of(const ContextRequest& request) {
   Json json = {{"command_prefix", prefix(request)},
                {"env_vars", variables(request)},
                {"py_executable", nullptr},
@@ -120,6 +122,36 @@ Result<std::string> make_context(const ContextRequest& request) {
   for (const std::string& uri : request.env.java_jars)
     json["java_jars"].push_back(place_of("java_jars", uri, request.runtime_env_dir));
   if (request.run_by.py_executable) json["py_executable"] = *request.run_by.py_executable;
+  return json;
+}
+
+// As far as it is of the right kind: it is a plugin's. py_executable is in run_by already.
+void take_over(const ContextRequest& request, Json& json) {
+  Json changed = Json::parse(request.changed, nullptr, false);
+  if (!changed.is_object()) return;
+  Json words = changed.value("command_prefix", Json::array());
+  if (!words.is_array()) words = Json::array();
+  if (is_shut_in(request)) {
+    words.insert(words.end(), json["command_prefix"].begin(), json["command_prefix"].end());
+  }
+  json["command_prefix"] = std::move(words);
+  Json variables = changed.value("env_vars", Json()), jars = changed.value("java_jars", Json());
+  if (variables.is_object()) json["env_vars"] = std::move(variables);
+  if (jars.is_array()) json["java_jars"] = std::move(jars);
+  json["override_worker_entrypoint"] = changed.value("override_worker_entrypoint", Json());
+}
+
+}  // namespace
+
+std::string context_for_plugins(const ContextRequest& request) {
+  Json json = context_of(request);
+  if (is_shut_in(request)) json["command_prefix"] = Json::array();
+  return json.dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
+Result<std::string> make_context(const ContextRequest& request) {
+  Json json = context_of(request);
+  if (!request.changed.empty()) take_over(request, json);
   std::string text = json.dump(-1, ' ', true, Json::error_handler_t::replace);
   if (text.size() <= kMostBytes) return text;
   return Error{"runtime_env",
@@ -129,6 +161,17 @@ Result<std::string> make_context(const ContextRequest& request) {
                    " bytes, and may have " + std::to_string(kMostBytes),
                "put what is large into a file of the working_dir",
                125};
+}
+
+std::string place_of_working_dir(const RayEnv& env, const std::string& runtime_env_dir) {
+  return place_of("working_dir", *env.working_dir, runtime_env_dir);
+}
+
+std::optional<std::string> py_executable_in(const std::string& context) {
+  Json json = Json::parse(context, nullptr, false);
+  if (!json.is_object() || !json.contains("py_executable")) return std::nullopt;
+  const Json& value = json["py_executable"];
+  return value.is_string() ? std::optional<std::string>(value.get<std::string>()) : std::nullopt;
 }
 
 std::vector<std::string> mount_points(const RayEnv& env, const std::string& runtime_env_dir) {

@@ -7,6 +7,7 @@
 // so one prefix serves all three; the word `exec` that it finds behind its `--` rtlaunch drops.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,11 +28,20 @@ struct ContextRequest {
   bool sandbox_all = false;
   bool plain = false;  // its files lie at their places: no sandbox
   bool zygotes = false;
+  std::string changed = "";  // what Ray's plugins made of context_for_plugins(); "": there are none
 };
+
+// What a plugin of Ray's sees: the context as Ray's own agent would have it by then, without what
+// is rtlaunch's. Words that it puts into command_prefix come before ours.
+std::string context_for_plugins(const ContextRequest& request);
 
 // EFBIG: longer than the kernel lets one argument be (128 KiB, execve(2)); the raylet would fail
 // without a word.
 Result<std::string> make_context(const ContextRequest& request);
+
+// Where the working_dir's files are for whoever isn't shut in.
+std::string place_of_working_dir(const RayEnv& env, const std::string& runtime_env_dir);
+std::optional<std::string> py_executable_in(const std::string& context);
 
 // The directories, absolute, that have to be there as mount points.
 std::vector<std::string> mount_points(const RayEnv& env, const std::string& runtime_env_dir);

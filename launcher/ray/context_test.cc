@@ -9,7 +9,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-Json context(const std::string& env_text, const std::string& id, bool all = false) {
+Json context(const std::string& env_text, const std::string& id, bool all = false,
+             const std::string& changed = "") {
   RayEnv env = *read_ray_env(env_text);
   RunBy run_by{env.py_executable, {}, {}, false};
   auto text = make_context({env,
@@ -20,7 +21,10 @@ Json context(const std::string& env_text, const std::string& id, bool all = fals
                             "/bin/rtlaunch",
                             {"--socket", "/s"},
                             "/agents",
-                            all});
+                            all,
+                            false,
+                            false,
+                            changed});
   return text ? Json::parse(*text) : Json(text.error().message());
 }
 
@@ -66,6 +70,18 @@ TEST(Context, WithoutLayersThereIsASandboxIfAsked) {
 TEST(Context, MustFitIntoAnArgument) {
   std::string large = R"({"env_vars": {"A": ")" + std::string(131'000, 'x') + "\"}}";
   EXPECT_NE(context(large, "").get<std::string>().find("bytes"), std::string::npos);
+}
+
+TEST(Context, WordsOfRaysPluginsComeFirst) {
+  std::string changed = R"({"command_prefix": ["export", "A=1", "&&"], "env_vars": {"B": "2"},
+      "py_executable": null, "java_jars": ["/jar"], "override_worker_entrypoint": "/w.py"})";
+  Json json = context(R"({"pip": ["six"], "env_vars": {"A": "0"}})", "1", false, changed);
+  EXPECT_EQ(words(json).substr(0, 35), "export A=1 && exec /bin/rtlaunch ex");
+  EXPECT_EQ(json["env_vars"], Json::parse(R"({"B": "2"})"));
+  EXPECT_EQ(json["java_jars"], Json::parse(R"(["/jar"])"));
+  EXPECT_EQ(json["override_worker_entrypoint"], "/w.py");
+  EXPECT_EQ(words(context("{}", "", false, changed)), "export A=1 && ");
+  EXPECT_EQ(context("{}", "", false, R"({"command_prefix": 3, "env_vars": []})").size(), 5u);
 }
 
 TEST(MountPoints, AreOfUrisWithAName) {

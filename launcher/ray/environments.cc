@@ -40,12 +40,13 @@ struct Environments::Entry {
   std::vector<Uri> uris;  // of what was made
   std::string id;         // of its layers; "": none
   bool uses_uris = false;
-  std::string hold;  // "": none
-  Bell bell;         // when making has ended
+  bool plugged = false;  // plugins of Ray's had a hand in it
+  std::string hold;      // "": none
+  Bell bell;             // when making has ended
 };
 
 Environments::Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs,
-                           Maker& maker, Executables& executables, Drivers& drivers,
+                           Maker& maker, Executables& executables, Drivers& drivers, Bridge& bridge,
                            std::string rtlaunch, std::vector<std::string> where, Log log)
     : io_(io),
       options_(options),
@@ -53,6 +54,7 @@ Environments::Environments(asio::io_context& io, const AgentOptions& options, co
       maker_(maker),
       executables_(executables),
       drivers_(drivers),
+      bridge_(bridge),
       rtlaunch_(std::move(rtlaunch)),
       where_(std::move(where)),
       log_(std::move(log)),
@@ -85,9 +87,13 @@ void Environments::settle(const std::string& env, Entry& entry) {
   if (entry.uses > 0 || entry.state == Entry::State::kMaking) return;
   bool forgettable =
       entry.state == Entry::State::kNew ||
-      (entry.state == Entry::State::kMade && entry.uris.empty()) ||
+      (entry.state == Entry::State::kMade && (entry.uris.empty() || entry.plugged)) ||
       (entry.state == Entry::State::kFailed && entry.forget_failure_at < Clock::now());
-  if (forgettable) entries_.erase(env);
+  if (forgettable && entry.plugged) {
+    drop(env, entry);
+  } else if (forgettable) {
+    entries_.erase(env);
+  }
   forget_unused();
 }
 
@@ -95,10 +101,15 @@ void Environments::forget_unused() {
   for (const char* field : {"working_dir", "py_modules", "java_jars", "pip", "uv"}) {
     for (const Uri& gone : uris_.take_excess(field)) forget_with(gone);
   }
+  if (!bridge_.idle()) return;  // some setup may be about to use them
+  for (const std::string& field : bridge_.fields()) {
+    for (const Uri& gone : uris_.take_excess(field)) forget_with(gone);
+  }
 }
 
 // Its directory, and the unused environments that have it.
 void Environments::forget_with(const Uri& gone) {
+  if (bridge_.serves(gone.field)) bridge_.remove(gone);
   std::string folder = options_.runtime_env_dir + "/" + gone.directory;
   if (copied_.erase(gone.directory) > 0) {
     spawn(io_, maker_.remove_folder(folder));
@@ -178,8 +189,10 @@ awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
 awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request, SetupLog& log) {
   auto env = read_ray_env(request.env);
   if (!env) co_return env.error();
-  for (const std::string& warning : env->warnings) log.write(LogLevel::kWarning, warning);
   auto deadline = deadline_of(request.limit);
+  std::set<std::string> plugins;
+  Status found = co_await find_plugins(*env, &plugins, deadline, log);
+  if (!found) co_return late_or(found.error(), request.limit);
   auto run_by = co_await executables_.prepare(*env, deadline);
   if (!run_by) co_return late_or(run_by.error(), request.limit);
   Status can = check_can_run(*env, *run_by);
@@ -208,16 +221,82 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   }
   Status places = make_mount_points(*env);
   if (!places) co_return places;
-  if (run_by->forks && !context.id.empty()) {
+  bool looked_into = run_by->forks || (!plugins.empty() && env->working_dir);
+  if (looked_into && !context.id.empty()) {
     Status copied = co_await copy_files(*env, context.id, deadline);
     if (!copied) co_return late_or(copied.error(), request.limit);
+  }
+  entry.uris = env->uris;
+  entry.id = context.id;
+  entry.plugged = !plugins.empty();
+  if (!plugins.empty()) {
+    Status plugged = co_await plug_in(entry, request, *env, context, *run_by, deadline, log);
+    if (!plugged) co_return late_or(plugged.error(), request.limit);
   }
   auto text = make_context(context);
   if (!text) co_return text.error();
   entry.text = *text;
-  entry.uris = env->uris;
-  entry.id = context.id;
   co_return Status();
+}
+
+// Of the fields that are none of Ray's own: those of its plugins; of others there is a warning.
+awaitable<Status> Environments::find_plugins(const RayEnv& env, std::set<std::string>* plugins,
+                                             Clock::time_point deadline, SetupLog& log) {
+  if (env.others.empty()) co_return Status();
+  std::set<std::string> known;
+  if (bridge_.has_plugins()) {
+    auto names = co_await bridge_.names(deadline);
+    if (!names) co_return names.error();
+    known = *names;
+  }
+  for (const std::string& field : env.others) {
+    if (known.contains(field)) {
+      plugins->insert(field);
+    } else {
+      log.write(LogLevel::kWarning, not_recognized(field));
+    }
+  }
+  co_return Status();
+}
+
+awaitable<Bridge::Done> Environments::run_plugins(Bridge::Setup setup, Clock::time_point deadline,
+                                                  SetupLog& log) {
+  for (int attempt = 1;; ++attempt) {
+    Bridge::Done done = co_await bridge_.setup(setup, deadline, log);
+    for (const auto& [uri, bytes] : done.uris) {  // one that nobody uses in the end may go
+      uris_.use(uri);
+      if (bytes > 0) uris_.set_bytes(uri, bytes);
+      uris_.unuse(uri);
+    }
+    bool again = done.error && done.again && attempt < knobs_.attempts &&
+                 Clock::now() + knobs_.retry_after < deadline;
+    if (!again) co_return done;
+    log.write(LogLevel::kWarning, done.error->message() + ": it is tried again");
+    co_await sleep_for(io_, knobs_.retry_after);
+  }
+}
+
+// Another py_executable of theirs is looked at like one that the user wrote.
+awaitable<Status> Environments::plug_in(Entry& entry, const GetRequest& request, RayEnv env,
+                                        ContextRequest& context, RunBy& run_by,
+                                        Clock::time_point deadline, SetupLog& log) {
+  Bridge::Setup setup{request.env, context_for_plugins(context), ""};
+  if (env.working_dir) setup.working_dir = place_of_working_dir(env, options_.runtime_env_dir);
+  Bridge::Done done = co_await run_plugins(std::move(setup), deadline, log);
+  if (done.error) co_return *done.error;
+  for (const auto& [uri, bytes] : done.uris) entry.uris.push_back(uri);
+  context.changed = done.context;
+  auto executable = py_executable_in(done.context);
+  if (executable == run_by.py_executable) co_return Status();
+  RayEnv theirs;
+  theirs.py_executable = executable;
+  theirs.uris = env.uris;
+  auto changed = co_await executables_.prepare(theirs, deadline);
+  if (!changed) co_return changed.error();
+  run_by.py_executable = changed->py_executable;
+  run_by.forks = changed->forks;
+  context.plain = run_by.forks;
+  co_return check_can_run(theirs, run_by);
 }
 
 // What starts Python as its child isn't shut in (executable.h): its files are copies then, and
@@ -242,6 +321,7 @@ awaitable<Status> Environments::copy_files(const RayEnv& env, std::string id,
   std::vector<Uri> uris = env.uris;  // as the environment has them: jars behind modules
   std::stable_partition(uris.begin(), uris.end(),
                         [](const Uri& uri) { return uri.field != "java_jars"; });
+  std::erase_if(uris, [](const Uri& uri) { return uri.field == "pip" || uri.field == "uv"; });
   for (const Uri& uri : uris) {
     std::string option = uri.field == "working_dir" ? "--working-dir-at" : "--py-module-at";
     std::string folder = options_.runtime_env_dir + "/" + uri.directory;

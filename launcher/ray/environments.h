@@ -20,6 +20,8 @@
 #include <vector>
 
 #include "launcher/ray/agent_options.h"
+#include "launcher/ray/bridge.h"
+#include "launcher/ray/context.h"
 #include "launcher/ray/drivers.h"
 #include "launcher/ray/executable.h"
 #include "launcher/ray/maker.h"
@@ -54,7 +56,7 @@ class Environments {
  public:
   using Log = std::function<void(LogLevel, const std::string&)>;
   Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs, Maker& maker,
-               Executables& executables, Drivers& drivers, std::string rtlaunch,
+               Executables& executables, Drivers& drivers, Bridge& bridge, std::string rtlaunch,
                std::vector<std::string> where, Log log);
   ~Environments();
 
@@ -83,6 +85,13 @@ class Environments {
   awaitable<void> measure(std::vector<Uri> uris, std::string id);
   Status make_mount_points(const RayEnv& env);
   awaitable<Status> copy_files(const RayEnv& env, std::string id, Clock::time_point deadline);
+  awaitable<Status> find_plugins(const RayEnv& env, std::set<std::string>* plugins,
+                                 Clock::time_point deadline, SetupLog& log);
+  awaitable<Status> plug_in(Entry& entry, const GetRequest& request, RayEnv env,
+                            ContextRequest& context, RunBy& run_by, Clock::time_point deadline,
+                            SetupLog& log);
+  awaitable<Bridge::Done> run_plugins(Bridge::Setup setup, Clock::time_point deadline,
+                                      SetupLog& log);
   Status check_can_run(const RayEnv& env, const RunBy& run_by) const;
 
   asio::io_context& io_;
@@ -91,6 +100,7 @@ class Environments {
   Maker& maker_;
   Executables& executables_;
   Drivers& drivers_;
+  Bridge& bridge_;
   std::string rtlaunch_;
   std::vector<std::string> where_;
   Log log_;

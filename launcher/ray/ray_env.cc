@@ -89,11 +89,7 @@ class Reader {
     if (key == "_nsight" || key == "_rocprof_sys") return profiler(key, value);
     if (key == "pip" || key == "uv") return packages(key, value);
     bool known = std::count(kPassedOver.begin(), kPassedOver.end(), key) > 0;
-    if (!known) {
-      env_.warnings.push_back("runtime_env field " + key.substr(0, 200) +
-                              " is not recognized by Ray and will be ignored.  In the future, "
-                              "unrecognized fields in the runtime_env will raise an exception.");
-    }
+    if (!known) env_.others.push_back(key);
     return {};
   }
 
@@ -236,6 +232,13 @@ class Reader {
 Result<RayEnv> read_ray_env(const std::string& text) {
   Json root = TRY(config::parse_json(text, "runtime_env"));
   return Reader().read(root);
+}
+
+std::string not_recognized(const std::string& field) {
+  return "runtime_env field " + field.substr(0, 200) +
+         " is not recognized by Ray and will be ignored.  In the future, unrecognized fields in "
+         "the "
+         "runtime_env will raise an exception.";
 }
 
 bool RayEnv::allows_conflicts() const {

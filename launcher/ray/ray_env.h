@@ -4,8 +4,8 @@
 //
 // An error says which field and what to do. What Ray adds by itself (_ray_commit, ...) and what is
 // no concern of ours (worker_process_setup_hook, config: the request has one of its own) is passed
-// over; a field that nobody knows is, as with Ray, a warning. Values of env_vars are secrets: they
-// are in no error and no warning.
+// over. Fields that are none of Ray's own are named: they may be a plugin's, and are else, as with
+// Ray, a warning. Values of env_vars are secrets: they are in no error and no warning.
 #pragma once
 
 #include <optional>
@@ -41,12 +41,15 @@ struct RayEnv {
   std::optional<std::string> conda;          // the name or prefix of one that is there
   std::vector<Profiler> profilers;
   std::vector<Uri> uris;
-  std::vector<std::string> warnings;
-  bool allows_conflicts() const;  // RTLAUNCH_ALLOW_CONFLICTS=1 in its env_vars
-  bool has_packages() const;      // pip or uv
+  std::vector<std::string> others;  // names of fields that are none of Ray's own
+  bool allows_conflicts() const;    // RTLAUNCH_ALLOW_CONFLICTS=1 in its env_vars
+  bool has_packages() const;        // pip or uv
 };
 
 Result<RayEnv> read_ray_env(const std::string& text);
+
+// The warning for a field that is no plugin's either.
+std::string not_recognized(const std::string& field);
 
 // "{env_vars, pip}": the fields of an env, without what is in them.
 std::string fields_of(const std::string& text);

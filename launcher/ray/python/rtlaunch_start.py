@@ -35,7 +35,7 @@ def replace(words):
         return
     if script.endswith(SETUP_WORKER):
         become(folder, 'rtlaunch', ['setup-worker', sys.executable, *words[index:]])
-    elif os.environ[PLUGINS].count('"class"') == 1:   # others must run in Ray's own agent
+    else:
         os.environ.setdefault('RTLAUNCH_BIN', folder)
         os.environ['RTLAUNCH_RAY_PYTHON'] = sys.executable
         become(folder, 'rtlaunch-agent', words[index + 1:])

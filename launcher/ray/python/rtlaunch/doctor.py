@@ -57,7 +57,7 @@ def switched():
     if CLASS not in os.environ.get(VARIABLE, ''):
         return note(f'{VARIABLE} is not set here: `rtlaunch ray start` sets it, and so does eval "$(rtlaunch ray env)"')
     why = obstacle()
-    return missing(why, 'no other plugin beside rtlaunch') if why else ok(f'{VARIABLE} is set')
+    return missing(why, 'install the wheel again, or set RTLAUNCH_BIN') if why else ok(f'{VARIABLE} is set')
 
 
 def tools():

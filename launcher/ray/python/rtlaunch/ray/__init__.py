@@ -6,8 +6,9 @@ with the same arguments, the same pid and the same parent. The raylet sees only 
 
     RAY_RUNTIME_ENV_PLUGINS='[{"class": "rtlaunch.ray.Plugin"}]' ray start --head
 
-Where that can't be (programs are missing, or other plugins need Ray's own agent to run them), the
-constructor returns with one line in runtime_env_agent.log, and Ray's own agent goes on."""
+Other classes that are named there are run beside it (bridge.py), as they are by Ray's own agent. Where
+programs are missing, the constructor returns with one line in runtime_env_agent.log, and Ray's own agent
+goes on."""
 
 import fcntl
 import json
@@ -52,9 +53,6 @@ def step_back(why):
 
 def obstacle():
     """Why rtlaunch can't be this node's agent, or nothing."""
-    others = [one.get('class') for one in json.loads(os.environ.get(VARIABLE) or '[]') if one.get('class') != CLASS]
-    if others:
-        return f'{", ".join(map(str, others))} must run in Ray\'s own agent'
     missing = [name for name in NEEDED if not os.access(programs() / name, os.X_OK)]
     if missing:
         return f'{programs()} lacks {", ".join(missing)}'
