@@ -130,7 +130,7 @@ $(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a
 $(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $^ -o $@ $(LAUNCH_LIBS)
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
 
 $(OUT)/bin/rtlaunch-build: $(call object,launcher/build_main.cc) $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)

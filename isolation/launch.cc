@@ -13,6 +13,7 @@
 #include "isolation/cgroup_limits.h"
 #include "isolation/check.h"
 #include "isolation/join.h"
+#include "isolation/net.h"
 #include "isolation/setup.h"
 #include "isolation/sys/process.h"
 #include "isolation/userns.h"
@@ -112,6 +113,7 @@ OwnLeaf make_leaf(const Controls& controls) {
 
 struct Sandbox::State {
   UniqueFd pidfd, socket, upper;
+  UniqueFd network;  // kEgress: for what it has refused
   std::vector<Step> steps;
   std::vector<Applied> applied;
   std::string met;
@@ -161,6 +163,12 @@ const std::vector<Sandbox::Step>& Sandbox::steps() const { return state_->steps;
 const std::vector<Applied>& Sandbox::applied() const { return state_->applied; }
 const std::string& Sandbox::met() const { return state_->met; }
 
+std::optional<uint64_t> Sandbox::refused() const {
+  if (!state_->network.valid()) return std::nullopt;
+  auto count = refused_packets(state_->network.get());
+  return count ? std::optional<uint64_t>(*count) : std::nullopt;
+}
+
 // A pid 1 that was killed, with all that was out of memory or without, says nothing.
 Result<int> Sandbox::wait() {
   if (state_->status) return *state_->status;
@@ -177,7 +185,7 @@ Result<int> Sandbox::wait() {
 
 Result<Sandbox> start(const Spec& wanted) {
   Spec spec = TRY(checked(wanted));
-  bool shared = spec.root == Root::kShared;
+  bool shared = spec.root == Root::kShared, way_out = spec.network == Network::kEgress;
   std::optional<Outside> outside;
   if (shared || spec.same_pid) outside = TRY(Outside::look());
   OwnLeaf own = make_leaf(spec.controls);
@@ -197,6 +205,9 @@ Result<Sandbox> start(const Spec& wanted) {
   }
   state.pidfd = launch.take_pidfd();
   state.socket = launch.take_socket();
+  if (way_out) {
+    if (auto network = open_network(launch.pid())) state.network = std::move(*network);
+  }
   state.upper = std::move(started->upper);
   state.applied = std::move(started->applied);
   for (const StepClock::Step& step : started->steps) {

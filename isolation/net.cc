@@ -166,7 +166,7 @@ std::vector<Member> parse_members(const std::string& text) {
 // now, and so can the number of a namespace; not both, and since the same tick.
 UniqueFd network_of(const Member& member) {
   std::string pid = std::to_string(member.pid);
-  auto network = sys::open_at(AT_FDCWD, "/proc/" + pid + "/ns/net", O_RDONLY);
+  auto network = open_network(member.pid);
   struct stat st;
   bool same = network && ::fstat(network->get(), &st) == 0 && st.st_ino == member.network &&
               start_of(pid) == member.since;
@@ -297,13 +297,15 @@ Status enter_network(const Spec& spec, bool rootless, UniqueFd* translation) {
   std::abort();
 }
 
-Result<uint64_t> refused_packets(pid_t pid) {
+Result<UniqueFd> open_network(pid_t pid) {
+  return sys::open_at(AT_FDCWD, "/proc/" + std::to_string(pid) + "/ns/net", O_RDONLY);
+}
+
+Result<uint64_t> refused_packets(int network) {
   UniqueFd own = TRY(current());
-  std::string path = "/proc/" + std::to_string(pid) + "/ns/net";
-  UniqueFd theirs = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY));
-  TRY(enter(theirs.get()));
+  TRY(enter(network));
   Result<uint64_t> count = count_refused();
-  TRY(enter(own.get()));
+  if (!enter(own.get()).ok()) std::abort();
   return count;
 }
 

@@ -36,8 +36,12 @@ inline constexpr uint16_t kDoorPort = 3128;
 // What it fills in has to stay open as long as anybody is to get out.
 Status enter_network(const Spec& spec, bool rootless, UniqueFd* translation);
 
-// Packets that the network of this process (a pid) refused to let out. Root.
-Result<uint64_t> refused_packets(pid_t pid);
+// The network that this process is in, which lasts as long as the descriptor. Root.
+Result<UniqueFd> open_network(pid_t pid);
+
+// Packets that this network refused to let out, since it was made: of all who are in it. Root, and
+// a thread that may be in another network for a moment; it aborts where it can't get back.
+Result<uint64_t> refused_packets(int network);
 
 // The other side of the door: waits for what pid 1 sends over the socket that `listener_to` is
 // paired with. Not valid: it ended.

@@ -215,7 +215,9 @@ ROOT_TEST(WhatWasRefusedIsCounted) {
   ASSERT_TRUE(sandbox.ok()) << sandbox.error().message();
   char line[8] = {};
   ASSERT_EQ(::read(out.read.get(), line, 5), 5);
-  Result<uint64_t> refused = refused_packets(only_child());
+  Result<UniqueFd> network = open_network(only_child());
+  ASSERT_TRUE(network.ok()) << network.error().message();
+  Result<uint64_t> refused = refused_packets(network->get());
   ASSERT_TRUE(refused.ok()) << refused.error().message();
   EXPECT_EQ(*refused, 3u);
 }

@@ -166,6 +166,8 @@ class Sandbox {
   const std::vector<Applied>& applied() const;
   // After wait(): the limit that the command met, if one did: "out of memory (limit 512M)".
   const std::string& met() const;
+  // After wait(), of a network with a way out: packets that it refused (net.h).
+  std::optional<uint64_t> refused() const;
 
  private:
   friend Result<Sandbox> start(const Spec& spec);

@@ -45,6 +45,8 @@ class Running {
   virtual std::string profile() = 0;                      // that it was given
   virtual std::vector<isolation::Applied> applied() = 0;  // see Sandbox::applied()
   virtual std::string met() const = 0;                    // see Sandbox::met()
+  // After wait(): see Sandbox::refused(). Through a daemon it is the daemon that tells.
+  virtual std::optional<uint64_t> refused() const { return std::nullopt; }
   virtual void runs_long() {}  // what is kept only for a short command may go
 };
 

@@ -20,6 +20,7 @@ class EmbeddedRunning : public Running {
   std::string profile() override { return profile_; }
   std::vector<isolation::Applied> applied() override { return sandbox_.applied(); }
   std::string met() const override { return sandbox_.met(); }
+  std::optional<uint64_t> refused() const override { return sandbox_.refused(); }
 
  private:
   std::vector<store::Lease> leases_;

@@ -30,6 +30,8 @@ constexpr Known kKnown[] = {
     {"rtlaunch_store_free_bytes", kGauge, "Bytes free on the store's file system."},
     {"rtlaunch_workers", kGauge, "Workers running."},
     {"rtlaunch_workers_ended_total", kCounter, "Workers that ended, by how."},
+    {"rtlaunch_refused_packets_total", kCounter,
+     "Packets of workers to places that their network doesn't lead to."},
     {"rtlaunch_connections", kGauge, "Connections that are open."},
     {"rtlaunch_connections_total", kCounter, "Connections, by what became of them."},
     {"rtlaunch_requests_total", kCounter, "Requests, by op."},

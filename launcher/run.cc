@@ -89,6 +89,12 @@ void tell_limit(const Running& running, int status, Report& report) {
                            ": " + running.met());
 }
 
+// To places that the profile's network doesn't lead to.
+void tell_refused(const Running& running, Report& report) {
+  uint64_t refused = running.refused().value_or(0);
+  if (refused > 0) report.note("network", plural(refused, "packet") + " refused");
+}
+
 bool wants_bytecode(const Plan& plan) {
   const Field* packages = plan.find("pip") != nullptr ? plan.find("pip") : plan.find("uv");
   return packages != nullptr && packages->record && installers::lacks_bytecode(*packages->record);
@@ -282,6 +288,7 @@ Result<int> run(const RunOptions& options, Report& report) {
   if (started.cold || started.lacks_bytecode) TRY(host->settle(request));
   int status = TRY(attendant.wait_for(*started.running));
   tell_limit(*started.running, status, report);
+  tell_refused(*started.running, report);
   TRY(account_for_written(options, started, report));
   if (started.cold) {
     report.note("cold", "cold start: " + report.where_time_went() + ", launch " +
@@ -312,6 +319,7 @@ Result<int> exec(const RunOptions& options, Report& report) {
   if (started.zygote) started.zygote->start_soon(started.spec);
   int status = TRY(attendant.wait_for(*started.running));
   tell_limit(*started.running, status, report);
+  tell_refused(*started.running, report);
   TRY(account_for_written(options, started, report));
   return exit_status(status);
 }

@@ -166,7 +166,7 @@ void Server::log_adopted(const Workers::Adopted& adopted) {
     const Worker* worker = workers_->running(id);
     journal_.say(Level::kInfo, "adopted",
                  {.worker = id, .uid = worker->uid, .more = {{"pid", int64_t{worker->pid}}}});
-    watch(id);
+    watch(id, Refusals::kAdopted);
   }
   for (const Worker& worker : workers_->all_ended()) {
     if (std::find(adopted.ended.begin(), adopted.ended.end(), worker.id) == adopted.ended.end()) {
@@ -179,7 +179,7 @@ void Server::log_adopted(const Workers::Adopted& adopted) {
   }
 }
 
-void Server::watch(const std::string& id) {
+void Server::watch(const std::string& id, Refusals::Since since) {
   Worker* worker = workers_->running(id);
   if (worker == nullptr || !worker->pidfd.valid()) return;
   UniqueFd copy(::fcntl(worker->pidfd.get(), F_DUPFD_CLOEXEC, 3));
@@ -187,12 +187,14 @@ void Server::watch(const std::string& id) {
     workers_->lose_sight(id);
     return look_for_lost_soon();
   }
+  refusals_.watch(*worker, since);
   spawn(io_, watch_worker(id, std::make_shared<Watched>(io_, std::move(copy))));
 }
 
 awaitable<void> Server::watch_worker(std::string id, std::shared_ptr<Watched> pidfd) {
   while (!co_await pidfd->wait(Watched::kRead, kEver)) {
   }
+  if (Worker* last = workers_->running(id)) refusals_.look(*last);
   const Worker& worker = workers_->ended(id);
   bool clean = worker.status && *worker.status == 0;
   metrics_.count("rtlaunch_workers_ended_total", {{"how", !worker.status ? "killed"
@@ -201,6 +203,7 @@ awaitable<void> Server::watch_worker(std::string id, std::shared_ptr<Watched> pi
   Facts facts = {.worker = id, .uid = worker.uid};
   facts.more.emplace_back("status", int64_t{worker.status.value_or(-1)});
   facts.more.emplace_back("ms", (worker.ended - worker.since) / 1000);
+  if (worker.way_out) facts.more.emplace_back("refused_packets", int64_t(worker.refused));
   journal_.say(Level::kInfo, "ended", facts);
 }
 
@@ -271,6 +274,7 @@ void Server::check_runtime() {
 }
 
 void Server::update_gauges() {
+  for (auto& [id, worker] : workers_->all_running()) refusals_.look(worker);
   metrics_.set("rtlaunch_workers", static_cast<double>(workers_->all_running().size()));
   metrics_.set("rtlaunch_connections", static_cast<double>(connections_.total()));
   metrics_.set("rtlaunch_resident_bytes", static_cast<double>(resident_bytes()));

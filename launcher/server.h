@@ -24,6 +24,7 @@
 #include "launcher/server_housekeeping.h"
 #include "launcher/server_policy.h"
 #include "launcher/server_quota.h"
+#include "launcher/server_refusals.h"
 #include "launcher/server_spawner.h"
 #include "launcher/workers.h"
 
@@ -61,6 +62,7 @@ class Server {
   Housekeeping& housekeeping() { return *housekeeping_; }
   Bell& news() { return news_; }  // the journal has a new entry
   Closer& closer() { return closer_; }
+  Refusals& refusals() { return refusals_; }
   Quota& starts() { return starts_; }
   Quota& bytes() { return bytes_; }
   Quota& descriptors() { return descriptors_; }
@@ -71,8 +73,9 @@ class Server {
   // while it isn't there.
   Result<store::Store> store_of(uid_t caller);
   Result<store::Store*> store();
-  void watch(const std::string& worker);  // that has just started
-  void look_for_lost_soon();              // a start whose end we don't know
+  // One that runs now.
+  void watch(const std::string& worker, Refusals::Since since = Refusals::kNew);
+  void look_for_lost_soon();  // a start whose end we don't know
   void update_gauges();
 
  private:
@@ -93,6 +96,7 @@ class Server {
   Journal& journal_;
   std::optional<PolicyInForce> policy_;
   Metrics metrics_;
+  Refusals refusals_{metrics_};
   Notify notify_;
   UniqueFd lock_;
   std::shared_ptr<Watched> listener_;

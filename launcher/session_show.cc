@@ -34,6 +34,7 @@ Json worker_json(const Worker& worker, const char* state) {
                {"profile", worker.profile},
                {"not_applied", worker.lacking},
                {"state", state}};
+  if (worker.way_out) json["refused_packets"] = worker.refused;
   if (state == std::string_view("ended")) {
     json["status"] = worker.status ? Json(*worker.status) : Json();
     json["ended"] = worker.ended;
@@ -53,10 +54,11 @@ std::vector<std::string> visible_workers(Session& session) {
   return ids;
 }
 
-void measure(Worker& worker) {
+void measure(Worker& worker, Refusals& refusals) {
   int64_t now = wall_microseconds();
   if (worker.pid <= 0 || now - worker.measured < kFresh) return;
   worker.usage = usage_of(worker.pid, worker.cgroup);
+  refusals.look(worker);
   worker.measured = now;
 }
 
@@ -70,7 +72,7 @@ awaitable<std::string> show_workers(Session& session, Request request) {
     if (++measured % kAtOnce == 0) co_await let_others_run(server.io());
     Worker* worker = server.workers().running(id);
     if (worker == nullptr) continue;
-    measure(*worker);
+    measure(*worker, server.refusals());
     workers.push_back(worker_json(*worker, worker->pid > 0 ? "running" : "starting"));
   }
   if (request.all) {
@@ -175,6 +177,7 @@ Result<std::string> show_status(Session& session) {
                  {"starts", number("rtlaunch_starts_total")},
                  {"workers", number("rtlaunch_workers")},
                  {"workers_ended", number("rtlaunch_workers_ended_total")},
+                 {"refused_packets", number("rtlaunch_refused_packets_total")},
                  {"builds",
                   {{"running", server.builds().running()},
                    {"queued", server.builds().waiting()},

@@ -94,6 +94,7 @@ Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worke
   given.shield.filter.clear();  // who enters pays for compiling it again
   worker.profile = given.verdict.profile.name;
   worker.shield = encode(given.shield);
+  worker.way_out = given.shield.bound.network == isolation::Network::kEgress;
   spawn.caller = session.peer().user;
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));

@@ -40,6 +40,7 @@ void take_line(const Json& line, Record& record) {
     worker.profile = line.value("profile", "");
     worker.shield = line.value("shield", "");
     worker.since = line.value("since", int64_t{0});
+    worker.way_out = line.value("way_out", false);
     record.unlocked = line.value("unlocked", false);
   } else if (line.contains("pid")) {
     worker.pid = line.value("pid", -1);
@@ -76,6 +77,7 @@ std::string first_line(const Worker& worker, bool unlocked) {
                {"profile", worker.profile},
                {"shield", worker.shield},
                {"since", worker.since}};
+  if (worker.way_out) json["way_out"] = true;
   if (unlocked) json["unlocked"] = true;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -156,6 +158,7 @@ Result<UniqueFd> Workers::create(Worker& worker) {
   kept.profile = worker.profile;
   kept.shield = worker.shield;
   kept.since = worker.since;
+  kept.way_out = worker.way_out;
   return file;
 }
 
@@ -191,6 +194,7 @@ const Worker& Workers::ended(const std::string& id) {
 
 void Workers::keep_ended(Worker worker) {
   worker.pidfd.reset();
+  worker.network.reset();
   if (worker.ended == 0) worker.ended = wall_microseconds();
   ended_.push_back(std::move(worker));
   if (ended_.size() > kMostEnded) ended_.pop_front();

@@ -1,7 +1,7 @@
 // The workers of one daemon: those that run, and the last kMostEnded that have ended. Each has a
 // file RUNTIME/workers/<id>, of JSON lines, which is all that a new daemon needs to adopt it:
-//   {"format": 1, "id", "uid", "name", "env", "profile", "shield", "since"}     the daemon, before
-//   it asks for the start
+//   {"format": 1, "id", "uid", "name", "env", "profile", "shield", "since", "way_out"}     the
+//   daemon, before it asks for the start
 //   {"pid", "start_time", "cgroup"}                        the spawner, before the exec; who starts
 //   one past us (Host::start_past) writes both, and "not_applied"
 //   {"status", "ended"}                                    pid 1, at the end (seconds)
@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,6 +31,8 @@
 #include "isolation/sys/unique_fd.h"
 
 namespace rtlaunch {
+
+struct WatchedNetwork;
 
 struct Usage {
   int64_t cpu_us = 0, memory = 0, processes = 0;
@@ -46,8 +49,11 @@ struct Worker {
   pid_t pid = -1;                // of pid 1, as we see it
   uint64_t start_time = 0;       // field 22 of /proc/PID/stat
   UniqueFd pidfd;                // while it runs
-  std::optional<int> status;     // as waitpid(2) gives it; without, pid 1 was killed
-  Usage usage;                   // as of `measured`
+  bool way_out = false;          // it has a network with one: what that refuses is counted
+  std::shared_ptr<WatchedNetwork> network;  // server_refusals.h, while it runs
+  uint64_t refused = 0;                     // packets, of all in that network; when last looked
+  std::optional<int> status;                // as waitpid(2) gives it; without, pid 1 was killed
+  Usage usage;                              // as of `measured`
   int64_t measured = 0;
 };
 
