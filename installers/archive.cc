@@ -155,20 +155,13 @@ class Extraction {
     size_t count = 0;
     la_int64_t offset = 0;
     while (TRY(reader_.block(&data, &count, &offset))) {
-      TRY(fill_hole(file, static_cast<uint64_t>(offset)));
+      TRY(file.skip_to(static_cast<uint64_t>(offset)));
       TRY(file.write(data, count));
       done_ += count;
       if (progress_) progress_(done_);
     }
-    TRY(fill_hole(file, size));
+    TRY(file.skip_to(size));
     return tree_.close(std::move(file), mtime);
-  }
-
-  static Status fill_hole(OpenFile& file, uint64_t end) {
-    static const char kZeros[64 << 10] = {};
-    while (file.size() < end)
-      TRY(file.write(kZeros, std::min<uint64_t>(sizeof kZeros, end - file.size())));
-    return {};
   }
 
   Status copy_link(archive_entry* entry, const std::string& path, uint32_t mode, int64_t mtime) {

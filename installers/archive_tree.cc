@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 
@@ -119,6 +120,7 @@ Status OpenFile::write(const void* data, size_t size) {
   TRY(tree_->count_bytes(size));
   hash_.bytes(data, size);
   size_ += size;
+  ends_in_hole_ = false;
   Status written = sys::write_all(fd_.get(), {static_cast<const char*>(data), size}, path_);
   if (written) return {};
   Error error = std::move(written.error());
@@ -129,9 +131,25 @@ Status OpenFile::write(const void* data, size_t size) {
   return error;
 }
 
+// Its zeros are content like any other: they count, and are hashed.
+Status OpenFile::skip_to(uint64_t end) {
+  static const char kZeros[64 << 10] = {};
+  if (end <= size_) return {};
+  TRY(tree_->count_bytes(end - size_));
+  while (size_ < end) {
+    size_t size = std::min<uint64_t>(sizeof kZeros, end - size_);
+    hash_.bytes(kZeros, size);
+    size_ += size;
+  }
+  ends_in_hole_ = true;
+  if (::lseek(fd_.get(), static_cast<off_t>(end), SEEK_SET) < 0) return sys_error(kStep, path_);
+  return {};
+}
+
 Status OpenFile::restart() {
   tree_->bytes_ -= size_;
   size_ = 0;
+  ends_in_hole_ = false;
   hash_ = store::Hasher();
   if (::ftruncate(fd_.get(), 0) != 0 || ::lseek(fd_.get(), 0, SEEK_SET) != 0) {
     return sys_error(kStep, path_);
@@ -258,6 +276,9 @@ Status TreeWriter::close(OpenFile file, int64_t mtime, std::string* content) {
   entry.mtime = kept_time(mtime);
   entry.content = file.hash_.raw();
   if (content != nullptr) *content = entry.content;
+  if (file.ends_in_hole_ && ::ftruncate(file.fd_.get(), static_cast<off_t>(file.size_)) != 0) {
+    return sys_error(kStep, file.path_);
+  }
   if ((file.mode_ & umask_) != 0 && ::fchmod(file.fd_.get(), file.mode_) != 0) {
     return sys_error(kStep, file.path_);
   }

@@ -69,7 +69,8 @@ class TreeWriter;
 class OpenFile {
  public:
   Status write(const void* data, size_t size);
-  Status restart();  // forgets what was written
+  Status skip_to(uint64_t end);  // a hole, unless `end` is behind us
+  Status restart();              // forgets what was written
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }
 
@@ -81,6 +82,7 @@ class OpenFile {
   std::string path_;
   uint32_t mode_ = 0;
   uint64_t size_ = 0;
+  bool ends_in_hole_ = false;
   store::Hasher hash_;
 };
 

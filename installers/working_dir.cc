@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 
@@ -89,8 +90,7 @@ class Making {
   Result<store::Key> copy(const store::Staging& staging, store::Manifest& manifest) {
     bool directory = source_.kind == Source::Kind::kDirectory;
     Walk walk = directory ? TRY(walk_source(source_, excludes_)) : TRY(walk_file(source_));
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < walk.size(); ++i) bytes += walk[i].size;
+    uint64_t bytes = bytes_to_copy(walk);
     TRY(store_.reserve(staging, bytes, walk.size()));
     TreeOptions options = tree_options();
     options.any_links = true;
@@ -99,7 +99,7 @@ class Making {
     TreeWriter tree(staging.tree(), manifest, options);
     std::string prefix = source_.use == SourceUse::kPyModule ? source_.name + "/" : "";
     Status copied = copy_walk(walk, prefix, tree, deadline_,
-                              [&](uint64_t done) { report("copy", done, bytes); });
+                              [&](uint64_t done) { report("copy", std::min(done, bytes), bytes); });
     if (!copied) {
       copied.error().step = layer_name(source_);
       return copied.error();

@@ -27,6 +27,8 @@ Error gone(const std::string& path) {
                125};
 }
 
+bool has_holes(const struct stat& info) { return info.st_blocks * 512 < info.st_size; }
+
 class Copier {
  public:
   Copier(Walk& walk, const std::string& prefix, TreeWriter& tree, Deadline deadline,
@@ -116,7 +118,8 @@ class Copier {
     walk_[i].mode = before.st_mode;
     OpenFile file = TRY(tree_.create(target(i), layer_mode(walk_[i])));
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
-      TRY(copy_bytes(fd->get(), path, file, buffer));
+      TRY(has_holes(before) ? copy_around_holes(fd->get(), path, file, buffer)
+                            : copy_bytes(fd->get(), path, UINT64_MAX, file, buffer));
       if (::fstat(fd->get(), &after) != 0) return sys_error("copy", path);
       if (is_same(before, after) && file.size() == static_cast<uint64_t>(after.st_size)) {
         return tree_.close(std::move(file), after.st_mtim.tv_sec);
@@ -141,14 +144,32 @@ class Copier {
     return error;
   }
 
-  static Status copy_bytes(int fd, const std::string& path, OpenFile& file,
+  // From where `file` ends to `end`, or that of the source.
+  static Status copy_bytes(int fd, const std::string& path, uint64_t end, OpenFile& file,
                            std::vector<char>& buffer) {
-    while (true) {
-      ssize_t count = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(file.size()));
+    while (file.size() < end) {
+      size_t most = std::min<uint64_t>(buffer.size(), end - file.size());
+      ssize_t count = ::pread(fd, buffer.data(), most, static_cast<off_t>(file.size()));
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) return unreadable(sys_error("copy", path), path);
       if (count == 0) return {};
       TRY(file.write(buffer.data(), static_cast<size_t>(count)));
+    }
+    return {};
+  }
+
+  static Status copy_around_holes(int fd, const std::string& path, OpenFile& file,
+                                  std::vector<char>& buffer) {
+    while (true) {
+      off_t data = ::lseek(fd, static_cast<off_t>(file.size()), SEEK_DATA);
+      bool ends = data < 0 && errno == ENXIO;  // with a hole, or at once
+      if (ends) data = ::lseek(fd, 0, SEEK_END);
+      if (data < 0) return unreadable(sys_error("copy", path), path);
+      TRY(file.skip_to(static_cast<uint64_t>(data)));
+      if (ends) return {};
+      off_t hole = ::lseek(fd, data, SEEK_HOLE);
+      if (hole < 0 && errno != ENXIO) return unreadable(sys_error("copy", path), path);
+      if (hole > 0) TRY(copy_bytes(fd, path, static_cast<uint64_t>(hole), file, buffer));
     }
   }
 
@@ -163,6 +184,19 @@ class Copier {
 };
 
 }  // namespace
+
+uint64_t bytes_to_copy(const Walk& walk) {
+  constexpr uint64_t kWorthALook = 1 << 20;
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < walk.size(); ++i) {
+    uint64_t size = walk[i].size;
+    struct stat info;
+    std::string path = walk.root + "/" + std::string(walk.path(i));
+    bool holes = size >= kWorthALook && ::stat(path.c_str(), &info) == 0 && has_holes(info);
+    bytes += holes ? static_cast<uint64_t>(info.st_blocks) * 512 : size;
+  }
+  return bytes;
+}
 
 Status copy_walk(Walk& walk, const std::string& prefix, TreeWriter& tree, Deadline deadline,
                  const std::function<void(uint64_t done)>& progress) {

@@ -112,6 +112,49 @@ TEST_F(WorkingDirTest, ADirectoryIsCopiedAsItIs) {
   EXPECT_TRUE(damage->empty()) << "the digest is of what was copied";
 }
 
+constexpr const char* kSparseFiles = R"(
+import os
+os.makedirs('holes')
+for name, parts in {'before': [9 << 20], 'between': [0, 9 << 20], 'after': [0], 'whole': []}.items():
+    with open('holes/' + name, 'wb') as file:
+        file.truncate((9 << 20) + (0 if name == 'before' else 12345))
+        for at in parts:
+            file.seek(at)
+            file.write(b'some bytes')
+)";
+
+uint64_t blocks(const std::string& path) {
+  struct stat info = {};
+  EXPECT_EQ(::stat(path.c_str(), &info), 0) << path;
+  return static_cast<uint64_t>(info.st_blocks) * 512;
+}
+
+TEST_F(WorkingDirTest, HolesStayHoles) {
+  ASSERT_TRUE(python(kSparseFiles));
+  std::string pack = "cd " + folder_.path() + " && tar -cSf holes.tar.gz -I gzip holes";
+  ASSERT_EQ(std::system(pack.c_str()), 0);
+  std::string copied = layer(folder_ / "holes");
+  std::string unpacked = layer(folder_ / "holes.tar.gz") + "/holes";
+  for (const char* name : {"/before", "/between", "/after", "/whole"}) {
+    std::string content = read(folder_ / ("holes" + std::string(name)));
+    ASSERT_GT(content.size(), 9u << 20);
+    for (const std::string& folder : {copied, unpacked}) {
+      EXPECT_TRUE(read(folder + name) == content) << folder << name;
+      EXPECT_LT(blocks(folder + name), 1u << 20) << folder << name;
+    }
+  }
+}
+
+TEST_F(WorkingDirTest, HolesAreContentLikeOtherZeros) {
+  ASSERT_TRUE(python(kSparseFiles));
+  std::string fill = "cd " + folder_.path() + " && cp -a --sparse=never holes dense";
+  ASSERT_EQ(std::system(fill.c_str()), 0);
+  ASSERT_GT(blocks(folder_ / "dense/whole"), 9u << 20);
+  std::string dense = layer(folder_ / "dense");
+  EXPECT_GT(blocks(dense + "/whole"), 9u << 20);
+  EXPECT_EQ(layer(folder_ / "holes"), dense) << "one digest";
+}
+
 TEST_F(WorkingDirTest, TheRecordIsFoundByTheKey) {
   write("project/a", "1");
   auto source = classify_source("project", folder_.path(), SourceUse::kWorkingDir);
