@@ -9,6 +9,8 @@ FLAGS_release := -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 # GCC 12 warns of what is no fault of ours (std::regex) when it adds checks, and TSan of the fences of
 # Asio, whose programs have one thread.
 FLAGS_asan := -O1 -Wno-maybe-uninitialized -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# For fuzzers: the parsers also say where they have been.
+FLAGS_fuzz = $(FLAGS_asan)
 FLAGS_tsan := -O1 -Wno-maybe-uninitialized -Wno-tsan -fsanitize=thread -fno-omit-frame-pointer
 CXXFLAGS := $(COMMON) $(FLAGS_$(FLAVOUR))
 
@@ -16,7 +18,8 @@ FOLDERS := isolation/sys config isolation installers/store installers launcher
 SOURCES := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.cc))
 MAINS := $(filter %_main.cc,$(SOURCES))
 TESTS := $(filter %_test.cc,$(SOURCES))
-PARTS := $(filter-out $(MAINS) $(TESTS),$(SOURCES))
+FUZZERS := $(filter %_fuzz.cc,$(SOURCES))
+PARTS := $(filter-out $(MAINS) $(TESTS) $(FUZZERS),$(SOURCES))
 object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 
 # The launcher is static: no loader, no NSS, nothing of a layer's is ever loaded into it. What only
@@ -53,7 +56,7 @@ PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS) $(RAY_TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
-.PHONY: all build fetched wheel demo demo-ray test unit e2e soak vm asan tsan bench lint fmt install setup clean
+.PHONY: all build fetched wheel demo demo-ray test unit e2e soak vm asan tsan fuzz bench lint fmt install setup clean
 all: build
 
 setup:
@@ -175,7 +178,12 @@ $(OUT)/test/launcher/ray/%: $(OUT)/obj/launcher/ray/%.o $(OUT)/librtlaunch-ray.a
 $(OUT)/test/%: $(OUT)/obj/%.o $(OUT)/librtlaunch.a
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $^ -o $@ $(TEST_LIBS) -lgtest_main
+	@g++ $(CXXFLAGS) $(filter %.o,$^) $(filter %.a,$^) -o $@ $(TEST_LIBS) -lgtest_main
+
+$(OUT)/test/launcher/fuzz_test: $(call object,$(FUZZERS))
+ifeq ($(FLAVOUR),fuzz)
+$(call object,$(filter config/% installers/% launcher/% isolation/spec_wire.cc,$(PARTS))): CXXFLAGS += -fsanitize-coverage=trace-pc
+endif
 
 $(OUT)/guests/%: tests/guests/%.c
 	@mkdir -p $(@D)
@@ -214,6 +222,12 @@ bench: setup
 asan tsan: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) FLAVOUR=$@ build tests
 	@tools/run-tests --out build/$@ --unit
+
+# The parsers fed with whatever (launcher/fuzz_test.cc), FUZZ_SECONDS each.
+FUZZ_SECONDS ?= 60
+fuzz: setup
+	@$(MAKE) --no-print-directory -j$$(nproc) FLAVOUR=fuzz build/fuzz/test/launcher/fuzz_test
+	@RTLAUNCH_FUZZ_SECONDS=$(FUZZ_SECONDS) build/fuzz/test/launcher/fuzz_test
 
 # What depends on the kernel, on Debian's own (6.1) in an emulated machine: six minutes.
 KERNEL_TESTS := sandbox_test mounts_test same_pid_test escape_test attacks_test controls_test seccomp_test old_kernel_test race_test caller_test limits_test spawner_test

@@ -13,7 +13,7 @@
 namespace rtlaunch::config {
 namespace {
 
-constexpr size_t kMaxLines = 100'000;
+constexpr size_t kMaxLines = 100'000, kMaxDeep = 100;
 constexpr const char* kStep = "requirements";
 constexpr const char* kBlank = " \t\f\v\r";
 
@@ -21,6 +21,7 @@ struct Reading {
   ReadFile read;
   std::vector<std::string> open;  // the files being read, outermost first
   std::vector<std::string> lines;
+  std::set<std::string> done = {};  // files that were read: again they would say nothing new
 };
 
 std::string trim(std::string_view text) {
@@ -128,6 +129,12 @@ Status read_into(const std::string& path, Reading& reading) {
     return make_error(kStep, path, "includes itself, by way of " + reading.open.back(),
                       "take out one of the -r lines");
   }
+  if (reading.done.contains(path)) return {};
+  if (reading.open.size() >= kMaxDeep) {
+    return make_error(kStep, path,
+                      "is more than " + std::to_string(kMaxDeep) + " files deep in others",
+                      "include it from the first one");
+  }
   auto text = reading.read(path);
   if (!text) {
     Error error = std::move(text.error());
@@ -142,6 +149,7 @@ Status read_into(const std::string& path, Reading& reading) {
     if (!line.empty()) TRY(add_line(line, folder_of(path), true, reading));
   }
   reading.open.pop_back();
+  reading.done.insert(path);
   return {};
 }
 

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "config/requirements.h"
+
 namespace rtlaunch::config {
 namespace {
 
@@ -190,6 +192,24 @@ TEST_F(RuntimeEnvTest, RequirementsFilesThatCantBeRead) {
   EXPECT_NE(said("url.txt").find("URL"), std::string::npos);
   EXPECT_EQ(said("diamond.txt"), "accepted");
   EXPECT_NE(said(".").find("directory"), std::string::npos) << said(".");
+}
+
+// By whoever ships them: two lines each would be 2^60 files to read, and a long chain our stack.
+TEST(Requirements, FilesThatIncludeManyAreReadOnce) {
+  auto chain = [](int lines) {
+    return [lines](const std::string& path) -> Result<std::string> {
+      int number = std::stoi(path.substr(path.rfind('/') + 1));
+      std::string next = "-r " + std::to_string(number + 1) + "\n", text;
+      for (int i = 0; i < lines; ++i) text += next;
+      return number == 60 ? "idna\n" : text;
+    };
+  };
+  auto lines = read_requirements_by(chain(2), "/r/0");
+  ASSERT_TRUE(lines.ok()) << lines.error().message();
+  EXPECT_EQ(*lines, std::vector<std::string>{"idna"});
+  auto endless = read_requirements_by(chain(1), "/r/61");
+  ASSERT_FALSE(endless.ok());
+  EXPECT_NE(endless.error().message().find("100 files deep"), std::string::npos);
 }
 
 // --- expansion: what os.path.expandvars and Ray's rule after it give
