@@ -129,6 +129,22 @@ Result<Source> from_url(const std::string& text, Source source) {
   return source;
 }
 
+bool is_of_a_cloud(const std::string& scheme) {
+  return scheme == "s3" || scheme == "gs" || scheme == "azure" || scheme == "abfss";
+}
+
+Result<Source> from_cloud(const std::string& text, const std::string& scheme, Source source) {
+  source = TRY(from_url(text, std::move(source)));
+  const char* python = ::getenv("RTLAUNCH_RAY_PYTHON");
+  if (python == nullptr || *python == '\0') {
+    return bad(source.use, source.shown,
+               scheme + ": is fetched by Ray's libraries, and no Python that has them is known",
+               "set RTLAUNCH_RAY_PYTHON to one, or download it first");
+  }
+  source.python = python;
+  return source;
+}
+
 // Ray's own: the driver put it there, and nothing is taken off its top.
 Result<Source> from_gcs(const std::string& text, Source source) {
   const char* cluster = ::getenv("RTLAUNCH_GCS_CLUSTER");
@@ -251,12 +267,7 @@ Result<Source> classify_source(const std::string& text, const std::string& cwd, 
   if (scheme == "file") return from_file_uri(text, std::move(source));
   if (scheme == "http" || scheme == "https") return from_url(text, std::move(source));
   if (scheme == "gcs") return from_gcs(text, std::move(source));
-  for (const char* later : {"s3", "gs", "azure", "abfss"}) {
-    if (scheme == later) {
-      return bad(use, shown_url(text), "the scheme " + scheme + ": is not supported yet",
-                 "use https:// or file://, or download it first");
-    }
-  }
+  if (is_of_a_cloud(scheme)) return from_cloud(text, scheme, std::move(source));
   // A name with a colon in it may well be a path.
   struct stat info;
   std::string path = sys::absolute_path(text, cwd);

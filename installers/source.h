@@ -33,7 +33,7 @@ struct Source {
     kDirectory,
     kFile,     // one .py
     kArchive,  // a local file to be unpacked
-    kUrl,      // http(s) or gcs, an archive
+    kUrl,      // http(s), gcs or a cloud's, an archive
   };
   enum class Format { kNone, kZip, kTar, kWheel };
   Kind kind = Kind::kDirectory;
@@ -43,6 +43,7 @@ struct Source {
   std::string name;        // the path's last part as written: what a module is imported by
   std::string url;         // with its credentials: never to be shown
   std::string cluster;     // of a gcs:// URL: whose it is, since each cluster names its own
+  std::string python;      // of a cloud's URL: the interpreter whose libraries fetch it
   std::string shown;       // for people: the path, or the URL without credentials and query
   bool strip_top = false;  // a single folder at the top is taken off (file:, http:, https:)
   bool gitignore = true;   // false with RAY_RUNTIME_ENV_IGNORE_GITIGNORE=1
@@ -52,8 +53,8 @@ struct Source {
 };
 
 // `text` is as written; relative paths start from `cwd`. Errors: nothing there, a type or scheme
-// that can't be used (s3, gs, azure, abfss: not supported yet; gcs outside of a Ray cluster), a
-// name without a known extension.
+// that can't be used (s3, gs, azure, abfss where no Python with Ray is known; gcs outside of a Ray
+// cluster), a name without a known extension.
 Result<Source> classify_source(const std::string& text, const std::string& cwd, SourceUse use);
 
 // The Error of a gcs:// package that its cluster has no more, in Ray's words.

@@ -375,7 +375,8 @@ store::Key url_key(const Source& source) {
   size_t host = url.find("://") + 3;
   size_t end = std::min(url.find_first_of("/?", host), url.size());
   size_t at = url.rfind('@', end);
-  if (at != std::string::npos && at >= host) url.erase(host, at + 1 - host);
+  bool user = source.python.empty();  // of abfss: the container stands there
+  if (user && at != std::string::npos && at >= host) url.erase(host, at + 1 - host);
   store::Hasher hash;
   hash.field("source-url").number(1).number(static_cast<uint64_t>(source.use)).field(url);
   if (url.starts_with("gcs://")) hash.field(source.cluster);

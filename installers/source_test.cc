@@ -94,7 +94,7 @@ TEST_F(SourceTest, RefusesWithCauseAndCure) {
     SourceUse use;
     std::string says;
   } const kCases[] = {
-      {"s3://b/a.zip", SourceUse::kWorkingDir, "s3: is not supported yet"},
+      {"s3://b/a.zip", SourceUse::kWorkingDir, "no Python that has them is known"},
       {"gcs://_ray_pkg_1.zip", SourceUse::kWorkingDir,
        "is a package of a Ray cluster, and there is none here"},
       {"abfss://c@a.net/a.zip", SourceUse::kWorkingDir, "abfss: is not supported yet"},

@@ -9,6 +9,7 @@
 
 #include "installers/archive.h"
 #include "installers/archive_tree.h"
+#include "installers/fetch_by_ray.h"
 #include "installers/fetch_gcs.h"
 #include "installers/source_walk.h"
 #include "installers/working_dir_copy.h"
@@ -145,6 +146,10 @@ class Making {
 
   Status download(int fd) {
     if (source_.url.starts_with("gcs://")) return download_from_ray(fd);
+    if (!source_.python.empty()) {
+      return fetch_by_ray(source_.url, source_.python, fd, layer_name(source_), progress_,
+                          deadline_);
+    }
     FetchJob job;
     job.url = source_.url;
     job.fd = fd;

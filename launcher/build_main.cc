@@ -108,6 +108,7 @@ void take_over_variables(const installers::Environment& variables) {
                            "RTLAUNCH_GCS_ADDRESS",
                            "RTLAUNCH_GCS_CLUSTER",
                            "RTLAUNCH_GCS_TOKEN",
+                           "RTLAUNCH_RAY_PYTHON",
                            "RAY_USE_TLS",
                            "RAY_TLS_SERVER_CERT",
                            "RAY_TLS_SERVER_KEY",
@@ -116,6 +117,12 @@ void take_over_variables(const installers::Environment& variables) {
                            "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"}) {
     auto found = variables.find(name);
     if (found != variables.end()) ::setenv(name, found->second.c_str(), 1);
+  }
+  // How a cloud's libraries find credentials.
+  for (const auto& [name, value] : variables) {
+    bool clouds = name.starts_with("AWS_") || name.starts_with("GOOGLE_") ||
+                  name.starts_with("AZURE_") || name.starts_with("BOTO_");
+    if (clouds) ::setenv(name.c_str(), value.c_str(), 1);
   }
 }
 

@@ -35,7 +35,7 @@ from conftest import BIN, SYSTEM_PYTHON
 from daemon_support import Daemon, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RAY = ['ray[default,client]==2.60.0', 'virtualenv', 'pip', 'setuptools']
+RAY = ['ray[default,client]==2.60.0', 'virtualenv', 'pip', 'setuptools', 'boto3']
 VENV = ROOT / 'build/ray-venv'
 PLUGINS = '[{"class": "rtlaunch.ray.Plugin"}]'
 

@@ -119,6 +119,7 @@ Result<Output> run_program(const Program& program) {
   UniqueFd in = TRY(memory_file(program.input));
   std::vector<char*> argv = pointers(program.argv), env = pointers(program.env);
   Child child{0, ::getpid(), in.get(), out.write.get(), err.write.get(), failure.write.get()};
+  if (program.out >= 0) child.out = program.out;
   child.pid = ::fork();
   if (child.pid < 0) return sys_error("fork", program.argv[0]);
   if (child.pid == 0) exec_after_fork(program, child, argv.data(), env.data());

@@ -32,6 +32,7 @@ struct Program {
   // Instead of poll(2), by somebody who has other descriptors to look after; may return 0 early.
   std::function<int(pollfd* fds, nfds_t count, int timeout_ms)> wait = ::poll;
   std::optional<uint32_t> umask = {};  // else ours
+  int out = -1;                        // a descriptor for its stdout; else Output has it
 };
 
 struct Output {
