@@ -368,6 +368,7 @@ void check_case(const Json& json, const Policy& policy, Chance& chance, Counts& 
   }
 }
 
+// Attacks: J3; control: WithoutCeilingsTheyWouldGetMore
 TEST(PolicyProperty, NobodyGetsMoreThanHisCeilings) {
   Chance chance(20);
   Counts counts;

@@ -71,6 +71,28 @@ TEST_F(PipKey, EveryOtherDifferenceDoes) {
   differs("allow_conflicts", key(base));
 }
 
+// Who serves a package of another's name and version fills nobody's cache but that of who asks him.
+// Attacks: H8
+TEST_F(PipKey, IndexesAreNotTakenForEachOther) {
+  std::set<std::string> keys;
+  auto asked = [&](const std::string& index, const std::string& line) {
+    context_.environment["PIP_INDEX_URL"] = index;
+    return key({line});
+  };
+  for (const char* index : {"https://h.example/simple", "https://h.example/Simple",
+                            "http://h.example/simple", "https://h.example:8443/simple",
+                            "https://h.example/simple/x", "https://evil.example/simple"}) {
+    EXPECT_TRUE(keys.insert(asked(index, "Requests==2.27.1")).second) << index;
+    for (const char* spelled : {"requests==2.27.1", "REQUESTS == 2.27.1"}) {
+      EXPECT_FALSE(keys.insert(asked(index, spelled)).second) << "control: one project, one key";
+    }
+  }
+  for (const char* other :
+       {"req-uests==2.27.1", "requests==2.27.10", "requests==02.27.1", "requests[x]==2.27.1"}) {
+    EXPECT_TRUE(keys.insert(asked("https://h.example/simple", other)).second) << other;
+  }
+}
+
 TEST_F(PipKey, ConfigurationFilesCount) {
   context_.environment.erase("PIP_CONFIG_FILE");
   std::string before = key({"six"});

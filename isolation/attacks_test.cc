@@ -136,6 +136,122 @@ SANDBOX_TEST(WordsAreWords) {
   EXPECT_EQ(run(shell("printf '%s\\n' $(echo a b)")).output, "a\nb\n") << "control: a shell's own";
 }
 
+// Names that mean something to tar, and to old overlays, mean nothing here. Only the device does.
+// Attacks: C2
+ROOT_TEST(NamesOfWhiteoutsHideNothing) {
+  std::string base = world.make(world.dir + "/base"), layer = world.make(world.dir + "/layer");
+  for (const char* name : {"a", "b", "d/c"}) world.write(base + "/" + name, "base\n");
+  for (const char* name : {".wh.a", ".wh..wh..opq", "d/.wh..wh..opq", "d/.wh.c"}) {
+    world.write(layer + "/" + name, "");
+  }
+  Spec spec = shell("cd /tmp/app; cat a b d/c");
+  spec.overlays.emplace_back();
+  spec.overlays[0].target = "/tmp/app", spec.overlays[0].lowers = {layer, base};
+  for (bool mount2 : {false, true}) {
+    spec.use_mount2 = mount2;
+    EXPECT_EQ(run(spec).output, "base\nbase\nbase\n");
+  }
+  ASSERT_EQ(::mknod((layer + "/a").c_str(), S_IFCHR, 0), 0);
+  EXPECT_TRUE(contains(run(spec).output, "a: No such file")) << "control: what does hide";
+}
+
+// Ways to what lies below without a copy of it being made first.
+// Attacks: C6
+ROOT_TEST(LayersAreNotChangedFromAbove) {
+  std::string base = world.write(world.dir + "/base/file", "as it was\n");
+  const std::string attack =
+      "ln file link; printf x >> link; chattr +d file; chmod 777 file; touch -d @0 file; "
+      "python3 -c 'import fcntl, os\nfd = os.open(\"file\", os.O_RDONLY)\n"
+      "try: fcntl.ioctl(fd, 0x40086602, (0x40).to_bytes(8, \"little\"))\n"  // FS_IOC_SETFLAGS
+      "except OSError: pass\n"
+      "os.open(\"/proc/self/fd/%d\" % fd, os.O_RDWR)'; printf y >> file; true";
+  struct stat before, after;
+  ASSERT_EQ(::stat(base.c_str(), &before), 0);
+  Spec spec = shell("cd /tmp/app; " + attack + "; cat file");
+  spec.keep_caps = true;
+  spec.overlays.emplace_back();
+  spec.overlays[0].target = "/tmp/app", spec.overlays[0].lowers = {world.dir + "/base"};
+  spec.overlays[0].writable = true;
+  Outcome outcome = run(spec);
+  EXPECT_TRUE(contains(outcome.output, "as it was\nxy")) << outcome.output;
+  ASSERT_EQ(::stat(base.c_str(), &after), 0);
+  EXPECT_EQ(World::read(base), "as it was\n");
+  EXPECT_EQ(before.st_mode, after.st_mode);
+  EXPECT_EQ(before.st_nlink, after.st_nlink);
+  EXPECT_EQ(before.st_mtime, after.st_mtime);
+  std::string open = world.write(world.dir + "/open/file", "as it was\n");
+  (void)!std::system(("cd " + world.dir + "/open; (" + attack + ") >/dev/null 2>&1").c_str());
+  EXPECT_NE(World::read(open), "as it was\n") << "control: the same in the directory itself";
+}
+
+// A user whose number is at an edge is that user inside, and nobody more. The last number is none.
+// Attacks: E4
+ROOT_TEST(EdgesOfIdMapsLeadToNobodyElse) {
+  std::string secret = world.write(world.host + "/roots", "secret\n");
+  ASSERT_EQ(::chmod(secret.c_str(), 0600), 0);
+  const std::string look = "id -u; cat " + secret +
+                           "; python3 -c 'import os\n"
+                           "for uid in 0, 1, 65534, 2**32 - 2:\n  try:\n    if uid != os.getuid(): "
+                           "os.setuid(uid); print(\"became\", uid)\n"
+                           "  except OSError: pass'; cat /proc/self/uid_map";
+  EXPECT_TRUE(contains(run(shell(look)).output, "secret")) << "control: root may read it";
+  for (uid_t uid : {uid_t{1}, uid_t{65534}, uid_t{65535}, uid_t{0x7fffffff}, uid_t{0xfffffffe}}) {
+    pid_t pid = ::fork();
+    if (pid == 0) {
+      if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 ||
+          ::setresuid(uid, uid, uid) != 0)
+        ::_exit(2);
+      ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+      Outcome outcome = run(shell(look));
+      std::string want = std::to_string(uid) + "\n";
+      bool good = outcome.started && outcome.output.starts_with(want) &&
+                  !contains(outcome.output, "secret\n") && !contains(outcome.output, "became");
+      // One line: the number itself, once.
+      std::istringstream map(
+          outcome.output.substr(outcome.output.rfind('\n', outcome.output.size() - 2) + 1));
+      uint64_t inside = 0, outside = 0, count = 0;
+      map >> inside >> outside >> count;
+      good = good && inside == uid && outside == uid && count == 1;
+      if (!good)
+        std::fprintf(stderr, "%u: %s%s\n", uid, outcome.error.message().c_str(),
+                     outcome.output.c_str());
+      ::_exit(good ? 0 : 1);
+    }
+    int status = -1;
+    ::waitpid(pid, &status, 0);
+    EXPECT_EQ(status, 0) << uid;
+  }
+}
+
+// Who is limited himself gives nobody more: what he makes lies below him.
+// Attacks: F4
+ROOT_TEST(LeavesOfALimitedLauncherStayBelowIt) {
+  std::string root = cgroup_hierarchy();
+  std::string own = root + "/rtlaunch-limited-" + sys::random_name();
+  if (root.empty() || ::mkdir(own.c_str(), 0755) != 0)
+    GTEST_SKIP() << "no cgroup2 to be limited in";
+  std::string before = own_cgroup(), name = own.substr(root.size());
+  pid_t pid = ::fork();
+  if (pid == 0) {
+    std::ofstream(own + "/cgroup.procs") << ::getpid();
+    auto cgroups = Cgroups::open("", "rtlaunch");
+    Result<Leaf> leaf = cgroups ? cgroups->make() : Result<Leaf>(Error{"none", 0, "", "", "", 125});
+    bool below = leaf.ok() && leaf->path.starts_with(name + "/");
+    bool elsewhere = Cgroups::open(name + "/..", "").has_value();
+    if (cgroups) cgroups->leave();
+    ::_exit(own_cgroup() == name && below && !elsewhere ? 0 : 1);
+  }
+  int status = -1;
+  ::waitpid(pid, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(own_cgroup(), before) << "control: outside of it we are elsewhere";
+  std::filesystem::path folder(own);
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.is_directory()) ::rmdir(entry.path().c_str());
+  }
+  ::rmdir(own.c_str());
+}
+
 // Attacks: F3
 ROOT_TEST(CgroupsHaveNoNamesThatLeadUp) {
   std::string root = cgroup_hierarchy();

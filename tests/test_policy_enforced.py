@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
 
 import pytest
 
@@ -118,6 +119,7 @@ def start_by_hand(daemon, uid, document, **asked):
     return answer, text.decode()
 
 
+# Attacks: J3
 def test_whoever_speaks_the_protocol_himself_gets_no_more(node, guest):
     """The document says: files, /tmp and network of the host. The policy says what there is."""
     command = ['sh', '-c', f'{INTERFACES}; touch /tmp/left-behind; ls /tmp']
@@ -175,6 +177,39 @@ def test_reload_takes_a_good_file_and_keeps_the_old_for_a_bad_one(node, guest):
     node.reload('policy')
     assert 'error' not in node.daemon.status()['policy']
     assert 'network' in guest.fails('--profile', 'ml', '--', 'true')
+
+
+# Attacks: J4
+def test_starts_while_the_policy_is_written_get_the_old_one_or_the_new_one(node, guest):
+    """Half written, empty, wide open but by somebody else, and one tight policy after the other: no moment in which more is
+    given than by the tight ones."""
+    tight = [json.dumps({**POLICY, 'rules': POLICY['rules'][:1] + [{'name': f'r{i}'}]}) for i in range(2)]
+    open_to_all = json.dumps({'version': 1})
+    show = ['--profile', 'ml', '--', 'sh', '-c', INTERFACES]
+
+    def hold_back(turn):
+        node.write(tight[turn % 2])
+        node.daemon.process.send_signal(signal.SIGHUP)
+        node.file.write_text(tight[turn % 2][:turn * 37 % 200])   # as an editor does that writes in place
+        node.daemon.process.send_signal(signal.SIGHUP)
+        theirs = node.file.with_name('theirs')
+        theirs.write_text(open_to_all)
+        os.chown(theirs, GUEST, 0)
+        theirs.rename(node.file)
+        node.daemon.process.send_signal(signal.SIGHUP)
+    for turn in range(10):
+        node.file.unlink(missing_ok=True)
+        trials = []
+        for _ in range(3):
+            hold_back(turn)
+            trials.append(guest.popen(*show, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        for trial in trials:
+            said, why = trial.communicate(timeout=240)
+            assert trial.returncode == 125 and 'network' in why and said == '', (said, why)
+    node.file.unlink()
+    node.write(open_to_all)   # the control run: root's own word
+    node.reload('policy')
+    assert guest.ok(*show).split() != ['lo']
 
 
 @pytest.mark.parametrize('how', ['another user\'s', 'writable by others', 'in a folder of another user\'s', 'a link',

@@ -45,11 +45,11 @@ def matches(probe, tmp_path, command, env, uid):
 
 
 # Attacks: C7, E1, G; control: test_the_probe_finds_ways_out_of_a_plain_sandbox
-@pytest.mark.parametrize('uid', [0, PLAIN_UID], ids=['root', 'user'])
-def test_a_probe_finds_no_way_out(probe, programs, tmp_path, uid):
+@pytest.mark.parametrize('uid,profile', [(0, 'ml'), (PLAIN_UID, 'ml'), (0, 'strict')], ids=['root', 'user', 'root-strict'])
+def test_a_probe_finds_no_way_out(probe, programs, tmp_path, uid, profile):
     rt = Launcher(programs, tmp_path, uid)
     os.chmod(tmp_path, 0o777)
-    found = matches(probe, tmp_path, rt.command('--embedded', '--', 'sh'), rt.env, uid)
+    found = matches(probe, tmp_path, rt.command('--embedded', '--profile', profile, '--', 'sh'), rt.env, uid)
     assert {name: kind for name, kind in found.items() if kind not in NOT_OURS} == {}
 
 
