@@ -234,6 +234,7 @@ KERNEL_TESTS := sandbox_test mounts_test same_pid_test escape_test attacks_test 
 vm: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build tests
 	@tools/vm tools/run-tests --out $(OUT) --results --unit $(KERNEL_TESTS) > build/vm.log; code=$$?; grep -v '^result ' build/vm.log; exit $$code
+	@tools/vm tools/run-tests --out $(OUT) --e2e tests/test_daemon_cgroup.py
 	@tools/power-cut $(OUT)/bin 3
 	@tools/clock-jump $(OUT)/bin
 

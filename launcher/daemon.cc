@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "config/json.h"
+#include "isolation/cgroup.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 
@@ -27,6 +28,7 @@ const char kDaemonUsage[] =
   --socket PATH        where clients connect (RUNTIME/rtlaunchd.sock)
   --policy FILE        who may ask for what (/etc/rtlaunch/policy.json, if it is there)
   --metrics ADDR:PORT  Prometheus text over HTTP, or off (127.0.0.1:9469)
+  --cgroup PATH        of cgroup v2, for workers' leaves ("/rtlaunch"); below our own if not given
   --log-level LEVEL    debug, info, warning, error (info); JSON lines on stderr
   --drain-seconds N    that builds have to end after SIGTERM (20)
 
@@ -46,9 +48,9 @@ Result<int> parse_seconds(const std::string& name, const std::string& value) {
 }
 
 Status take_option(const std::string& name, const std::string& value, DaemonOptions& options) {
-  std::string* texts[] = {&options.store, &options.runtime, &options.socket, &options.metrics,
-                          &options.policy};
-  const char* names[] = {"--store", "--runtime", "--socket", "--metrics", "--policy"};
+  std::string* texts[] = {&options.store,   &options.runtime, &options.socket,
+                          &options.metrics, &options.policy,  &options.cgroup};
+  const char* names[] = {"--store", "--runtime", "--socket", "--metrics", "--policy", "--cgroup"};
   for (size_t i = 0; i < std::size(names); ++i) {
     if (name != names[i]) continue;
     if (value.empty()) return make_error("command line", name, "needs a value", "see --help");
@@ -65,7 +67,7 @@ Status take_option(const std::string& name, const std::string& value, DaemonOpti
   }
   std::string near =
       config::nearest(name, {"--store", "--runtime", "--socket", "--metrics", "--log-level",
-                             "--drain-seconds", "--policy", "--help"});
+                             "--drain-seconds", "--policy", "--cgroup", "--help"});
   return make_error("command line", name, "unknown option",
                     near.empty() ? "see rtlaunchd --help" : "did you mean " + near + "?");
 }
@@ -121,6 +123,13 @@ Result<UniqueFd> lock_runtime(const std::string& runtime) {
   if (TRY(sys::try_lock_file(file.get(), sys::Lock::kExclusive, name))) return file;
   return Error{"rtlaunchd", EBUSY, runtime, "another rtlaunchd lives here",
                "stop that one first, or choose another folder with --runtime"};
+}
+
+Status check_cgroup(const std::string& path) {
+  if (path.empty()) return {};
+  if (path[0] == '/' && isolation::Cgroups::open(path, "")) return {};
+  return Error{"--cgroup", EOPNOTSUPP, path, "no cgroup of v2 in which we can make others",
+               "name it from the hierarchy's root, like /rtlaunch; or leave the option out"};
 }
 
 Result<UniqueFd> listen_at(const std::string& path) {

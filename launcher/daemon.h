@@ -22,6 +22,7 @@ struct DaemonOptions {
   std::string socket;  // RUNTIME/rtlaunchd.sock
   std::string policy;  // "": config::kPolicyFile, or the built-in one where that isn't there
   std::string metrics = "127.0.0.1:9469";
+  std::string cgroup;  // SpawnerConfig's
   Level log_level = Level::kInfo;
   int drain_seconds = 20;  // that builds have after SIGTERM
   bool help = false, version = false;
@@ -34,6 +35,8 @@ extern const char kDaemonUsage[];
 Status make_runtime(const std::string& runtime);
 // The flock on RUNTIME/lock. EBUSY: another daemon lives here.
 Result<UniqueFd> lock_runtime(const std::string& runtime);
+// Of --cgroup: what was asked for by name is had, or we don't start.
+Status check_cgroup(const std::string& path);
 // Bound and listening, in place of a stale one. Whoever holds the lock may: no other daemon lives.
 Result<UniqueFd> listen_at(const std::string& path);
 // As many descriptors as the kernel lets us have, up to `wanted`; returns how many that is.

@@ -35,8 +35,10 @@ Server::Server(asio::io_context& io, DaemonOptions options, Journal& journal, st
       options_(std::move(options)),
       tools_(std::move(tools)),
       journal_(journal),
-      spawners_(io, {tools_ + "/rtlaunch-spawner", tools_, options_.store, options_.runtime},
-                journal_, metrics_, closer_),
+      spawners_(
+          io,
+          {tools_ + "/rtlaunch-spawner", tools_, options_.store, options_.runtime, options_.cgroup},
+          journal_, metrics_, closer_),
       news_(io),
       connections_(kConnectionsEach, kConnections),
       starts_(kStartsEach, kStarts),
@@ -50,6 +52,7 @@ Server::~Server() = default;
 Status Server::open() {
   TRY(make_runtime(options_.runtime));
   lock_ = TRY(lock_runtime(options_.runtime));
+  TRY(check_cgroup(options_.cgroup));
   TRY(journal_.keep_in(options_.runtime + "/log"));
   size_t descriptors = raise_descriptor_limit(kWantedDescriptors);
   journal_.say(Level::kDebug, "limits", {.more = {{"descriptors", int64_t(descriptors)}}});

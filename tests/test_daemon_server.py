@@ -441,6 +441,7 @@ def test_a_stale_socket_is_replaced_a_file_is_not(stopped_daemon):
 
 @pytest.mark.parametrize('options, word', [
     (['--policy', '/nowhere/x'], '/nowhere'), (['--sokcet', 'x'], '--socket'), (['--metrics', '1.2.3.4.5:6'], 'ADDR:PORT'),
+    (['--cgroup', 'rtlaunch'], "from the hierarchy's root"), (['--cgroup', '/../x'], '--cgroup'),
     (['--log-level', 'loud'], 'debug, info'), (['--store'], 'needs a value')])
 def test_options_that_can_not_be(stopped_daemon, options, word):
     assert stopped_daemon.spawn(*options).wait(10) == 125
