@@ -11,12 +11,13 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <sstream>
+#include <string_view>
 
 #include "isolation/net_link.h"
 #include "isolation/net_rules.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/message.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -37,31 +38,10 @@ Result<UniqueFd> listen_inside() {
   return fd;
 }
 
-struct Packet {
-  char byte = 0;
-  struct iovec part = {&byte, 1};
-  alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  struct msghdr header = {};
-
-  Packet() {
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-  }
-};
-
 Status send_listener(int socket, int listener) {
-  Packet packet;
-  struct cmsghdr* rights = CMSG_FIRSTHDR(&packet.header);
-  rights->cmsg_level = SOL_SOCKET;
-  rights->cmsg_type = SCM_RIGHTS;
-  rights->cmsg_len = CMSG_LEN(sizeof listener);
-  std::memcpy(CMSG_DATA(rights), &listener, sizeof listener);
-  while (::sendmsg(socket, &packet.header, MSG_NOSIGNAL) < 0) {
-    if (errno != EINTR) return sys_error("network", "its forwarder");
-  }
-  return {};
+  auto sent = sys::send_message(socket, std::string_view("", 1), {listener});
+  if (sent) return {};
+  return Error{"network", sent.error().code, "its forwarder", "", "", 125};
 }
 
 Status open_door(int listener_to) {
@@ -310,18 +290,10 @@ Result<uint64_t> refused_packets(int network) {
 }
 
 Result<UniqueFd> receive_listener(int socket) {
-  Packet packet;
-  ssize_t size;
-  while ((size = ::recvmsg(socket, &packet.header, MSG_CMSG_CLOEXEC)) < 0) {
-    if (errno != EINTR) return sys_error("network", "its door");
-  }
-  struct cmsghdr* rights = size > 0 ? CMSG_FIRSTHDR(&packet.header) : nullptr;
-  UniqueFd listener;
-  if (rights == nullptr || rights->cmsg_type != SCM_RIGHTS) return listener;
-  int fd;
-  std::memcpy(&fd, CMSG_DATA(rights), sizeof fd);
-  listener.reset(fd);
-  return listener;
+  char byte;
+  auto came = sys::receive_message(socket, &byte, 1, 1);
+  if (!came) return Error{"network", came.error().code, "its door", "", "", 125};
+  return came->fds.empty() ? UniqueFd() : std::move(came->fds.front());
 }
 
 }  // namespace rtlaunch::isolation

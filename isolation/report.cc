@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -10,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 #include <string_view>
+
+#include "isolation/sys/message.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -35,52 +36,22 @@ int64_t now() {
   return time.tv_sec * int64_t{1000000000} + time.tv_nsec;
 }
 
-union Ancillary {
-  char bytes[CMSG_SPACE(sizeof(int))];
-  struct cmsghdr align;
-};
-
 void send_message(int socket, const Message& message, size_t size, int fd) {
-  struct iovec part = {const_cast<Message*>(&message), size};
-  struct msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  Ancillary ancillary = {};
-  if (fd >= 0) {
-    header.msg_control = ancillary.bytes;
-    header.msg_controllen = sizeof ancillary.bytes;
-    struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof fd);
-    std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
-  }
-  while (::sendmsg(socket, &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
-  }
+  std::vector<int> fds;
+  if (fd >= 0) fds.push_back(fd);
+  (void)sys::send_message(socket, {reinterpret_cast<const char*>(&message), size}, fds).ok();
 }
 
 // The message's size; 0 at the end of the connection.
 size_t receive_message(int socket, Message* message, UniqueFd* fd, int flags) {
-  struct iovec part = {message, sizeof *message};
-  struct msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  Ancillary ancillary = {};
-  header.msg_control = ancillary.bytes;
-  header.msg_controllen = sizeof ancillary.bytes;
-  ssize_t size;
-  do {
-    size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | flags);
+  while (true) {
+    Result<sys::Received> came = sys::receive_message(socket, message, sizeof *message, 1, flags);
     // The other side ended with something of ours unread: what it sent before comes next.
-  } while (size < 0 && (errno == EINTR || errno == ECONNRESET));
-  if (size < static_cast<ssize_t>(kHead)) return 0;
-  struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
-  if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS) {
-    int received;
-    std::memcpy(&received, CMSG_DATA(rights), sizeof received);
-    *fd = UniqueFd(received);
+    if (!came && came.error().code == ECONNRESET) continue;
+    if (!came || came->size < kHead) return 0;
+    if (!came->fds.empty()) *fd = std::move(came->fds.front());
+    return came->size;
   }
-  return static_cast<size_t>(size);
 }
 
 std::vector<Applied> applied_in(const Message& message, size_t size) {

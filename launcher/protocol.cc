@@ -1,14 +1,12 @@
 #include "launcher/protocol.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "config/json.h"
+#include "isolation/sys/message.h"
 
 namespace rtlaunch::protocol {
 namespace {
@@ -23,24 +21,6 @@ uint32_t length_in(std::string_view bytes) {
     length |= static_cast<uint32_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
   }
   return length;
-}
-
-// The control message is aligned as cmsg(3) wants it.
-union Control {
-  struct cmsghdr header;
-  char bytes[CMSG_SPACE(kMaxFds * sizeof(int))];
-};
-
-void take_fds(struct msghdr& message, std::vector<UniqueFd>& fds) {
-  for (auto* part = CMSG_FIRSTHDR(&message); part != nullptr; part = CMSG_NXTHDR(&message, part)) {
-    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-    size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; ++i) {
-      int fd;
-      std::memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-      fds.emplace_back(fd);
-    }
-  }
 }
 
 Error answer_error() {
@@ -79,49 +59,17 @@ Result<std::optional<std::string>> FrameReader::next() {
 
 Result<size_t> send_with_fds(int socket, std::string_view bytes, const std::vector<int>& fds) {
   if (fds.size() > kMaxFds) return make_error("send", "descriptors", "too many");
-  struct iovec part = {const_cast<char*>(bytes.data()), bytes.size()};
-  struct msghdr message = {};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  Control control = {};
-  if (!fds.empty()) {
-    message.msg_control = control.bytes;
-    message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-    struct cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    std::memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
-  }
-  ssize_t sent;
-  do {
-    sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
-  } while (sent < 0 && errno == EINTR);
-  if (sent < 0) return sys_error("send", "socket");
-  return static_cast<size_t>(sent);
+  return sys::send_message(socket, bytes, fds);
 }
 
 Result<size_t> receive_with_fds(int socket, char* buffer, size_t size, std::vector<UniqueFd>* fds) {
-  struct iovec part = {buffer, size};
-  struct msghdr message = {};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  Control control = {};
-  message.msg_control = control.bytes;
-  message.msg_controllen = sizeof control.bytes;
-  ssize_t count;
-  do {
-    count = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  } while (count < 0 && errno == EINTR);
-  if (count < 0) return sys_error("receive", "socket");
-  std::vector<UniqueFd> came;
-  take_fds(message, came);
-  std::move(came.begin(), came.end(), std::back_inserter(*fds));
-  if ((message.msg_flags & MSG_CTRUNC) != 0 || fds->size() > kMaxFds) {
+  sys::Received came = TRY(sys::receive_message(socket, buffer, size, kMaxFds));
+  std::move(came.fds.begin(), came.fds.end(), std::back_inserter(*fds));
+  if (came.fds_cut || fds->size() > kMaxFds) {
     return Error{"protocol", EMSGSIZE, "descriptors",
                  "more than " + std::to_string(kMaxFds) + " with one request", "send fewer"};
   }
-  return static_cast<size_t>(count);
+  return came.size;
 }
 
 std::string error_answer(const Error& error, bool again) {

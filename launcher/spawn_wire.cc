@@ -1,12 +1,12 @@
 #include "launcher/spawn_wire.h"
 
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 #include <cerrno>
 #include <cstring>
 #include <iterator>
 
+#include "isolation/sys/message.h"
 #include "isolation/wire.h"
 
 namespace rtlaunch {
@@ -17,30 +17,12 @@ using isolation::Writer;
 
 constexpr size_t kMostFds = 8, kRequestHead = 8 + 4 + 1;
 
-union Control {
-  char bytes[CMSG_SPACE(sizeof(int) * kMostFds)];
-  struct cmsghdr align;
-};
-
 Error nonsense(const char* what) { return Error{"spawner", EPROTO, what, "", "", 125}; }
 
 // The descriptors of a request, in the order they are sent.
 constexpr UniqueFd SpawnRequest::*kFds[] = {
     &SpawnRequest::document, &SpawnRequest::input,  &SpawnRequest::output, &SpawnRequest::error,
     &SpawnRequest::line,     &SpawnRequest::record, &SpawnRequest::target};
-
-std::vector<UniqueFd> received_fds(struct msghdr* header) {
-  std::vector<UniqueFd> fds;
-  struct cmsghdr* rights = CMSG_FIRSTHDR(header);
-  if (rights == nullptr || rights->cmsg_type != SCM_RIGHTS) return fds;
-  size_t count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-  for (size_t i = 0; i < count; ++i) {
-    int fd;
-    std::memcpy(&fd, CMSG_DATA(rights) + i * sizeof fd, sizeof fd);
-    fds.emplace_back(fd);
-  }
-  return fds;
-}
 
 void write_user(const isolation::User& user, Writer* out) {
   out->number(user.uid).number(user.gid).number(static_cast<uint32_t>(user.groups.size()));
@@ -161,25 +143,10 @@ Result<std::pair<UniqueFd, UniqueFd>> make_spawner_pair() {
 }
 
 Status send_packet(int socket, std::string_view bytes, const std::vector<int>& fds) {
-  struct iovec part = {const_cast<char*>(bytes.data()), bytes.size()};
-  struct msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  Control control = {};
-  if (!fds.empty()) {
-    header.msg_control = control.bytes;
-    header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-    struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-    std::memcpy(CMSG_DATA(rights), fds.data(), sizeof(int) * fds.size());
-  }
-  while (::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
-    if (errno == ECONNRESET) errno = EPIPE;
-    if (errno != EINTR) return sys_error("spawner", "send");
-  }
-  return {};
+  auto sent = sys::send_message(socket, bytes, fds, MSG_DONTWAIT);
+  if (sent) return {};
+  int code = sent.error().code == ECONNRESET ? EPIPE : sent.error().code;
+  return Error{"spawner", code, "send", "", "", 125};
 }
 
 Result<std::optional<Packet>> receive_packet(int socket) {
@@ -189,18 +156,11 @@ Result<std::optional<Packet>> receive_packet(int socket) {
   if (size <= 0) return Error{"spawner", EPIPE, "", "it is gone", "", 125};
   Packet packet;
   packet.bytes.resize(static_cast<size_t>(size));
-  struct iovec part = {packet.bytes.data(), packet.bytes.size()};
-  struct msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  Control control = {};
-  header.msg_control = control.bytes;
-  header.msg_controllen = sizeof control.bytes;
-  if (::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != size) {
-    return sys_error("spawner", "receive");
-  }
-  packet.fds = received_fds(&header);
-  if (header.msg_flags & MSG_CTRUNC) return nonsense("descriptors were lost");
+  auto came = sys::receive_message(socket, packet.bytes.data(), packet.bytes.size(), kMostFds,
+                                   MSG_DONTWAIT);
+  if (!came) return Error{"spawner", came.error().code, "receive", "", "", 125};
+  packet.fds = std::move(came->fds);
+  if (came->fds_cut || came->size != packet.bytes.size()) return nonsense("a part was lost");
   return std::optional<Packet>(std::move(packet));
 }
 

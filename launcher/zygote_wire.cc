@@ -3,23 +3,17 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
-#include <cerrno>
-#include <cstring>
+#include <cstdlib>
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/message.h"
 #include "isolation/wire.h"
 
 namespace rtlaunch {
 namespace {
 
 constexpr char kVersion[] = "rtlaunch zygote 1";
-constexpr size_t kMostFds = 253;  // SCM_MAX_FD
 constexpr size_t kFixed = 7;
-
-union Control {
-  char bytes[CMSG_SPACE(sizeof(int) * kMostFds)];
-  struct cmsghdr align;
-};
 
 std::vector<int> fds_of(const ZygoteRequest& request) {
   std::vector<int> fds = {request.mounts.get(), request.processes.get(), request.document.get(),
@@ -27,19 +21,6 @@ std::vector<int> fds_of(const ZygoteRequest& request) {
                           request.line.get()};
   if (request.record >= 0) fds.push_back(request.record);
   fds.insert(fds.end(), request.leases.begin(), request.leases.end());
-  return fds;
-}
-
-std::vector<UniqueFd> received(struct msghdr* header) {
-  std::vector<UniqueFd> fds;
-  struct cmsghdr* rights = CMSG_FIRSTHDR(header);
-  if (rights == nullptr || rights->cmsg_type != SCM_RIGHTS) return fds;
-  size_t count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-  for (size_t i = 0; i < count; ++i) {
-    int fd;
-    std::memcpy(&fd, CMSG_DATA(rights) + i * sizeof fd, sizeof fd);
-    fds.emplace_back(fd);
-  }
   return fds;
 }
 
@@ -75,37 +56,19 @@ Status send_zygote_request(int socket, const ZygoteRequest& request) {
   out.text(kVersion).flag(request.bare).flag(request.record >= 0).long_number(request.blocked);
   std::string bytes = out.take();
   std::vector<int> fds = fds_of(request);
-  if (fds.size() > kMostFds) return refused("it has more layers than a packet has descriptors");
-  struct iovec part = {bytes.data(), bytes.size()};
-  struct msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  Control control = {};
-  header.msg_control = control.bytes;
-  header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-  struct cmsghdr* rights = CMSG_FIRSTHDR(&header);
-  rights->cmsg_level = SOL_SOCKET;
-  rights->cmsg_type = SCM_RIGHTS;
-  rights->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-  std::memcpy(CMSG_DATA(rights), fds.data(), sizeof(int) * fds.size());
-  if (::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return {};
-  return sys_error("zygote", "send");
+  if (fds.size() > sys::kMostFdsInMessage)
+    return refused("it has more layers than a packet has descriptors");
+  auto sent = sys::send_message(socket, bytes, fds, MSG_DONTWAIT);
+  if (sent) return {};
+  return Error{"zygote", sent.error().code, "send", "", "", 125};
 }
 
 Result<ZygoteRequest> receive_zygote_request(int socket) {
   char bytes[256];
-  struct iovec part = {bytes, sizeof bytes};
-  struct msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  Control control = {};
-  header.msg_control = control.bytes;
-  header.msg_controllen = sizeof control.bytes;
-  ssize_t size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
-  if (size < 0) return sys_error("zygote", "receive");
-  std::vector<UniqueFd> fds = received(&header);
-  if (header.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) return refused("it is too long");
-  return decode({bytes, static_cast<size_t>(size)}, std::move(fds));
+  auto came = sys::receive_message(socket, bytes, sizeof bytes, sys::kMostFdsInMessage);
+  if (!came) return Error{"zygote", came.error().code, "receive", "", "", 125};
+  if (came->bytes_cut || came->fds_cut) return refused("it is too long");
+  return decode({bytes, came->size}, std::move(came->fds));
 }
 
 std::string started_answer(const ZygoteAnswer& answer) {
