@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "installers/fetch_trust.h"
+
 namespace rtlaunch::installers {
 namespace {
 
@@ -36,15 +38,6 @@ curl_socket_t open_socket(void* user, curlsocktype, struct curl_sockaddr* addres
   return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
-const char* ca_bundle() {
-  for (const char* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT"}) {
-    const char* path = ::getenv(name);
-    if (path != nullptr && *path != '\0' && ::faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0)
-      return path;
-  }
-  return nullptr;
-}
-
 Easy make(const std::string& url, const std::string& proxy, Attempt& attempt) {
   Easy easy(::curl_easy_init(), ::curl_easy_cleanup);
   attempt.through_proxy = !proxy.empty();
@@ -59,7 +52,7 @@ Easy make(const std::string& url, const std::string& proxy, Attempt& attempt) {
   ::curl_easy_setopt(easy.get(), CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
   ::curl_easy_setopt(easy.get(), CURLOPT_LOW_SPEED_LIMIT, 1L);
   ::curl_easy_setopt(easy.get(), CURLOPT_LOW_SPEED_TIME, kSilenceSeconds);
-  if (const char* bundle = ca_bundle()) ::curl_easy_setopt(easy.get(), CURLOPT_CAINFO, bundle);
+  if (const char* bundle = named_bundle()) ::curl_easy_setopt(easy.get(), CURLOPT_CAINFO, bundle);
   return easy;
 }
 

@@ -10,9 +10,8 @@
 #include <utility>
 
 namespace rtlaunch {
-namespace {
 
-const char* ca_bundle() {
+const char* named_bundle() {
   for (const char* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT"}) {
     const char* path = ::getenv(name);
     if (path != nullptr && *path != '\0' && ::faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0)
@@ -20,6 +19,8 @@ const char* ca_bundle() {
   }
   return nullptr;
 }
+
+namespace {
 
 // With the flags that libcurl sets. nullptr when something can't be read.
 X509_STORE* read_from(const char* file, const char* folder) {
@@ -51,14 +52,14 @@ void Authorities::read() {
   char *file = nullptr, *folder = nullptr;  // as libcurl was built
   ::curl_easy_getinfo(easy, CURLINFO_CAINFO, &file);
   ::curl_easy_getinfo(easy, CURLINFO_CAPATH, &folder);
-  const char* bundle = ca_bundle();
+  const char* bundle = named_bundle();
   store_ = read_from(bundle != nullptr ? bundle : file, folder);
   ::curl_easy_cleanup(easy);
 }
 
 void Authorities::hand_to(CURL* easy) const {
   if (store_ == nullptr) {
-    if (const char* bundle = ca_bundle()) ::curl_easy_setopt(easy, CURLOPT_CAINFO, bundle);
+    if (const char* bundle = named_bundle()) ::curl_easy_setopt(easy, CURLOPT_CAINFO, bundle);
     return;
   }
   ::curl_easy_setopt(easy, CURLOPT_CAINFO, nullptr);

@@ -14,6 +14,9 @@ struct x509_store_st;
 
 namespace rtlaunch {
 
+// The bundle that the environment names, if we may read it; nullptr: none.
+const char* named_bundle();
+
 class Authorities {
  public:
   Authorities() = default;

@@ -1,6 +1,5 @@
 #include "isolation/bare.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "isolation/line.h"
@@ -11,14 +10,6 @@
 namespace rtlaunch::isolation {
 namespace {
 
-Status prepare_spec(Setup& s, const Prepare& prepare) {
-  s.umask = ::umask(0);
-  TRY(sys::die_with_parent());
-  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices, nullptr}));
-  s.spec.new_session = true;
-  return {};
-}
-
 Result<pid_t> start_command(Setup& s) {
   Command command(s.spec, s.stdio, s.umask, &s.clock, &s.log);
   command.bare = true;
@@ -28,7 +19,7 @@ Result<pid_t> start_command(Setup& s) {
 
 Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   StepClock& did = s.clock;
-  TRY(did.took("clone", prepare_spec(s, prepare)));
+  TRY(did.took("clone", prepare_without_sandbox(s, prepare)));
   TRY(did.took("descriptors", keep_only_given_descriptors(s, -1)));
   s.children = TRY(sys::block_signals_but_child());
   TRY(did.took("guard", guard_pid1()));

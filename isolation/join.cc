@@ -2,7 +2,6 @@
 
 #include <sched.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,14 +18,6 @@ namespace {
 
 constexpr uint64_t kNamespaces =
     CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
-
-Status prepare_spec(Setup& s, const Prepare& prepare) {
-  s.umask = ::umask(0);
-  TRY(sys::die_with_parent());
-  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices, nullptr}));
-  s.spec.new_session = true;
-  return {};
-}
 
 Status enter_namespaces(Setup& s, int target) {
   s.children = TRY(sys::block_signals_but_child());
@@ -49,7 +40,7 @@ Status become_reaper(Setup& s) {
 
 Result<pid_t> enter(Setup& s, int target, const Prepare& prepare) {
   StepClock& did = s.clock;
-  TRY(did.took("clone", prepare_spec(s, prepare)));
+  TRY(did.took("clone", prepare_without_sandbox(s, prepare)));
   TRY(did.took("descriptors", keep_only_given_descriptors(s, target)));
   TRY(did.took("namespaces", enter_namespaces(s, target)));
   TRY(did.took("guard", guard_pid1()));  // whose memory the command shares until its exec

@@ -40,6 +40,14 @@ Status keep_only_given_descriptors(Setup& s, int more) {
   return sys::close_all_but(keep.data(), keep.size());
 }
 
+Status prepare_without_sandbox(Setup& s, const Prepare& prepare) {
+  s.umask = ::umask(0);
+  TRY(sys::die_with_parent());
+  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices, nullptr}));
+  s.spec.new_session = true;
+  return {};
+}
+
 // Supervised: whoever started us has it on record that we are there. From here on we belong to the
 // line alone. Its end before that is the end of the launch, and nobody is left to be told.
 Status wait_for_go(Setup& s) {

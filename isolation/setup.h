@@ -51,6 +51,9 @@ Status keep_only_given_descriptors(Setup& setup, int more);
 // Supervised: whoever started us has it on record that we are there.
 Status wait_for_go(Setup& setup);
 
+// For whoever makes no sandbox: the parent of a command in that of another, or in none.
+Status prepare_without_sandbox(Setup& setup, const Prepare& prepare);
+
 [[noreturn]] void run_pid1(Setup& setup, const Prepare& prepare);
 
 }  // namespace rtlaunch::isolation
