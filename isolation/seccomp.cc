@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstdlib>
 #include <iterator>
 #include <map>
 #include <span>
@@ -265,6 +266,13 @@ Program list_of(std::span<const Span> spans) {
 bool refuses_clone3() { return ::syscall(SYS_clone3, nullptr, 0) == -1 && errno == ENOSYS; }
 
 }  // namespace
+
+std::string call_name(long number) {
+  char* name = ::seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, static_cast<int>(number));
+  std::string text = name != nullptr ? name : "";
+  std::free(name);
+  return text;
+}
 
 Result<std::string> compile(const FilterRules& rules) {
   TRY(check_own(rules));

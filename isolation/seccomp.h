@@ -25,6 +25,9 @@
 
 namespace rtlaunch::isolation {
 
+// "" for a number that no call of this machine has.
+std::string call_name(long number);
+
 // An array of struct sock_filter. An Error names a call in `rules` that nobody knows, or clone3.
 Result<std::string> compile(const FilterRules& rules);
 

@@ -10,6 +10,7 @@
 #include "config/policy_file.h"
 #include "config/runtime_env.h"
 #include "isolation/sys/files.h"
+#include "launcher/policy_audit.h"
 #include "launcher/shield.h"
 #include "launcher/table.h"
 
@@ -423,6 +424,18 @@ Result<int> schema(const Options& options) {
   return 0;
 }
 
+// [--output FILE] -- CMD ARG...
+Result<int> audit_command(const std::vector<std::string>& args) {
+  std::string output;
+  size_t at = 0;
+  if (at + 1 < args.size() && args[at] == "--output") output = args[at + 1], at += 2;
+  if (at + 1 < args.size() && args[at] == "--") {
+    return audit({args.begin() + static_cast<long>(at) + 1, args.end()}, output);
+  }
+  return usage_error("policy audit", "no command to watch",
+                     "write rtlaunch policy audit [--output FILE] -- CMD ARG...");
+}
+
 struct Verb {
   const char* name;
   Result<int> (*act)(const Options&);
@@ -435,7 +448,8 @@ constexpr Verb kVerbs[] = {{"check", check},       {"explain", explain},   {"dif
 
 Result<int> policy_command(const std::vector<std::string>& args) {
   std::string name = args.empty() ? "" : args[0];
-  std::vector<std::string> names;
+  std::vector<std::string> names = {"audit"};
+  if (name == names[0]) return audit_command({args.begin() + 1, args.end()});
   for (const Verb& verb : kVerbs) {
     names.emplace_back(verb.name);
     if (name == verb.name) return verb.act(TRY(parse({args.begin() + 1, args.end()})));

@@ -20,7 +20,7 @@ Runs commands in runtime environments: packages and files as read-only layers, i
   kill WORKER [SIGNAL]            end one
   status                          the daemon
 
-  policy check|explain|diff|simulate|export|show|schema   who may ask for what, and what he gets
+  policy check|explain|diff|simulate|export|show|schema|audit   who may ask for what, and what he gets
 
   agent                           what Ray's raylet talks to, in the place of its own; see launcher/ray
 
@@ -148,7 +148,7 @@ The daemon: since when it runs, its store, what it has started, what failed.
 
 constexpr char kPolicyUsage[] = R"(Usage: rtlaunch policy COMMAND ...
 
-What the admin's policy (/etc/rtlaunch/policy.json) says, and what comes of it. Starts nothing.
+What the admin's policy (/etc/rtlaunch/policy.json) says, and what comes of it. Starts nothing but in audit.
 
   check FILE              is it right? warns of rules that never match
   explain                 control by control what a worker would get, and from which rule
@@ -158,6 +158,8 @@ What the admin's policy (/etc/rtlaunch/policy.json) says, and what comes of it. 
   diff A B                two profiles, or two policy files
   show                    the built-in policy, as a file could have it
   schema                  a JSON Schema for editors
+  audit [--output FILE] -- CMD ARG...   runs CMD as it is, and prints a policy whose profile allows
+                          just the files, system calls and addresses that it used
 
   --policy FILE           another policy than the one in force
   --user NAME|UID         who asks (you); with the groups that /etc/group has
