@@ -34,6 +34,7 @@ Json worker_json(const Worker& worker, const char* state) {
                {"profile", worker.profile},
                {"not_applied", worker.lacking},
                {"state", state}};
+  if (worker.runs_as != 0) json["runs_as"] = worker.runs_as;
   if (worker.way_out) json["refused_packets"] = worker.refused;
   if (state == std::string_view("ended")) {
     json["status"] = worker.status ? Json(*worker.status) : Json();

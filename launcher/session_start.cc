@@ -8,6 +8,7 @@
 
 #include "isolation/spec_wire.h"
 #include "launcher/environment.h"
+#include "launcher/job_user.h"
 #include "launcher/session_ops.h"
 #include "launcher/shield.h"
 
@@ -69,6 +70,7 @@ Status check_environments(const store::Store& store, const std::vector<std::stri
 // What a start is held to, and the layers that it may name.
 struct Given {
   config::Verdict verdict;
+  config::UidRange uids;  // root's: the worker shall be somebody out of these
   Shield shield;
   std::vector<store::Digest> entitled;
 };
@@ -77,6 +79,7 @@ Result<Given> given_for(Session& session, const protocol::Request& request) {
   if (server.draining()) return draining();
   Given given;
   given.verdict = TRY(verdict_for(session, request));
+  if (session.peer().user.uid == 0) std::swap(given.uids, given.verdict.profile.uids);
   given.shield = TRY(server.policy().shield(given.verdict, request.job));
   store::Store store = TRY(server.store_of(session.peer().user.uid));
   given.entitled = TRY(layers_of(store, request.keys));
@@ -96,10 +99,15 @@ Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worke
   worker.shield = encode(given.shield);
   worker.way_out = given.shield.bound.network == isolation::Network::kEgress;
   spawn.caller = session.peer().user;
+  worker.uid = spawn.caller.uid;
+  if (given.uids.want != config::Want::kOff) {
+    spawn.caller = TRY(job_user(given.uids, incoming.request.job, server.workers()));
+    worker.runs_as = spawn.caller.uid;
+    worker.job = incoming.request.job;
+  }
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
   spawn.entitled = std::move(given.entitled);
-  worker.uid = spawn.caller.uid;
   worker.name = incoming.request.name;
   worker.env = incoming.request.env;
   spawn.record = TRY(server.workers().create(worker));
@@ -211,6 +219,9 @@ std::string grant_start(Session& session, const protocol::Request& request) {
   }
   auto given = given_for(session, request);
   if (!given) return protocol::error_answer(given.error(), false);
+  if (given->uids.want != config::Want::kOff) {
+    return protocol::error_answer({"grant", EPERM, "uids", "its worker isn't root", ""}, false);
+  }
   given->shield.filter.clear();  // whoever shuts it in compiles it again
   session.server().journal().say(Level::kInfo, "granted",
                                  {.request = session.request_id(),
@@ -234,6 +245,10 @@ Result<SpawnRequest> prepare_enter(Session& session, Incoming& incoming) {
   SpawnRequest spawn;
   spawn.kind = SpawnRequest::Kind::kEnter;
   spawn.caller = session.peer().user;
+  if (worker->runs_as != 0) {
+    spawn.caller = {};
+    spawn.caller.uid = spawn.caller.gid = worker->runs_as;
+  }
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
   if (worker->shield.empty()) {
@@ -247,7 +262,7 @@ Result<SpawnRequest> prepare_enter(Session& session, Incoming& incoming) {
                        {.worker = worker->id,
                         .request = session.request_id(),
                         .uid = worker->uid,
-                        .more = {{"by", int64_t{spawn.caller.uid}}}});
+                        .more = {{"by", int64_t{session.peer().user.uid}}}});
   return spawn;
 }
 

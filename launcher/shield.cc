@@ -344,7 +344,8 @@ Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job)
   TRY(take_network(profile.network, &bound));
   bound.job = plain_job(job);
   bound.controls = TRY(controls_of(profile));
-  TRY(unless_required(profile.uids.want, "uids", "a user id for each job isn't there yet"));
+  TRY(unless_required(profile.uids.want, "uids",
+                      "only rtlaunchd gives root's workers another user id, and others' none"));
   TRY(unless_required(profile.own_user, "own_user", "root's workers have no user namespace yet"));
   return shield;
 }

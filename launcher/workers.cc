@@ -41,6 +41,8 @@ void take_line(const Json& line, Record& record) {
     worker.shield = line.value("shield", "");
     worker.since = line.value("since", int64_t{0});
     worker.way_out = line.value("way_out", false);
+    worker.runs_as = line.value("runs_as", uid_t{0});
+    worker.job = line.value("job", "");
     record.unlocked = line.value("unlocked", false);
   } else if (line.contains("pid")) {
     worker.pid = line.value("pid", -1);
@@ -78,6 +80,7 @@ std::string first_line(const Worker& worker, bool unlocked) {
                {"shield", worker.shield},
                {"since", worker.since}};
   if (worker.way_out) json["way_out"] = true;
+  if (worker.runs_as != 0) json["runs_as"] = worker.runs_as, json["job"] = worker.job;
   if (unlocked) json["unlocked"] = true;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -159,6 +162,8 @@ Result<UniqueFd> Workers::create(Worker& worker) {
   kept.shield = worker.shield;
   kept.since = worker.since;
   kept.way_out = worker.way_out;
+  kept.runs_as = worker.runs_as;
+  kept.job = worker.job;
   return file;
 }
 
