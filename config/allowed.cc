@@ -26,8 +26,12 @@ Error refused(const std::string& object, const std::string& reason) {
                125};
 }
 
+// But for the caller's own files, and what his driver has put into the cluster's own store (gcs:).
 bool is_url(const std::string& source) {
-  return source.rfind("http://", 0) == 0 || source.rfind("https://", 0) == 0;
+  size_t scheme = source.find("://");
+  if (scheme == std::string::npos || source.find('/') < scheme) return false;
+  std::string_view name = std::string_view(source).substr(0, scheme);
+  return name != "file" && name != "local" && name != "gcs";
 }
 
 std::string without_credentials(const std::string& url) {

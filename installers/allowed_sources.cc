@@ -1,6 +1,7 @@
 #include "installers/allowed_sources.h"
 
 #include "installers/index.h"
+#include "installers/requirement.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -42,6 +43,15 @@ Status check_sources(const config::Packages& packages, const PackagesContext& co
   for (const std::string& place : config.find_links) TRY(check_words(place, allowed));
   for (const std::string& line : packages.lines) TRY(check_words(line, allowed));
   for (const std::string& option : packages.options) TRY(check_option(option, allowed));
+  return {};
+}
+
+Status check_included(const config::Packages& packages, const PackagesContext& context,
+                      const config::Allowed& allowed) {
+  if (!allowed.indexes) return {};
+  for (const std::string& line : TRY(with_included(packages.lines, context))) {
+    TRY(check_words(line, allowed));
+  }
   return {};
 }
 

@@ -12,4 +12,8 @@ namespace rtlaunch::installers {
 Status check_sources(const config::Packages& packages, const PackagesContext& context,
                      const Interpreter& python, const config::Allowed& allowed);
 
+// The same of lines in files of the working_dir, which only a build reads.
+Status check_included(const config::Packages& packages, const PackagesContext& context,
+                      const config::Allowed& allowed);
+
 }  // namespace rtlaunch::installers

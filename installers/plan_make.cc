@@ -1,6 +1,7 @@
 // The build half of plan.h: what a missing field costs.
 #include <chrono>
 
+#include "installers/allowed_sources.h"
 #include "installers/plan.h"
 #include "installers/working_dir.h"
 
@@ -29,6 +30,7 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
   if (field.record && TRY(store.acquire_all(field.record->layers))) return {};
   if (!field.source) {
     PackagesContext context = TRY(packages_context(request, plan, store));
+    TRY(check_included(*request.env.packages, context, request.allowed));
     field.record = TRY(
         make_packages(*request.env.packages, *plan.python, context, *field.key, store, progress));
     return {};

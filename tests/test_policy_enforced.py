@@ -267,6 +267,31 @@ def test_fields_and_indexes_before_anything_is_fetched(guest, node):
     assert '/tmp' in guest.fails('--working-dir', 'local:///tmp', '--', 'true')
 
 
+PLACES = [['--working-dir', 's3://elsewhere.example/x.zip'], ['--working-dir', 'gs://elsewhere.example/x.zip'],
+          ['--working-dir', 'azure://elsewhere.example/x.zip'], ['--working-dir', 'abfss://c@elsewhere.example/x.zip'],
+          ['--working-dir', 'http://mirror.example@elsewhere.example/x.zip'],
+          ['--working-dir', 'https://mirror.example/../elsewhere.example/x.zip'],
+          ['--pip', 'x @ git+https://elsewhere.example/x.git'], ['--pip', '-e git+https://elsewhere.example/x.git#egg=x'],
+          ['--pip', 'x', '--pip', '--extra-index-url https://elsewhere.example/simple'],
+          ['--pip', 'x', '--pip', '-i https://elsewhere.example/simple'],
+          ['--pip', 'x', '--pip', '--find-links=https://elsewhere.example/links'],
+          ['--pip', 'https://elsewhere.example/x-1.tar.gz'],
+          ['--runtime-env', '{"pip": {"packages": ["x"], "pip_install_options": ["--index-url", "https://elsewhere.example"]}}'],
+          ['--runtime-env', '{"pip": {"packages": ["x"], "pip_install_options": ["-fhttps://elsewhere.example"]}}']]
+SETTINGS = ['PIP_INDEX_URL', 'PIP_EXTRA_INDEX_URL', 'PIP_FIND_LINKS']
+
+
+def test_what_is_not_listed_is_not_fetched_however_it_is_named(guest, node):
+    index = {'PIP_INDEX_URL': 'https://mirror.example/simple', 'RTLAUNCH_RAY_PYTHON': '/usr/bin/python3'}
+    project = guest.make_files('project', {'r.txt': 'x @ https://elsewhere.example/x-1.tar.gz\n'})
+    included = ['--runtime-env', json.dumps({'working_dir': str(project), 'pip': ['-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/r.txt']})]
+    trials = [(words, {}) for words in [*PLACES, included]]
+    trials += [(['--pip', 'x'], {name: 'https://elsewhere.example/simple'}) for name in SETTINGS]
+    for words, env in trials:
+        said = guest.fails(*words, '--', 'true', env={**index, **env})
+        assert 'elsewhere.example' in said and 'may serve' in said, (words, env, said)
+
+
 def test_who_enters_a_worker_is_held_to_its_profile(node, root):
     for profile, none in (('strict', True), ('ml', False)):
         process = root.popen('--profile', profile, '--', 'sleep', '1000')
