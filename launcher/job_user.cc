@@ -38,7 +38,7 @@ Result<isolation::User> job_user(const config::UidRange& range, const std::strin
     if (!taken.contains(range.first + at)) return user_of(range.first + at);
   }
   return Error{
-      "start", EAGAIN, "uids",
+      "start", EBUSY, "uids",
       "each of the profile's " + std::to_string(range.count) + " user ids belongs to another job",
       "wait for one to end, or ask the admin for a longer range"};
 }

@@ -2,6 +2,7 @@
 who is reached, what is refused and where that is shown, and that nothing is left, whoever is killed.
 isolation/net_test.cc has what each network keeps apart. The daemon's host is a network of the test's own."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -65,23 +66,25 @@ class Host:
                                        stdout=subprocess.PIPE)
         assert self.server.stdout.readline() == b'there\n'
         self.network = os.open(f'/proc/{self.server.pid}/ns/net', os.O_RDONLY)
-        self.known = {os.readlink('/proc/self/ns/net'), os.readlink(f'/proc/{self.server.pid}/ns/net')}
+        self.known = self.networks()
 
     def says(self, *command):
         return subprocess.run(command, preexec_fn=lambda: enter(self.network), capture_output=True, text=True,
                               check=True).stdout
 
     def left(self):
-        """Cables, tables and networks that are there, the host's own aside."""
+        """Cables, tables and networks that are there, those before aside."""
         cables = re.findall(r'^\d+: (?!lo:)\S+', self.says('ip', '-o', 'link'), re.M)
         tables = self.says('nft', 'list', 'tables').splitlines()
-        networks = set()
+        return len(cables), len(tables), len(self.networks() - self.known)
+
+    @staticmethod
+    def networks():
+        found = set()
         for path in pathlib.Path('/proc').glob('[0-9]*/ns/net'):
-            try:
-                networks.add(os.readlink(path))
-            except OSError:
-                pass
-        return len(cables), len(tables), len(networks - self.known)
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(path))
+        return found
 
     def close(self):
         self.server.kill()
