@@ -145,6 +145,8 @@ SANDBOX_TEST(AFakeProcIsCovered) {
   EXPECT_TRUE(contains(outcome.output, "NoNewPrivs:\t1"))
       << outcome.output << outcome.error.message();
   EXPECT_TRUE(contains(outcome.output, "\nproc\n"));
+  spec.argv.back() = "cat /srv/proc/self/status";
+  EXPECT_EQ(run(spec).output, "fake\n") << "control: beside /proc it is what the layer says";
   spec.binds.back().target = "/proc/sys";
   EXPECT_FALSE(run(spec).started);
 }
@@ -224,6 +226,8 @@ ROOT_TEST(ABuildIsAnotherUserWithoutGroups) {
   EXPECT_EQ(outcome.output.substr(0, outcome.output.find("cat")),
             "54321\n54321\n54321\nCapEff:\t0000000000000000\n");
   EXPECT_TRUE(contains(outcome.output, "Permission denied"));
+  spec.user.reset();
+  EXPECT_EQ(run(spec).code(), 0) << "control: root reads it";
 }
 
 // Attacks: C3, C4

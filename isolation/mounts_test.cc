@@ -341,6 +341,8 @@ SANDBOX_TEST(UpperHasALimit) {
   Outcome outcome = run(spec);
   EXPECT_TRUE(contains(outcome.output, "No space left on device")) << outcome.output;
   EXPECT_TRUE(contains(outcome.output, "works\n"));
+  spec.upper_bytes = 64 << 20;
+  EXPECT_FALSE(contains(run(spec).output, "No space left on device")) << "control: a larger one";
 }
 
 SANDBOX_TEST(CaptureGoesToTheGivenUpper) {
