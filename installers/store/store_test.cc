@@ -1,5 +1,10 @@
 #include "installers/store/store.h"
 
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+
 #include <set>
 
 #include "installers/store/index.h"
@@ -53,6 +58,22 @@ TEST_F(StoreTest, ALayerIsPublishedFoundAndLeased) {
   EXPECT_TRUE((*rows)[0].leased);
   EXPECT_EQ((*rows)[0].files, 4u);  // the root, lib, lib/a.py, b
   EXPECT_GE((*rows)[0].bytes, 4096u);
+}
+
+TEST_F(StoreTest, StagingsAreFarFromEachOtherOnTheDisk) {
+  Store store = open_store(path_);
+  if (sys::space_of(store.dir(), "store")->type != EXT4_SUPER_MAGIC) {
+    GTEST_SKIP() << "ext4 alone can be asked for that";
+  }
+  auto flags_of = [&] {
+    UniqueFd tmp = sys::open_at(store.dir(), "tmp", O_RDONLY | O_DIRECTORY).value();
+    int flags = 0;
+    EXPECT_EQ(::ioctl(tmp.get(), FS_IOC_GETFLAGS, &flags), 0);
+    return flags;
+  };
+  EXPECT_EQ(flags_of() & FS_TOPDIR_FL, 0) << "control: it is not the file system's own idea";
+  ASSERT_OK(store.stage());
+  EXPECT_NE(flags_of() & FS_TOPDIR_FL, 0);
 }
 
 TEST_F(StoreTest, ARebuiltIndexSaysTheSame) {

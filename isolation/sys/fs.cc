@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
@@ -238,6 +239,14 @@ Status remove_xattr_at(int dir, const std::string& name, const std::string& xatt
   std::string path = fd_path(dir) + "/" + name;
   if (::lremovexattr(path.c_str(), xattr.c_str()) != 0) return sys_error("remove attribute", name);
   return {};
+}
+
+void keep_apart_in(int dir, const std::string& name) {
+  auto fd = open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  int flags = 0;
+  if (!fd || ::ioctl(fd->get(), FS_IOC_GETFLAGS, &flags) != 0 || (flags & FS_TOPDIR_FL)) return;
+  flags |= FS_TOPDIR_FL;
+  (void)!::ioctl(fd->get(), FS_IOC_SETFLAGS, &flags);
 }
 
 Result<std::string> read_link_at(int dir, const std::string& name) {

@@ -70,6 +70,10 @@ Status remove_xattr(int fd, const std::string& name);
 std::vector<std::string> list_xattrs_at(int dir, const std::string& name);
 Status remove_xattr_at(int dir, const std::string& name, const std::string& xattr);
 
+// Each directory in `name` from now on gets a part of the disk of its own (ext4's "top of a
+// hierarchy", chattr(1) +T), far from where others were just removed. Other file systems: nothing.
+void keep_apart_in(int dir, const std::string& name);
+
 Result<std::string> read_link_at(int dir, const std::string& name);
 Result<std::string> path_of(int fd);  // absolute, links resolved
 std::string boot_id();                // "" where /proc doesn't say
