@@ -29,10 +29,10 @@ LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup -Wl,-u,OPENSSL_cpuid_setup
 QUICK_release := tools/quick-start
 NET_LIBS := -lnl-route-3 -lnl-3
 NAMELESS := $(foreach f,getaddrinfo getprotobynumber getprotobyname,-Wl,--wrap=$(f))
-LAUNCH_LIBS := -lcrypto -lcap -lseccomp $(NET_LIBS)
+LAUNCH_LIBS := -lyaml-cpp -lcrypto -lcap -lseccomp $(NET_LIBS)
 # In the wheel, what is loaded lies beside the programs.
 BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
-BUILD_LIBS := -lcurl -larchive -ldeflate -lisal -lsqlite3 -lssl -lcrypto -lcap -lseccomp $(NET_LIBS)
+BUILD_LIBS := -lyaml-cpp -lcurl -larchive -ldeflate -lisal -lsqlite3 -lssl -lcrypto -lcap -lseccomp $(NET_LIBS)
 TEST_LIBS := $(BUILD_LIBS) -lz -lgtest -lgmock
 
 # Ray's agent has libraries of its own, which the archive's programs must not need.
@@ -48,11 +48,12 @@ $(call object,$(RAY_SOURCES)): CXXFLAGS += -isystem $(GENERATED)
 
 # What Python loads to be a zygote: isolation/ once more, as code that may lie anywhere. Without it
 # there are no zygotes, and with a sanitizer Python couldn't load it.
-ZYGOTE_PARTS := $(filter isolation/%.cc config/%.cc,$(PARTS)) launcher/zygote_wire.cc launcher/zygote/library.cc
+ZYGOTE_PARTS := $(filter isolation/%.cc $(filter-out config/conda.cc config/yaml.cc config/runtime_env.cc,$(wildcard config/*.cc)),$(PARTS)) launcher/zygote_wire.cc launcher/zygote/library.cc
 ZYGOTE_release := $(OUT)/bin/rtlaunch-zygote.so $(OUT)/bin/rtlaunch-zygote.py
 
 PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner \
-  $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc $(ZYGOTE_$(FLAVOUR))
+  $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc $(ZYGOTE_$(FLAVOUR)) \
+  $(OUT)/bin/rtlaunch-conda.py
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS) $(RAY_TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
@@ -118,6 +119,10 @@ $(OUT)/bin/rtlaunch-zygote.so: $(patsubst %.cc,$(OUT)/pic/%.o,$(ZYGOTE_PARTS))
 	  $^ -o $@ $(BESIDE) -Wl,--as-needed -lcap -lseccomp $(NET_LIBS)
 
 $(OUT)/bin/rtlaunch-zygote.py: launcher/zygote/zygote.py
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(OUT)/bin/rtlaunch-conda.py: installers/conda_solver.py
 	@mkdir -p $(@D)
 	@cp $< $@
 
@@ -248,7 +253,8 @@ PREFIX ?= /usr/local
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/rtlaunch
 	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
-	install -m 644 $(OUT)/bin/packaging.whl $(ZYGOTE_$(FLAVOUR)) $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install -m 644 $(OUT)/bin/packaging.whl $(OUT)/bin/rtlaunch-conda.py $(ZYGOTE_$(FLAVOUR)) $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	cp -r $(OUT)/bin/rattler $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/share/rtlaunch
 	$(OUT)/bin/rtlaunch policy schema > $(DESTDIR)$(PREFIX)/share/rtlaunch/policy.schema.json

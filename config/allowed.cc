@@ -85,6 +85,7 @@ Status check_fields(const RuntimeEnv& env, const Allowed& allowed) {
   if (env.packages) {
     TRY(check_field(env.packages->tool == Packages::Tool::kPip ? "pip" : "uv", allowed));
   }
+  if (env.conda) TRY(check_field("conda", allowed));
   if (!env.env_vars.empty()) TRY(check_field("env_vars", allowed));
   if (env.working_dir) TRY(check_place(allowed, "working_dir", *env.working_dir));
   for (const std::string& module : env.py_modules) {

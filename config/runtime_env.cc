@@ -15,13 +15,11 @@ namespace {
 constexpr size_t kMaxList = 100'000;
 
 // Known to Ray, but not to us yet. Saying so is kinder than "unknown".
-const std::vector<std::string> kLater = {"conda",         "container",
-                                         "image_uri",     "java_jars",
-                                         "py_executable", "worker_process_setup_hook",
-                                         "nsight",        "_nsight",
-                                         "rocprof_sys",   "_rocprof_sys"};
+const std::vector<std::string> kLater = {
+    "container", "image_uri", "java_jars",   "py_executable", "worker_process_setup_hook",
+    "nsight",    "_nsight",   "rocprof_sys", "_rocprof_sys"};
 const std::vector<std::string> kFields = {"working_dir", "excludes", "py_modules", "pip",
-                                          "uv",          "env_vars", "config"};
+                                          "uv",          "conda",    "env_vars",   "config"};
 // What Ray adds by itself. It changes nothing here.
 const std::set<std::string> kOfRay = {"_ray_release", "_ray_commit", "_inject_current_ray"};
 
@@ -239,6 +237,8 @@ Status Parser::field(const std::string& key, const Json& value) {
     env_.py_modules = TRY(texts(key, value));
   } else if (key == "pip" || key == "uv") {
     return packages(key, key == "pip" ? Packages::Tool::kPip : Packages::Tool::kUv, value);
+  } else if (key == "conda") {
+    env_.conda = TRY(parse_conda(value, name_ + ": conda", base_));
   } else if (key == "env_vars") {
     return env_vars(value);
   } else if (key == "config") {
@@ -259,6 +259,10 @@ Result<RuntimeEnv> Parser::parse(const Json& root) {
     if (!value.is_null() || !(is_one_of(key, kFields) || is_one_of(key, kLater))) {
       TRY(field(key, value));
     }
+  }
+  if (env_.packages && env_.conda) {
+    return bad("conda", "stands beside `pip` or `uv`",
+               "put the packages into conda's dependencies, as {\"pip\": [...]}");
   }
   if (env_.packages && env_.packages->lines.empty()) env_.packages.reset();
   return std::move(env_);

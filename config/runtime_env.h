@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "config/conda.h"
 #include "isolation/sys/result.h"
 
 namespace rtlaunch::config {
@@ -36,6 +37,7 @@ struct RuntimeEnv {
   std::vector<std::string> excludes;
   std::vector<std::string> py_modules;  // as written
   std::optional<Packages> packages;
+  std::optional<Conda> conda;                                 // not together with packages
   std::vector<std::pair<std::string, std::string>> env_vars;  // in the order written
   Config config;
 };

@@ -125,7 +125,7 @@ TEST_F(RuntimeEnvTest, ErrorsNameThePlaceAndTheFix) {
 }
 
 TEST_F(RuntimeEnvTest, LaterFieldsAreSaidToBeLater) {
-  for (const char* field : {"conda", "container", "image_uri", "java_jars", "py_executable",
+  for (const char* field : {"container", "image_uri", "java_jars", "py_executable",
                             "worker_process_setup_hook", "nsight", "_nsight", "rocprof_sys"}) {
     std::string message = bad(std::string("{\"") + field + "\": \"x\"}");
     EXPECT_NE(message.find(std::string(field) + ": is not supported yet"), std::string::npos)

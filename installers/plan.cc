@@ -5,6 +5,7 @@
 
 #include "config/runtime_env.h"
 #include "installers/allowed_sources.h"
+#include "installers/conda.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -45,7 +46,7 @@ bool uses_working_dir(const config::Packages& packages) {
 // Without a key when the working_dir it reads has to be made first.
 Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool reads_working_dir,
                             Records& records) {
-  const config::Packages& packages = *request.env.packages;
+  const config::Packages packages = packages_of(request.env);
   Field field;
   field.name = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";
   const Field* working_dir = plan.find("working_dir");
@@ -54,19 +55,6 @@ Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool r
   TRY(check_sources(packages, context, *plan.python, request.allowed));
   field.key = TRY(packages_key(packages, *plan.python, context));
   return field;
-}
-
-Status plan_sources(const PlanRequest& request, const store::Store& own, Plan& plan) {
-  if (request.env.working_dir) {
-    plan.fields.push_back(TRY(plan_source("working_dir", *request.env.working_dir,
-                                          SourceUse::kWorkingDir, request, own)));
-  }
-  for (size_t i = 0; i < request.env.py_modules.size(); ++i) {
-    plan.fields.push_back(
-        TRY(plan_source("py_modules[" + std::to_string(i) + "]", request.env.py_modules[i],
-                        SourceUse::kPyModule, request, own)));
-  }
-  return {};
 }
 
 bool all_named(const Plan& plan) {
@@ -91,6 +79,33 @@ Status look_up(Records& records, Plan& plan) {
   if (keys.empty()) return {};
   auto found = TRY(records.lookup(keys));
   for (size_t i = 0; i < places.size(); ++i) *places[i] = std::move(found.at(i));
+  return {};
+}
+
+// Its Python, and so all of its pip section, is known once it is made.
+Status plan_conda(const PlanRequest& request, Records& records, Plan& plan) {
+  Field field;
+  field.name = "conda";
+  field.key = TRY(conda_key(*request.env.conda, request.variables, conda_prefix(records.store())));
+  plan.fields.push_back(std::move(field));
+  TRY(look_up(records, plan));
+  const auto& record = plan.fields.back().record;
+  if (!record) return {};
+  TRY(check_channels(*record, request.allowed));
+  plan.python = TRY(conda_python(*record));
+  return {};
+}
+
+Status plan_sources(const PlanRequest& request, const store::Store& own, Plan& plan) {
+  if (request.env.working_dir) {
+    plan.fields.push_back(TRY(plan_source("working_dir", *request.env.working_dir,
+                                          SourceUse::kWorkingDir, request, own)));
+  }
+  for (size_t i = 0; i < request.env.py_modules.size(); ++i) {
+    plan.fields.push_back(
+        TRY(plan_source("py_modules[" + std::to_string(i) + "]", request.env.py_modules[i],
+                        SourceUse::kPyModule, request, own)));
+  }
   return {};
 }
 
@@ -129,6 +144,15 @@ store::Key Plan::id() const {
   return store::Key{hash.hex()};
 }
 
+config::Packages packages_of(const config::RuntimeEnv& env) {
+  config::Packages packages;
+  if (env.packages) packages = *env.packages;
+  if (!env.conda) return packages;
+  packages.tool = config::Packages::Tool::kPip;  // --pip and --uv come on top of it
+  packages.lines.insert(packages.lines.begin(), env.conda->pip.begin(), env.conda->pip.end());
+  return packages;
+}
+
 Environment expanded_variables(const PlanRequest& request) {
   Environment variables = request.variables;
   for (const auto& [name, value] : request.env.env_vars) {
@@ -162,7 +186,10 @@ Result<PackagesContext> packages_context(const PlanRequest& request, const Plan&
   context.cwd = request.cwd;
   context.tools = request.tools;
   context.command = request.command;
-  context.allow_conflicts = request.allow_conflicts;
+  // What a conda environment's own author puts on top of it may replace parts of it; and no code of
+  // its packages runs outside of a sandbox, as it would to plan with.
+  context.allow_conflicts = request.allow_conflicts || request.env.conda;
+  context.capture_only = request.env.conda.has_value();
   context.timeout_seconds = request.env.config.setup_timeout_seconds;
   const Field* working_dir = plan.find("working_dir");
   if (working_dir != nullptr && working_dir->in_place()) {
@@ -184,9 +211,17 @@ Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Reco
   TRY(config::check_fields(request.env, request.allowed));
   Plan plan;
   TRY(plan_sources(request, own, plan));
-  if (request.env.packages && !request.env.packages->lines.empty()) {
-    plan.python = TRY(find_interpreter(request.python, request.variables, request.cwd, own));
-    bool reads_working_dir = uses_working_dir(*request.env.packages);
+  const config::Packages packages = packages_of(request.env);
+  if (request.env.conda) TRY(plan_conda(request, records, plan));
+  bool comes_later = request.env.conda && plan.find("conda")->missing();
+  if (!packages.lines.empty() && comes_later) {
+    plan.fields.push_back({});
+    plan.fields.back().name = "pip";
+  } else if (!packages.lines.empty()) {
+    if (!request.env.conda)
+      plan.python = TRY(find_interpreter(request.python, request.variables, request.cwd, own));
+    if (!plan.python) return make_error("conda", "pip", "the environment has no Python for it");
+    bool reads_working_dir = uses_working_dir(packages);
     if (reads_working_dir) TRY(look_up(records, plan));
     plan.fields.push_back(TRY(plan_packages(request, plan, reads_working_dir, records)));
   }

@@ -48,7 +48,7 @@ struct Field {
 };
 
 struct Plan {
-  std::optional<Interpreter> python;   // when there are packages
+  std::optional<Interpreter> python;   // when there are packages; a conda environment's own
   std::vector<Field> fields;           // in the order they can be made
   std::optional<store::Record> known;  // what is remembered of id(), once every field has a key
   bool complete() const;
@@ -79,6 +79,10 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
 
 // The field's variables on top of the caller's, expanded one after the other as Ray's worker does.
 Environment expanded_variables(const PlanRequest& request);
+
+// What pip or uv is asked for: the field's, or the pip section of a conda environment. No lines:
+// nothing.
+config::Packages packages_of(const config::RuntimeEnv& env);
 
 // What the packages are built with. `store` is the path of the store that holds the layers.
 Result<PackagesContext> packages_context(const PlanRequest& request, const Plan& plan,

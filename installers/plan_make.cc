@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "installers/allowed_sources.h"
+#include "installers/conda.h"
 #include "installers/plan.h"
 #include "installers/working_dir.h"
 
@@ -14,6 +15,10 @@ Deadline deadline_of(const PlanRequest& request) {
          std::chrono::seconds(*request.env.config.setup_timeout_seconds);
 }
 
+CondaContext conda_context(const PlanRequest& request) {
+  return {request.variables, request.cwd, request.tools, request.allowed, deadline_of(request)};
+}
+
 }  // namespace
 
 Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::Store& store,
@@ -23,16 +28,23 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
     return make_error(field.name, "", "the working_dir it is built from isn't there yet",
                       "make the working_dir first");
   }
+  const Field* conda = plan.find("conda");
+  if (field.name == "pip" && conda != nullptr) TRY(enter_conda(*conda->record, store));
   UniqueFd lock = TRY(store.lock(*field.key, [&] {
     progress.report({field.name, "wait", "somebody else makes the same", 0, 0});
   }));
   field.record = TRY(store.lookup(*field.key));
   if (field.record && TRY(store.acquire_all(field.record->layers))) return {};
+  if (field.name == "conda") {
+    CondaContext context = conda_context(request);
+    field.record = TRY(make_conda(*request.env.conda, context, *field.key, store, progress));
+    return {};
+  }
   if (!field.source) {
     PackagesContext context = TRY(packages_context(request, plan, store));
-    TRY(check_included(*request.env.packages, context, request.allowed));
-    field.record = TRY(
-        make_packages(*request.env.packages, *plan.python, context, *field.key, store, progress));
+    const config::Packages packages = packages_of(request.env);
+    TRY(check_included(packages, context, request.allowed));
+    field.record = TRY(make_packages(packages, *plan.python, context, *field.key, store, progress));
     return {};
   }
   field.record = TRY(make_source_layer(*field.source, *field.key, request.env.excludes, store,

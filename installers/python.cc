@@ -276,14 +276,14 @@ void remember(const store::Key& key, const std::string& kind, const std::string&
   (void)const_cast<store::Store&>(store).record(key, record);
 }
 
+std::string record_name(const Interpreter& p) { return "Python " + p.version + " " + p.prefix; }
+
 void remember_probe(const store::Key& key, const std::string& found, const Probe& probe,
                     const store::Store& store) {
   const Interpreter& p = probe.interpreter;
-  std::string name = "Python " + p.version + " " + p.prefix;
-  remember(distributions_key(p.fingerprint), "distributions", name, to_json(probe.distributions),
-           store);
-  remember(key, "interpreter", name, {{"stat", stat_rows(found, p)}, {"python", to_json(p)}},
-           store);
+  remember_distributions(probe, store);
+  remember(key, "interpreter", record_name(p),
+           {{"stat", stat_rows(found, p)}, {"python", to_json(p)}}, store);
 }
 
 }  // namespace
@@ -305,12 +305,32 @@ Result<Probe> probe_interpreter(const std::string& executable, const Environment
   program.timeout_ms = 60'000;
   sys::Output output = TRY(sys::run_program(program));
   if (!output.ok()) return doesnt_run(executable, env, output.err);
+  return parse_probe(executable, output.out);
+}
+
+Result<Probe> parse_probe(const std::string& executable, const std::string& said) {
   try {
-    json answer = json::parse(last_line(output.out));
+    json answer = json::parse(last_line(said));
     if (!answer.contains("prefix")) return unsupported(executable, answer.at("version"));
     return probe_from_json(answer);
   } catch (const json::exception& e) {
     return make_error("python", executable, std::string("its answer is unreadable: ") + e.what());
+  }
+}
+
+void remember_distributions(const Probe& probe, const store::Store& store) {
+  const Interpreter& p = probe.interpreter;
+  remember(distributions_key(p.fingerprint), "distributions", record_name(p),
+           to_json(probe.distributions), store);
+}
+
+std::string interpreter_text(const Interpreter& python) { return to_json(python).dump(); }
+
+Result<Interpreter> parse_interpreter(const std::string& text) {
+  try {
+    return from_json(json::parse(text));
+  } catch (const std::exception&) {  // of nlohmann's, and out_of_range
+    return make_error("python", "", "its record is unreadable");
   }
 }
 

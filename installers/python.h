@@ -77,6 +77,13 @@ struct Probe {
   std::vector<Distribution> distributions;
 };
 Result<Probe> probe_interpreter(const std::string& executable, const Environment& environment);
+// What the probe's script (python_probe.h) said, for who has run it himself.
+Result<Probe> parse_probe(const std::string& executable, const std::string& said);
+void remember_distributions(const Probe& probe, const store::Store& store);
+
+// To be kept in a record, and back.
+std::string interpreter_text(const Interpreter& python);
+Result<Interpreter> parse_interpreter(const std::string& text);
 
 // What is installed in it; from the store where it is known.
 Result<std::vector<Distribution>> distributions_of(const Interpreter& python,

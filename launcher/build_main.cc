@@ -19,6 +19,7 @@
 #include <cstdlib>
 
 #include "installers/callers_path.h"
+#include "installers/conda.h"
 #include "installers/plan.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
@@ -224,6 +225,8 @@ Status settle(const Work& work) {
   auto [request, store] = TRY(prepare(work));
   installers::Plan plan = TRY(installers::make_plan(request.plan, store));
   NoProgress progress;
+  if (const installers::Field* conda = plan.find("conda"); conda != nullptr && conda->record)
+    TRY(installers::enter_conda(*conda->record, store));
   for (const installers::Field& field : plan.fields) {
     if (field.source || !field.record || !installers::lacks_bytecode(*field.record)) continue;
     installers::PackagesContext context =

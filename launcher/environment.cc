@@ -3,6 +3,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "installers/conda.h"
+
 namespace rtlaunch {
 namespace {
 
@@ -40,6 +42,7 @@ Json field_json(const Field& field) {
   } else if (field.record) {
     json["mounts"] = mounts_json(*field.record);
     json["bytecode"] = !installers::lacks_bytecode(*field.record);
+    if (field.name == "conda") json["variables"] = installers::conda_variables(*field.record);
   }
   return json;
 }
@@ -86,6 +89,7 @@ store::Record record_from(const Json& json, const std::vector<store::Digest>& la
     mounts.push_back({{"target", mount.at(0)}, {"layers", mount.at(1)}});
   }
   Json data = {{"mounts", std::move(mounts)}, {"bytecode", json.at("bytecode")}};
+  if (json.contains("variables")) data["variables"] = json.at("variables");
   record.data = data.dump();
   return record;
 }

@@ -2,7 +2,8 @@
 // it again: it stands alone, so that a hold or pin of its layers is enough to keep it. `layers` are
 // those of the fields, in order; `data` is
 //   {"fields": {NAME: {"key", "name", "layers": how many, "bytecode": is there,
-//                      "source", "kind", "path", "mounts": [[TARGET, [number of a layer...]]...]}},
+//                      "source", "kind", "path", "mounts": [[TARGET, [number of a layer...]]...],
+//                      "variables": [[NAME, VALUE]...] that conda's packages set}},
 //    "env_vars": [NAME...], "python", "python_mounts": [PATH...], "scripts"}
 // Values of variables are in no record: whoever starts a command brings them.
 #pragma once

@@ -77,6 +77,7 @@ Json runtime_env_json(const config::RuntimeEnv& env) {
     json[env.packages->tool == config::Packages::Tool::kPip ? "pip" : "uv"] =
         packages_json(*env.packages);
   }
+  if (env.conda) json["conda"] = config::conda_json(*env.conda);
   Json variables = Json::object();
   for (const auto& [name, value] : env.env_vars) variables[name] = value;
   if (!variables.empty()) json["env_vars"] = variables;

@@ -41,7 +41,7 @@ std::vector<std::string> fields_to_make(const Plan& plan) {
 }
 
 bool asks_for_layers(const config::RuntimeEnv& env) {
-  return env.working_dir || !env.py_modules.empty() || env.packages;
+  return env.working_dir || !env.py_modules.empty() || env.packages || env.conda;
 }
 
 // Without a field nothing has to be looked up, and a daemon's client needs no store of its own.
@@ -96,8 +96,9 @@ void tell_refused(const Running& running, Report& report) {
 }
 
 bool wants_bytecode(const Plan& plan) {
-  const Field* packages = plan.find("pip") != nullptr ? plan.find("pip") : plan.find("uv");
-  return packages != nullptr && packages->record && installers::lacks_bytecode(*packages->record);
+  return std::any_of(plan.fields.begin(), plan.fields.end(), [](const Field& field) {
+    return field.record && !field.source && installers::lacks_bytecode(*field.record);
+  });
 }
 
 std::string program_of(const std::vector<std::string>& command) {

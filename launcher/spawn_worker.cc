@@ -9,6 +9,7 @@
 #include <iterator>
 #include <map>
 
+#include "installers/conda.h"
 #include "isolation/check.h"
 #include "isolation/line.h"
 #include "isolation/spec_wire.h"
@@ -52,8 +53,9 @@ struct Guard {
   }
   // In the empty directory that covers the store there is room for what has no other place.
   Status target(const std::string& path) const {
-    bool in_cover =
-        path == store + kWorkingDirInStore || sys::is_beneath(path, store + kPyModulesInStore);
+    bool in_cover = path == store + kWorkingDirInStore ||
+                    path == store + installers::kCondaInStore ||
+                    sys::is_beneath(path, store + kPyModulesInStore);
     return in_cover ? Status() : none(path);
   }
 };

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "config/controls.h"
+#include "installers/conda.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch {
@@ -124,7 +125,30 @@ void mount_working_dir(const RunOptions& options, bool shared, const Plan& plan,
   spec.overlays.push_back(std::move(overlay));
 }
 
+// In place of nothing, where its packages are for; what pip put on top of it belongs to the same
+// stack.
+Status mount_conda(const Plan& plan, const std::string& store, Spec& spec) {
+  const Field* conda = plan.find("conda");
+  if (conda == nullptr) return {};
+  const Field* pip = plan.find("pip");
+  for (const installers::PackagesMount& mount : TRY(installers::packages_mounts(*conda->record))) {
+    Overlay overlay;
+    overlay.target = mount.target;
+    overlay.lowers = layer_paths(mount.layers, store);
+    overlay.writable = true;
+    auto above = pip == nullptr ? std::vector<installers::PackagesMount>()
+                                : TRY(installers::packages_mounts(*pip->record));
+    for (const installers::PackagesMount& one : above) {
+      auto paths = layer_paths(one.layers, store);
+      overlay.lowers.insert(overlay.lowers.begin(), paths.begin(), paths.end());
+    }
+    spec.overlays.push_back(std::move(overlay));
+  }
+  return {};
+}
+
 Status mount_packages(const Plan& plan, const std::string& store, Spec& spec) {
+  if (plan.find("conda") != nullptr) return mount_conda(plan, store, spec);
   const Field* field = plan.find("pip") != nullptr ? plan.find("pip") : plan.find("uv");
   if (field == nullptr) return {};
   for (const installers::PackagesMount& mount : TRY(installers::packages_mounts(*field->record))) {
@@ -203,6 +227,24 @@ void set_path(const Plan& plan, Environment& variables) {
   if (!has_entry(variables["PATH"], scripts)) prepend(variables, "PATH", scripts);
 }
 
+// As activating it sets them; the runtime env's own come after these.
+PlanRequest with_conda_variables(PlanRequest request, const Plan& plan) {
+  const Field* conda = plan.find("conda");
+  if (conda == nullptr) return request;
+  auto mounts = installers::packages_mounts(*conda->record);
+  if (!mounts || mounts->empty()) return request;
+  const std::string& prefix = mounts->front().target;
+  for (const auto& [name, value] : installers::conda_variables(*conda->record))
+    request.variables[name] = value;
+  for (const char* name : {"PYTHONHOME", "VIRTUAL_ENV"}) request.variables.erase(name);
+  request.variables["CONDA_PREFIX"] = request.variables["CONDA_DEFAULT_ENV"] = prefix;
+  request.variables["CONDA_SHLVL"] = "1";
+  prepend(request.variables, "PATH", prefix + "/bin");
+  if (request.env.conda)
+    for (const auto& [name, value] : request.env.conda->variables) request.variables[name] = value;
+  return request;
+}
+
 // A worker of Ray's ends when the process of this number has gone: for one that can't see its
 // raylet, that is the pid 1 that lives as long as the raylet wants it to.
 void name_raylet(Environment& variables) {
@@ -264,10 +306,10 @@ PlanRequest with_allowed_variables(PlanRequest request, const std::vector<std::s
 std::vector<std::string> worker_environment(const Shape& shape, const PlanRequest& request,
                                             const Plan& plan, const Places& places,
                                             const std::string& cwd) {
+  PlanRequest allowed =
+      shape.environment ? with_allowed_variables(request, *shape.environment) : request;
   Environment variables =
-      shape.environment
-          ? installers::expanded_variables(with_allowed_variables(request, *shape.environment))
-          : installers::expanded_variables(request);
+      installers::expanded_variables(with_conda_variables(std::move(allowed), plan));
   set_python_path(places, variables);
   set_path(plan, variables);
   if (shape.shared) name_raylet(variables);

@@ -152,6 +152,11 @@ Status unshare_mounts() {
   return sys_error("unshare", "mount namespace");
 }
 
+Status unshare_user_and_mounts() {
+  if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) return {};
+  return sys_error("unshare", "user and mount namespace");
+}
+
 Status mount_by_options(const char* type, const std::string& target, unsigned long flags,
                         const std::string& options) {
   if (::mount(type, target.c_str(), type, flags, options.c_str()) == 0) return {};

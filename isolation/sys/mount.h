@@ -77,6 +77,8 @@ Status make_all_private();
 Status make_all_slave();  // MS_SLAVE: what the host mounts later arrives, nothing goes back
 // A mount namespace of our own, with a copy of every mount.
 Status unshare_mounts();
+// The same in a user namespace of our own (user_namespaces(7)), whose maps are still to be written.
+Status unshare_user_and_mounts();
 
 // mount(2), for what the new calls can't do on an old kernel.
 Status mount_by_options(const char* type, const std::string& target, unsigned long flags,
