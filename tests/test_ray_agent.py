@@ -249,7 +249,7 @@ def test_uses_are_counted_as_ray_counts(agent):
 
 def test_what_is_wrong_is_said(agent):
     assert 'json' in agent.fails('{"pip": ')
-    assert 'not supported' in agent.fails({'conda': {'dependencies': ['pip']}})
+    assert 'conda' in agent.fails({'conda': 7})
     assert 'Expected URI but received path' in agent.fails({'working_dir': '/tmp/x'})
     assert 'env_vars.A' in agent.fails({'env_vars': {'A': 1}})
     assert agent.fails({'working_dir': 'file:///nowhere/x.zip'})

@@ -98,7 +98,7 @@ void Environments::settle(const std::string& env, Entry& entry) {
 }
 
 void Environments::forget_unused() {
-  for (const char* field : {"working_dir", "py_modules", "java_jars", "pip", "uv"}) {
+  for (const char* field : {"working_dir", "py_modules", "java_jars", "pip", "uv", "conda"}) {
     for (const Uri& gone : uris_.take_excess(field)) forget_with(gone);
   }
   if (!bridge_.idle()) return;  // some setup may be about to use them
@@ -193,6 +193,11 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   std::set<std::string> plugins;
   Status found = co_await find_plugins(*env, &plugins, deadline, log);
   if (!found) co_return late_or(found.error(), request.limit);
+  if (env->makes_conda) {
+    auto with_ray = co_await executables_.with_ray(env->runtime_env, deadline);
+    if (!with_ray) co_return late_or(with_ray.error(), request.limit);
+    env->runtime_env = *with_ray;
+  }
   auto run_by = co_await executables_.prepare(*env, deadline);
   if (!run_by) co_return late_or(run_by.error(), request.limit);
   Status can = check_can_run(*env, *run_by);
@@ -311,7 +316,7 @@ Status Environments::check_can_run(const RayEnv& env, const RunBy& run_by) const
   }
   if (!env.has_packages()) return {};
   return make_error("runtime_env", by,
-                    "it starts Python as its child; with pip or uv that can't be", cure);
+                    "it starts Python as its child; with pip, uv or conda that can't be", cure);
 }
 
 awaitable<Status> Environments::copy_files(const RayEnv& env, std::string id,
@@ -321,7 +326,9 @@ awaitable<Status> Environments::copy_files(const RayEnv& env, std::string id,
   std::vector<Uri> uris = env.uris;  // as the environment has them: jars behind modules
   std::stable_partition(uris.begin(), uris.end(),
                         [](const Uri& uri) { return uri.field != "java_jars"; });
-  std::erase_if(uris, [](const Uri& uri) { return uri.field == "pip" || uri.field == "uv"; });
+  std::erase_if(uris, [](const Uri& uri) {
+    return uri.field == "pip" || uri.field == "uv" || uri.field == "conda";
+  });
   for (const Uri& uri : uris) {
     std::string option = uri.field == "working_dir" ? "--working-dir-at" : "--py-module-at";
     std::string folder = options_.runtime_env_dir + "/" + uri.directory;

@@ -198,6 +198,26 @@ awaitable<Status> Executables::try_profiler(Profiler profiler, Clock::time_point
                 " profile failed to run with the following error message:\n " + trimmed(said));
 }
 
+awaitable<Result<std::string>> Executables::with_ray(std::string runtime_env,
+                                                     Clock::time_point deadline) {
+  if (ray_version_.empty()) {
+    std::string said;
+    std::string ask =
+        "import platform; from importlib.metadata import version; "
+        "print(platform.python_version(), version('ray'))";
+    std::vector<std::string> argv = {python_, "-c", ask};
+    auto ended = co_await run(std::move(argv), {}, deadline, &said);
+    if (!ended) co_return ended.error();
+    std::istringstream words(ended->out);
+    words >> python_version_ >> ray_version_;
+    if (!exited_with(*ended, 0) || ray_version_.empty()) {
+      ray_version_.clear();
+      co_return bad("conda: this node's Ray has no version: " + trimmed(said));
+    }
+  }
+  co_return with_ray_in_conda(runtime_env, python_version_, ray_version_);
+}
+
 awaitable<Result<RunBy>> Executables::prepare(RayEnv env, Clock::time_point deadline) {
   RunBy run_by;
   if (env.conda) {
@@ -206,6 +226,7 @@ awaitable<Result<RunBy>> Executables::prepare(RayEnv env, Clock::time_point dead
     run_by.activation = *activation;
     run_by.py_executable = "python";
   }
+  if (env.makes_conda) run_by.py_executable = "python";
   if (env.py_executable) run_by.py_executable = env.py_executable;
   for (const Profiler& profiler : env.profilers) {
     auto tried = co_await try_profiler(profiler, deadline);

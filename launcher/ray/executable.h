@@ -38,6 +38,9 @@ class Executables {
 
   awaitable<Result<RunBy>> prepare(RayEnv env, Clock::time_point deadline);
 
+  // with_ray_in_conda() by the base's Python and its Ray, which are asked for once.
+  awaitable<Result<std::string>> with_ray(std::string runtime_env, Clock::time_point deadline);
+
  private:
   awaitable<Result<std::vector<std::string>>> activate(std::string conda,
                                                        Clock::time_point deadline);
@@ -48,7 +51,8 @@ class Executables {
 
   asio::io_context& io_;
   Knobs::Variables variables_;
-  std::string python_, folder_;  // of the session's logs
+  std::string python_, folder_;               // of the session's logs
+  std::string python_version_, ray_version_;  // once asked
 };
 
 // The command line in front of Python, its output in `folder`. For tests.

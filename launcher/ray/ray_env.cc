@@ -150,10 +150,11 @@ class Reader {
 
   Status conda(const Json& value) {
     if (value.is_object()) {
-      return bad("conda",
-                 "to make one is not supported by rtlaunch yet; the name or prefix of "
-                 "one that is on the node will do",
-                 "name its packages with pip or uv, or run this job with Ray's own agent");
+      ours_["conda"] = value;
+      env_.makes_conda = true;
+      std::string hash = sha1_hex(sorted_dump(value));
+      env_.uris.push_back({"conda", "conda://" + hash, "conda/" + hash});
+      return {};
     }
     if (!value.is_string()) return bad("conda", "is no name", "name an environment of the node");
     if (value != "") env_.conda = value.get<std::string>();
@@ -219,7 +220,7 @@ class Reader {
     modules.insert(modules.end(), env_.java_jars.begin(), env_.java_jars.end());
     if (!modules.empty()) ours_["py_modules"] = modules;
     bool layers = ours_.contains("working_dir") || ours_.contains("py_modules") ||
-                  ours_.contains("pip") || ours_.contains("uv");
+                  ours_.contains("pip") || ours_.contains("uv") || ours_.contains("conda");
     if (layers) env_.runtime_env = dump(ours_);
   }
 
@@ -247,8 +248,29 @@ bool RayEnv::allows_conflicts() const {
 }
 
 bool RayEnv::has_packages() const {
-  return std::any_of(uris.begin(), uris.end(),
-                     [](const Uri& uri) { return uri.field == "pip" || uri.field == "uv"; });
+  return std::any_of(uris.begin(), uris.end(), [](const Uri& uri) {
+    return uri.field == "pip" || uri.field == "uv" || uri.field == "conda";
+  });
+}
+
+std::string with_ray_in_conda(const std::string& runtime_env, const std::string& python,
+                              const std::string& ray) {
+  Json root = Json::parse(runtime_env, nullptr, false);
+  if (!root.is_object() || !root.contains("conda") || !root["conda"].is_object())
+    return runtime_env;
+  Json& conda = root["conda"];
+  if (conda.contains("locked")) return runtime_env;  // what is locked is all there is
+  Json& dependencies = conda["dependencies"];
+  if (dependencies.is_null()) dependencies = Json::array();
+  if (!dependencies.is_array()) return runtime_env;
+  dependencies.push_back("python=" + python);
+  for (Json& one : dependencies) {
+    if (!one.is_object() || !one.contains("pip") || !one["pip"].is_array()) continue;
+    one["pip"].insert(one["pip"].begin(), "ray[default]==" + ray);
+    return dump(root);
+  }
+  dependencies.push_back({{"pip", {"ray[default]==" + ray}}});
+  return dump(root);
 }
 
 std::string fields_of(const std::string& text) {

@@ -19,7 +19,7 @@ namespace rtlaunch::ray {
 
 // A thing with a name of its own, that Ray counts and caches.
 struct Uri {
-  std::string field;      // "working_dir", "py_modules", "java_jars", "pip", "uv"
+  std::string field;      // "working_dir", "py_modules", "java_jars", "pip", "uv", "conda"
   std::string uri;        // "pip://<sha1>" for packages
   std::string directory;  // below the runtime env folder; "": none
   bool operator==(const Uri&) const = default;
@@ -39,14 +39,21 @@ struct RayEnv {
   std::vector<std::string> py_modules, java_jars;
   std::optional<std::string> py_executable;  // raw shell text
   std::optional<std::string> conda;          // the name or prefix of one that is there
+  bool makes_conda = false;                  // one that is to be made: it has layers
   std::vector<Profiler> profilers;
   std::vector<Uri> uris;
   std::vector<std::string> others;  // names of fields that are none of Ray's own
   bool allows_conflicts() const;    // RTLAUNCH_ALLOW_CONFLICTS=1 in its env_vars
-  bool has_packages() const;        // pip or uv
+  bool has_packages() const;        // pip, uv or a conda environment that is made
 };
 
 Result<RayEnv> read_ray_env(const std::string& text);
+
+// `runtime_env` (RayEnv's) whose conda environment is made: with this Python and this Ray in it, as
+// Ray puts them there, since a worker in it is one of this cluster. Its Ray comes from the package
+// index by its version, where Ray's own agent names a URL of the wheel.
+std::string with_ray_in_conda(const std::string& runtime_env, const std::string& python,
+                              const std::string& ray);
 
 // The warning for a field that is no plugin's either.
 std::string not_recognized(const std::string& field);

@@ -57,8 +57,22 @@ TEST(RayEnv, NamesFieldsThatAreNoneOfRays) {
   EXPECT_NE(not_recognized("mpi").find("field mpi is not recognized"), std::string::npos);
 }
 
+TEST(RayEnv, CondaIsMadeWithThisPythonAndThisRay) {
+  auto env = read_ray_env(R"({"conda": {"dependencies": ["a", {"pip": ["b"]}]}})");
+  ASSERT_TRUE(env);
+  EXPECT_TRUE(env->makes_conda && env->has_packages());
+  ASSERT_EQ(env->uris.size(), 1u);
+  EXPECT_EQ(env->uris[0].uri.rfind("conda://", 0), 0u);
+  EXPECT_EQ(
+      with_ray_in_conda(env->runtime_env, "3.11.2", "2.60.0"),
+      R"({"conda":{"dependencies":["a",{"pip":["ray[default]==2.60.0","b"]},"python=3.11.2"]}})");
+  EXPECT_EQ(with_ray_in_conda(R"({"conda":{"dependencies":["a"]}})", "3.9.1", "2.5"),
+            R"({"conda":{"dependencies":["a","python=3.9.1",{"pip":["ray[default]==2.5"]}]}})");
+  std::string locked = R"({"conda":{"locked":["https://c.example/a-1-0.conda#00"]}})";
+  EXPECT_EQ(with_ray_in_conda(locked, "3.9.1", "2.5"), locked);
+}
+
 TEST(RayEnv, SaysWhatIsWrong) {
-  EXPECT_NE(error_of(R"({"conda": {}})").find("is not supported"), std::string::npos);
   EXPECT_NE(error_of(R"({"image_uri": "x"})").find("image_uri"), std::string::npos);
   EXPECT_NE(error_of(R"({"working_dir": "/tmp"})").find("Expected URI but received path"),
             std::string::npos);
