@@ -3,12 +3,12 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <fcntl.h>
-#include <locale.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <memory>
 
+#include "installers/archive_text.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
@@ -16,22 +16,6 @@ namespace rtlaunch {
 namespace {
 
 constexpr size_t kBlock = 128 << 10;
-
-// libarchive gives names in the locale's characters, and none at all where it has too few.
-class Utf8Locale {
- public:
-  Utf8Locale() : own_(::newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr)) {
-    if (own_ != nullptr) before_ = ::uselocale(own_);
-  }
-  ~Utf8Locale() {
-    if (own_ == nullptr) return;
-    ::uselocale(before_);
-    ::freelocale(own_);
-  }
-
- private:
-  locale_t own_, before_ = nullptr;
-};
 
 class Reader {
  public:
@@ -82,24 +66,12 @@ Error refused(const std::string& name, const std::string& entry, const std::stri
                     "make the archive again without it");
 }
 
-std::string text_of(const char* native, const char* utf8) {
-  if (native != nullptr) return native;
-  return utf8 != nullptr ? utf8 : "";
-}
-
-std::string name_of(archive_entry* entry) {
-  return text_of(::archive_entry_pathname(entry), ::archive_entry_pathname_utf8(entry));
-}
-
-std::string hard_link_of(archive_entry* entry) {
-  return text_of(::archive_entry_hardlink(entry), ::archive_entry_hardlink_utf8(entry));
-}
-
 std::string first_part(const std::string& path) { return path.substr(0, path.find('/')); }
 
 bool has_type_of_a_layer(archive_entry* entry) {
   auto type = ::archive_entry_filetype(entry);
-  return type == AE_IFREG || type == AE_IFDIR || type == AE_IFLNK || !hard_link_of(entry).empty();
+  return type == AE_IFREG || type == AE_IFDIR || type == AE_IFLNK ||
+         !archive_hard_link(entry).empty();
 }
 
 Status check_limits(const TarSummary& summary, const std::string& name, const TarLimits& limits) {
@@ -130,18 +102,16 @@ class Extraction {
       : reader_(reader), name_(name), strip_(strip), dir_(dir), tree_(tree), progress_(progress) {}
 
   Status take(archive_entry* entry) {
-    std::string path = path_below(TRY(entry_path(name_of(entry), name_)), strip_);
+    std::string path = path_below(TRY(entry_path(archive_name(entry), name_)), strip_);
     if (path.empty()) return {};
     uint32_t mode = ::archive_entry_perm(entry) & 0777;
     int64_t mtime = ::archive_entry_mtime(entry);
-    if (!hard_link_of(entry).empty()) return copy_link(entry, path, mode, mtime);
+    if (!archive_hard_link(entry).empty()) return copy_link(entry, path, mode, mtime);
     switch (::archive_entry_filetype(entry)) {
       case AE_IFDIR:
         return tree_.make_dir(path, mode, mtime);
       case AE_IFLNK:
-        return tree_.add_link(
-            path, text_of(::archive_entry_symlink(entry), ::archive_entry_symlink_utf8(entry)),
-            mtime);
+        return tree_.add_link(path, archive_symlink(entry), mtime);
       default:
         return write_file(entry, path, mode, mtime);
     }
@@ -165,7 +135,7 @@ class Extraction {
   }
 
   Status copy_link(archive_entry* entry, const std::string& path, uint32_t mode, int64_t mtime) {
-    std::string shown = hard_link_of(entry);
+    std::string shown = archive_hard_link(entry);
     std::string target = path_below(TRY(entry_path(shown, name_)), strip_);
     sys::AsRoot root;
     auto from = sys::open_beneath(dir_, target.empty() ? "." : target, O_RDONLY | O_NOFOLLOW);
@@ -196,10 +166,11 @@ Result<TarSummary> survey_tar(int fd, const std::string& name, const TarLimits& 
   TarSummary summary;
   bool one_top = true;
   while (archive_entry* entry = TRY(reader.next())) {
-    std::string path = TRY(entry_path(name_of(entry), name));
+    std::string path = TRY(entry_path(archive_name(entry), name));
     if (!has_type_of_a_layer(entry)) return refused(name, path, "is a device, fifo or socket");
     ++summary.entries;
-    bool empty_file = !hard_link_of(entry).empty() || ::archive_entry_filetype(entry) != AE_IFREG;
+    bool empty_file =
+        !archive_hard_link(entry).empty() || ::archive_entry_filetype(entry) != AE_IFREG;
     if (!empty_file)
       summary.bytes += static_cast<uint64_t>(std::max<la_int64_t>(0, ::archive_entry_size(entry)));
     TRY(check_limits(summary, name, limits));
