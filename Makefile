@@ -220,6 +220,7 @@ demo-ray: setup
 	@tools/demo-ray $(OUT)/bin
 
 bench: setup
+	@tools/setup podman runc umoci
 	@$(MAKE) --no-print-directory -j$$(nproc) wheel $(OUT)/test/isolation/net_test
 	@tools/bench $(OUT)/bin build
 

@@ -73,6 +73,15 @@ bool allows_path(const std::optional<std::vector<std::string>>& list, std::strin
   });
 }
 
+// As a policy's list has it: without a transport a registry is meant.
+Status check_image(const std::string& uri, const Allowed& allowed) {
+  constexpr std::string_view kRegistry = "docker://";
+  std::string plain = uri.rfind(kRegistry, 0) == 0 ? uri.substr(kRegistry.size()) : uri;
+  bool upwards = (plain + "/").find("/../") != std::string::npos;
+  if (!allowed.images || (allows(allowed.images, plain) && !upwards)) return {};
+  return refused("image_uri", plain + " may not be used: " + joined(*allowed.images) + " may");
+}
+
 Status check_field(const std::string& field, const Allowed& allowed) {
   if (allows(allowed.fields, field)) return {};
   return refused(field, "this field is not allowed for you: " + joined(*allowed.fields) + " are");
@@ -86,7 +95,9 @@ Status check_fields(const RuntimeEnv& env, const Allowed& allowed) {
     TRY(check_field(env.packages->tool == Packages::Tool::kPip ? "pip" : "uv", allowed));
   }
   if (env.conda) TRY(check_field("conda", allowed));
+  if (env.image) TRY(check_field(env.image->field, allowed));
   if (!env.env_vars.empty()) TRY(check_field("env_vars", allowed));
+  if (env.image) TRY(check_image(env.image->uri, allowed));
   if (env.working_dir) TRY(check_place(allowed, "working_dir", *env.working_dir));
   for (const std::string& module : env.py_modules) {
     TRY(check_place(allowed, "py_modules", module));

@@ -31,6 +31,9 @@ bool allows_path(const std::optional<std::vector<std::string>>& list, std::strin
 // options or the caller's configuration name come later, when they are known (check_index()).
 Status check_fields(const RuntimeEnv& env, const Allowed& allowed);
 Status check_field(const std::string& field, const Allowed& allowed);
+// A registry's image by its name, "host.example/team/*"; a local one with its transport,
+// "oci:/images/*".
+Status check_image(const std::string& uri, const Allowed& allowed);
 // `url` without credentials.
 Status check_index(const std::string& url, const Allowed& allowed);
 

@@ -16,12 +16,28 @@ constexpr size_t kMaxList = 100'000;
 
 // Known to Ray, but not to us yet. Saying so is kinder than "unknown".
 const std::vector<std::string> kLater = {
-    "container", "image_uri", "java_jars",   "py_executable", "worker_process_setup_hook",
-    "nsight",    "_nsight",   "rocprof_sys", "_rocprof_sys"};
+    "java_jars",   "py_executable", "worker_process_setup_hook", "nsight", "_nsight",
+    "rocprof_sys", "_rocprof_sys"};
 const std::vector<std::string> kFields = {"working_dir", "excludes", "py_modules", "pip",
-                                          "uv",          "conda",    "env_vars",   "config"};
+                                          "uv",          "conda",    "image_uri",  "container",
+                                          "env_vars",    "config"};
 // What Ray adds by itself. It changes nothing here.
 const std::set<std::string> kOfRay = {"_ray_release", "_ray_commit", "_inject_current_ray"};
+
+// Options of podman's that ask for what is so anyhow.
+bool asks_for_nothing(const std::string& option) {
+  static const std::vector<std::string> kIdle = {"--cap-drop",
+                                                 "--log-level",
+                                                 "--rm",
+                                                 "--init",
+                                                 "--security-opt=no-new-privileges",
+                                                 "--security-opt no-new-privileges",
+                                                 "--pull=missing"};
+  return std::any_of(kIdle.begin(), kIdle.end(), [&](const std::string& idle) {
+    char next = option.size() > idle.size() ? option[idle.size()] : '=';
+    return option.starts_with(idle) && (next == '=' || next == ' ');
+  });
+}
 
 bool is_one_of(const std::string& key, const std::vector<std::string>& names) {
   return std::find(names.begin(), names.end(), key) != names.end();
@@ -62,6 +78,8 @@ class Parser {
   Status package_object(const std::string& key, const Json& value, Packages& packages);
   Result<std::vector<std::string>> package_file(const std::string& path, const Json& value) const;
   Result<std::vector<std::string>> package_list(const std::string& path, const Json& value) const;
+  Status image(const std::string& key, const Json& uri);
+  Status container(const Json& value);
   Status env_vars(const Json& value);
   Status config(const Json& value);
   Status timeout(const Json& value);
@@ -175,6 +193,35 @@ Status Parser::packages(const std::string& key, Packages::Tool tool, const Json&
   return {};
 }
 
+Status Parser::image(const std::string& key, const Json& uri) {
+  if (env_.image) {
+    return bad(key, "`image_uri` and `container` are both there", "keep image_uri");
+  }
+  std::string path = key == "container" ? "container.image" : key;
+  env_.image = Image{key, TRY(text(path, uri))};
+  return {};
+}
+
+// What podman would be told has a place of its own here, or none: nobody runs it.
+Status Parser::container(const Json& value) {
+  if (!value.is_object()) return wrong_type("container", "an object", value);
+  TRY(only("container", value, {"image", "run_options", "worker_path"}));
+  if (!value.contains("image")) return bad("container", "`image` is missing", "add \"image\": ...");
+  if (value.contains("worker_path") && !value["worker_path"].is_null()) {
+    (void)TRY(text("container.worker_path", value["worker_path"]));
+  }
+  if (value.contains("run_options") && !value["run_options"].is_null()) {
+    std::vector<std::string> options = TRY(texts("container.run_options", value["run_options"]));
+    for (size_t i = 0; i < options.size(); ++i) {
+      if (asks_for_nothing(options[i])) continue;
+      return bad(item("container.run_options", i), "is for podman, which isn't run",
+                 "take it out: env_vars sets variables, working_dir and py_modules bring files, "
+                 "the policy says the rest");
+    }
+  }
+  return image("container", value["image"]);
+}
+
 // Values are secrets: only names are ever shown.
 Status Parser::env_vars(const Json& value) {
   if (!value.is_object()) return wrong_type("env_vars", "an object of strings", value);
@@ -239,6 +286,10 @@ Status Parser::field(const std::string& key, const Json& value) {
     return packages(key, key == "pip" ? Packages::Tool::kPip : Packages::Tool::kUv, value);
   } else if (key == "conda") {
     env_.conda = TRY(parse_conda(value, name_ + ": conda", base_));
+  } else if (key == "image_uri") {
+    return image(key, value);
+  } else if (key == "container") {
+    return container(value);
   } else if (key == "env_vars") {
     return env_vars(value);
   } else if (key == "config") {

@@ -26,6 +26,12 @@ struct Packages {
   std::vector<std::string> options;    // pip_install_options, uv_pip_install_options
 };
 
+// `image_uri`, or `container`, Ray's older word for it.
+struct Image {
+  std::string field;  // which of the two
+  std::string uri;
+};
+
 struct Config {
   std::optional<int64_t> setup_timeout_seconds = 600;  // nothing: no limit (-1)
   bool eager_install = true;
@@ -37,7 +43,8 @@ struct RuntimeEnv {
   std::vector<std::string> excludes;
   std::vector<std::string> py_modules;  // as written
   std::optional<Packages> packages;
-  std::optional<Conda> conda;                                 // not together with packages
+  std::optional<Conda> conda;  // not together with packages
+  std::optional<Image> image;
   std::vector<std::pair<std::string, std::string>> env_vars;  // in the order written
   Config config;
 };

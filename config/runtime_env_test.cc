@@ -125,12 +125,37 @@ TEST_F(RuntimeEnvTest, ErrorsNameThePlaceAndTheFix) {
 }
 
 TEST_F(RuntimeEnvTest, LaterFieldsAreSaidToBeLater) {
-  for (const char* field : {"container", "image_uri", "java_jars", "py_executable",
-                            "worker_process_setup_hook", "nsight", "_nsight", "rocprof_sys"}) {
+  for (const char* field : {"java_jars", "py_executable", "worker_process_setup_hook", "nsight",
+                            "_nsight", "rocprof_sys"}) {
     std::string message = bad(std::string("{\"") + field + "\": \"x\"}");
     EXPECT_NE(message.find(std::string(field) + ": is not supported yet"), std::string::npos)
         << message;
   }
+}
+
+TEST_F(RuntimeEnvTest, Images) {
+  EXPECT_EQ(good(R"({"image_uri": "oci:/x"})").image->uri, "oci:/x");
+  config::RuntimeEnv older = good(
+      R"({"container": {"image": "a/b:1", "worker_path": "/w.py", "run_options": ["--cap-drop ALL", "--log-level=debug"]}})");
+  EXPECT_EQ(older.image->uri, "a/b:1");
+  EXPECT_EQ(older.image->field, "container");
+  const struct {
+    const char *json, *says;
+  } kCases[] = {
+      {R"({"image_uri": 1})", "image_uri: expected a string"},
+      {R"({"image_uri": ""})", "image_uri: is empty"},
+      {R"({"container": "x"})", "container: expected an object"},
+      {R"({"container": {}})", "`image` is missing"},
+      {R"({"container": {"image": "a", "run_option": []}})", "did you mean `run_options`"},
+      {R"({"container": {"image": "a", "run_options": ["-v /:/host"]}})",
+       "run_options[0]: is for podman"},
+      {R"({"container": {"image": "a", "run_options": ["--cap-drop=ALL", "--privileged"]}})",
+       "run_options[1]"},
+      {R"({"container": {"image": "a", "run_options": ["--rmx"]}})", "run_options[0]"},
+      {R"({"image_uri": "a", "container": {"image": "b"}})", "are both there"},
+  };
+  for (const auto& c : kCases)
+    EXPECT_NE(bad(c.json).find(c.says), std::string::npos) << bad(c.json);
 }
 
 TEST_F(RuntimeEnvTest, NoErrorShowsAValueOfEnvVars) {

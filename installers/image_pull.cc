@@ -57,7 +57,7 @@ std::string cure_of(const std::string& words) {
   if (says("no image found in manifest list") || says("no image found in image index")) {
     return "use an image that was built for this machine";
   }
-  if (says("manifest unknown") || says("not found")) return "check its name and tag";
+  if (says("unknown") || says("not found") || says("404")) return "check its name and tag";
   if (says("policy.json")) return "install the host's policy for signatures (containers-common)";
   return "try it by itself: skopeo inspect";
 }

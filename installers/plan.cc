@@ -36,6 +36,25 @@ Result<Field> plan_source(const std::string& name, const std::string& text, Sour
   return field;
 }
 
+Result<Field> plan_image(const PlanRequest& request, const store::Store& own) {
+  Field field;
+  field.name = "image_uri";
+  field.image = TRY(parse_image_ref(request.env.image->uri, request.cwd));
+  field.key = TRY(image_key(*field.image, own));
+  return field;
+}
+
+// Stands for the image's own Python, of which nothing is asked before its layers are there.
+Interpreter python_of(const store::Record& image) {
+  store::Hasher hash;
+  hash.field("python of an image").number(1);
+  for (const store::Digest& layer : image.layers) hash.field(layer.hex);
+  Interpreter python;
+  python.prefix = "/nonexistent";
+  python.fingerprint = hash.hex();
+  return python;
+}
+
 bool uses_working_dir(const config::Packages& packages) {
   for (const std::string& line : packages.lines) {
     if (line.find("RAY_RUNTIME_ENV_CREATE_WORKING_DIR") != std::string::npos) return true;
@@ -43,17 +62,20 @@ bool uses_working_dir(const config::Packages& packages) {
   return false;
 }
 
-// Without a key when the working_dir it reads has to be made first.
+// Without a key when the working_dir it reads, or the image that it is for, has to be made first.
 Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool reads_working_dir,
                             Records& records) {
   const config::Packages packages = packages_of(request.env);
   Field field;
   field.name = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";
   const Field* working_dir = plan.find("working_dir");
+  const Field* image = plan.find("image_uri");
   if (reads_working_dir && working_dir != nullptr && working_dir->missing()) return field;
+  if (image != nullptr && image->missing()) return field;
+  Interpreter python = image != nullptr ? python_of(*image->record) : *plan.python;
   PackagesContext context = TRY(packages_context(request, plan, records.store()));
-  TRY(check_sources(packages, context, *plan.python, request.allowed));
-  field.key = TRY(packages_key(packages, *plan.python, context));
+  TRY(check_sources(packages, context, python, request.allowed));
+  field.key = TRY(packages_key(packages, python, context));
   return field;
 }
 
@@ -209,7 +231,12 @@ Result<PackagesContext> packages_context(const PlanRequest& request, const Plan&
 
 Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Records& records) {
   TRY(config::check_fields(request.env, request.allowed));
+  if (request.env.image && request.env.conda) {
+    return make_error("conda", "image_uri", "a conda environment can't be put into an image yet",
+                      "leave one of them out");
+  }
   Plan plan;
+  if (request.env.image) plan.fields.push_back(TRY(plan_image(request, own)));
   TRY(plan_sources(request, own, plan));
   const config::Packages packages = packages_of(request.env);
   if (request.env.conda) TRY(plan_conda(request, records, plan));
@@ -218,11 +245,12 @@ Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Reco
     plan.fields.push_back({});
     plan.fields.back().name = "pip";
   } else if (!packages.lines.empty()) {
-    if (!request.env.conda)
+    if (!request.env.conda && !request.env.image)
       plan.python = TRY(find_interpreter(request.python, request.variables, request.cwd, own));
-    if (!plan.python) return make_error("conda", "pip", "the environment has no Python for it");
+    if (!plan.python && !request.env.image)
+      return make_error("conda", "pip", "the environment has no Python for it");
     bool reads_working_dir = uses_working_dir(packages);
-    if (reads_working_dir) TRY(look_up(records, plan));
+    if (reads_working_dir || request.env.image) TRY(look_up(records, plan));
     plan.fields.push_back(TRY(plan_packages(request, plan, reads_working_dir, records)));
   }
   TRY(look_up(records, plan));

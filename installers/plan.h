@@ -16,6 +16,7 @@
 
 #include "config/allowed.h"
 #include "config/runtime_env.h"
+#include "installers/image.h"
 #include "installers/pip.h"
 #include "installers/progress.h"
 #include "installers/python.h"
@@ -37,13 +38,15 @@ struct PlanRequest {
       allowed;  // by the policy; what is not makes planning fail, and nothing is fetched
 };
 
-// One layer recipe: a working_dir, one py_module, or the packages.
+// One layer recipe: an image, a working_dir, one py_module, or the packages.
 struct Field {
-  std::string name;                     // "working_dir", "py_modules[0]", "pip", "uv"
-  std::optional<Source> source;         // none for packages
+  std::string name;              // "image_uri", "working_dir", "py_modules[0]", "pip", "uv"
+  std::optional<Source> source;  // of a working_dir or py_module
+  std::optional<ImageRef> image;
   std::optional<store::Key> key;        // none: used in place, or one before it is to be made first
   std::optional<store::Record> record;  // what the store has for the key
   bool in_place() const { return source && source->kind == Source::Kind::kInPlace; }
+  bool is_packages() const { return !source && !image; }
   bool missing() const { return !in_place() && !record; }
 };
 

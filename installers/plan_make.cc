@@ -3,6 +3,8 @@
 
 #include "installers/allowed_sources.h"
 #include "installers/conda.h"
+#include "installers/image_make.h"
+#include "installers/image_packages.h"
 #include "installers/plan.h"
 #include "installers/working_dir.h"
 
@@ -25,8 +27,8 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
                   Progress& progress) {
   Field& field = plan.fields[index];
   if (!field.key) {
-    return make_error(field.name, "", "the working_dir it is built from isn't there yet",
-                      "make the working_dir first");
+    return make_error(field.name, "", "what it is built from isn't there yet",
+                      "make the working_dir, or the image, first");
   }
   const Field* conda = plan.find("conda");
   if (field.name == "pip" && conda != nullptr) TRY(enter_conda(*conda->record, store));
@@ -40,10 +42,20 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
     field.record = TRY(make_conda(*request.env.conda, context, *field.key, store, progress));
     return {};
   }
+  if (field.image) {
+    field.record = TRY(make_image(*field.image, *field.key, expanded_variables(request), store,
+                                  progress, deadline_of(request)));
+    return {};
+  }
   if (!field.source) {
     PackagesContext context = TRY(packages_context(request, plan, store));
     const config::Packages packages = packages_of(request.env);
     TRY(check_included(packages, context, request.allowed));
+    if (const Field* image = plan.find("image_uri")) {
+      field.record =
+          TRY(make_image_packages(packages, *image->record, context, *field.key, store, progress));
+      return {};
+    }
     field.record = TRY(make_packages(packages, *plan.python, context, *field.key, store, progress));
     return {};
   }

@@ -159,30 +159,44 @@ Status make_stub(int site, const Distribution& d) {
   return sys::replace_file_at(site, name + "/RECORD", record);
 }
 
+Status Uv::take(const config::Packages& packages, const std::vector<Requirement>& requirements,
+                const PackagesContext& context, const Interpreter& python) {
+  field_ = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";
+  version_ = python.version;
+  program_ = context.tools + "/uv";
+  if (::access(program_.c_str(), X_OK) != 0)
+    return make_error(field_, program_, "uv is not there", "run tools/fetch-tools");
+  index_ = read_index_config(packages.tool, context.environment, python, context.cwd);
+  add_lines(requirements, index_);
+  env_ = uv_environment(index_, packages.tool, context.environment);
+  secrets_ = secrets_of(context);
+  if (context.timeout_seconds)
+    deadline_ = std::chrono::steady_clock::now() + std::chrono::seconds(*context.timeout_seconds);
+  return {};
+}
+
+Result<Uv> Uv::without_base(const config::Packages& packages,
+                            const std::vector<Requirement>& requirements,
+                            const PackagesContext& context) {
+  Uv uv;
+  Interpreter none;
+  none.prefix = "/nonexistent";
+  TRY(uv.take(packages, requirements, context, none));
+  return uv;
+}
+
 Result<Uv> Uv::prepare(const config::Packages& packages, const Interpreter& python,
                        const std::vector<Requirement>& requirements, const PackagesContext& context,
                        const store::Store& store) {
   Uv uv;
-  bool pip = packages.tool == config::Packages::Tool::kPip;
-  uv.field_ = pip ? "pip" : "uv";
-  uv.version_ = python.version;
-  uv.program_ = context.tools + "/uv";
-  if (::access(uv.program_.c_str(), X_OK) != 0)
-    return make_error(uv.field_, uv.program_, "uv is not there", "run tools/fetch-tools");
-  uv.cache_ = TRY(store.uv_home()) + "/cache";
+  TRY(uv.take(packages, requirements, context, python));
+  std::string home = TRY(store.uv_home());
+  uv.cache_ = home + "/cache";
   TRY(sys::make_dirs(uv.cache_));
   TRY(forbid_builds(uv.cache_));
   uv.base_ = visible(TRY(distributions_of(python, store)));
   uv.view_ = TRY(make_view(python, uv.base_, store));
-  uv.index_ = read_index_config(packages.tool, context.environment, python, context.cwd);
-  add_lines(requirements, uv.index_);
-  std::string home = TRY(store.uv_home());
   uv.fresh_config_ = TRY(write_fresh_config(uv.index_, home));
-  uv.env_ = uv_environment(uv.index_, packages.tool, context.environment);
-  uv.secrets_ = secrets_of(context);
-  if (context.timeout_seconds)
-    uv.deadline_ =
-        std::chrono::steady_clock::now() + std::chrono::seconds(*context.timeout_seconds);
   return uv;
 }
 

@@ -35,6 +35,12 @@ class Uv {
                             const std::vector<Requirement>& requirements,
                             const PackagesContext& context, const store::Store& store);
 
+  // For a Python that isn't this host's, as in an image: only for what it says of indexes, errors
+  // and time left. run() is none of it.
+  static Result<Uv> without_base(const config::Packages& packages,
+                                 const std::vector<Requirement>& requirements,
+                                 const PackagesContext& context);
+
   // `uv ARGS --python VIEW`, with `input` as stdin. Its exit status is the caller's to look at.
   Result<sys::Output> run(std::vector<std::string> args, const std::string& input) const;
 
@@ -72,6 +78,8 @@ class Uv {
   std::optional<int64_t> milliseconds_left() const;
 
  private:
+  Status take(const config::Packages& packages, const std::vector<Requirement>& requirements,
+              const PackagesContext& context, const Interpreter& python);
   Result<sys::Output> listen(sys::Program program, const Meanwhile& meanwhile) const;
   sys::Program command(const std::string& view, std::vector<std::string> args,
                        const std::string& input) const;

@@ -54,8 +54,13 @@ Status clean_lowers(Overlay* overlay) {
   return {};
 }
 
+// An image: the root of its own that a sandbox pivots into.
+bool is_root_of_its_own(const Overlay& overlay) {
+  return overlay.target == "/" && !overlay.over_host && !overlay.lowers.empty();
+}
+
 Status clean_overlay(Overlay* overlay) {
-  TRY(clean_target(&overlay->target));
+  if (!is_root_of_its_own(*overlay)) TRY(clean_target(&overlay->target));
   TRY(clean_lowers(overlay));
   if (overlay->upper.empty()) return {};
   TRY(clean_path(&overlay->upper));
@@ -91,6 +96,10 @@ Result<Spec> checked(Spec spec) {
   TRY(check_user(spec));
   TRY(check_job(spec.job));
   for (Overlay& overlay : spec.overlays) TRY(clean_overlay(&overlay));
+  auto roots = std::count_if(spec.overlays.begin(), spec.overlays.end(), is_root_of_its_own);
+  if (roots > 1 || (roots > 0 && spec.root == Root::kShared)) {
+    return bad_path("/", "only one root, and none that shares the host's files");
+  }
   for (Bind& bind : spec.binds) {
     TRY(clean_path(&bind.source));
     TRY(clean_target(&bind.target));

@@ -179,6 +179,23 @@ Status Tree::attach_all() {
   return {};
 }
 
+// What is hidden needs none: where the root hasn't got it, it is hidden.
+MountPoints Tree::points_in_root() const {
+  auto is_made = [](const Item& item) {
+    return item.kind != Kind::kHidden && item.kind != Kind::kClosed && item.path != "/";
+  };
+  MountPoints points;
+  for (const Item& item : items_) {
+    if (!is_made(item)) continue;
+    bool inner = std::any_of(items_.begin(), items_.end(), [&](const Item& outer) {
+      return is_made(outer) && outer.path != item.path && sys::is_beneath(item.path, outer.path);
+    });
+    if (inner) continue;
+    (is_directory(item.mount.fd()) ? points.directories : points.files).push_back(item.path);
+  }
+  return points;
+}
+
 // --- sources ---
 
 Status add_writable(const Spec& spec, const Rights& rights, Tree* tree) {
@@ -218,10 +235,27 @@ Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Spares*
 
 Status add_overlays(const Spec& spec, OverlayContext* context, Tree* tree, UniqueFd* report) {
   for (const Overlay& overlay : spec.overlays) {
+    if (&overlay == root_overlay(spec)) continue;
     OverlayMount made = TRY(make_overlay(overlay, context));
     if (made.upper.valid()) *report = std::move(made.upper);
     tree->add(Tree::Kind::kOverlay, overlay.target, std::move(made.mount));
   }
+  return {};
+}
+
+const Overlay* root_overlay(const Spec& spec) {
+  auto found = std::find_if(spec.overlays.begin(), spec.overlays.end(), [](const Overlay& overlay) {
+    return overlay.target == "/" && !overlay.over_host;
+  });
+  return found == spec.overlays.end() ? nullptr : &*found;
+}
+
+Status add_root_overlay(const Spec& spec, OverlayContext* context, Tree* tree, UniqueFd* report) {
+  const Overlay* root = root_overlay(spec);
+  if (root == nullptr) return {};
+  OverlayMount made = TRY(make_overlay(*root, context, tree->points_in_root()));
+  if (made.upper.valid()) *report = std::move(made.upper);
+  tree->add(Tree::Kind::kOverlay, "/", std::move(made.mount));
   return {};
 }
 

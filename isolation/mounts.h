@@ -35,9 +35,11 @@ class Tree {
   // The root that targets are looked up from: the host's, or (its mount points are made) our own.
   void set_host_root(UniqueFd root);
   void set_own_root(UniqueFd root, UniqueFd make_in);
-  int root() const { return points_.front().fd.get(); }
+  int root() const { return at("/"); }
 
   Status attach_all();
+  // Where a root of our own needs mount points: what was added and lies below nothing else of it.
+  MountPoints points_in_root() const;
   // The root of what was attached at `path`, -1 if nothing was.
   int at(const std::string& path) const;
 
@@ -82,6 +84,10 @@ Status add_covers(const std::vector<std::string>& paths, const Vault& vault, Tre
 // /tmp, a tmpfs of its own, and the seldom used /var/tmp, which shares the vault's size with the
 // uppers. What the host doesn't have the sandbox doesn't have.
 Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);
+
+// The overlay that is the root, if there is one; after everything else has been added.
+const Overlay* root_overlay(const Spec& spec);
+Status add_root_overlay(const Spec& spec, OverlayContext* context, Tree* tree, UniqueFd* report);
 
 // kHost: the whole root becomes read-only, nosuid, nodev; with `/` in spec.writable, only the
 // latter.

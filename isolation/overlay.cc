@@ -73,6 +73,14 @@ Status make_like(int dir, const char* name, const std::string& model, const Righ
   return {};
 }
 
+Status make_file(int dir, const std::string& path) {
+  size_t slash = path.rfind('/');
+  std::string parent = slash == 0 ? "." : path.substr(1, slash - 1);
+  UniqueFd at = TRY(sys::open_beneath(dir, parent, O_PATH | O_DIRECTORY));
+  if (::mknodat(at.get(), path.substr(slash + 1).c_str(), S_IFREG | 0444, 0) == 0) return {};
+  return errno == EEXIST ? Status() : sys_error("mknod", path);
+}
+
 // mkdir -p that follows no link: an upper that is used again holds what a worker left in it.
 Status make_mount_points(int dir, const std::vector<std::string>& names, const User* owner) {
   for (const std::string& name : names) {
@@ -93,16 +101,22 @@ Status make_mount_points(int dir, const std::vector<std::string>& names, const U
 }
 
 // The upper: the caller's, one of our own, or (mount points in a read-only stack) one more layer.
-Status add_top(const Overlay& overlay, Plan* plan) {
+Status add_top(const Overlay& overlay, const MountPoints& points, Plan* plan) {
   const std::string& model = overlay.lowers.empty() ? overlay.target : overlay.lowers.front();
   bool own = overlay.upper.empty();
   bool writable = overlay.writable && !plan->as_caller;
-  if (own && !writable && overlay.mkdirs.empty()) return {};
+  bool has_points = !overlay.mkdirs.empty() || !points.directories.empty() || !points.files.empty();
+  if (own && !writable && !has_points) return {};
   const User* owner = own ? plan->rights->caller() : nullptr;
   if (own) TRY(make_like(plan->home.get(), "u", model, *plan->rights));
   UniqueFd top = TRY(own ? sys::open_at(plan->home.get(), "u", O_RDONLY | O_DIRECTORY)
                          : sys::open_at(AT_FDCWD, overlay.upper, O_RDONLY | O_DIRECTORY));
   TRY(make_mount_points(top.get(), overlay.mkdirs, owner));
+  TRY(make_mount_points(top.get(), points.directories, owner));
+  for (const std::string& file : points.files) {
+    TRY(make_mount_points(top.get(), {file.substr(0, file.rfind('/'))}, owner));
+    TRY(make_file(top.get(), file));
+  }
   if (own && !writable) {
     plan->lowers.push_back(plan->home_path + "/u");
     return {};
@@ -180,7 +194,8 @@ Status attach_lowers(const Overlay& overlay, const OverlayContext& context, Plan
   return {};
 }
 
-Result<Plan> make_plan(const Overlay& overlay, const OverlayContext& context) {
+Result<Plan> make_plan(const Overlay& overlay, const OverlayContext& context,
+                       const MountPoints& points) {
   Plan plan;
   std::string name = "o" + std::to_string(context.count);
   plan.home = TRY(context.vault.directory(name, 0711));  // the vault itself is closed
@@ -189,7 +204,7 @@ Result<Plan> make_plan(const Overlay& overlay, const OverlayContext& context) {
   plan.rights = &context.rights;
   plan.as_caller = needs_callers_rights(overlay, context.rights);
   TRY(check_owned(overlay, plan));
-  TRY(add_top(overlay, &plan));
+  TRY(add_top(overlay, points, &plan));
   TRY(add_lowers(overlay, &plan));
   TRY(attach_lowers(overlay, context, &plan));
   if (plan.upper.empty()) plan.attributes |= MOUNT_ATTR_RDONLY;
@@ -313,8 +328,9 @@ Result<UniqueFd> Vault::directory(const std::string& name, mode_t mode) const {
   return sys::open_at(fd(), name, O_PATH | O_DIRECTORY | O_NOFOLLOW);
 }
 
-Result<OverlayMount> make_overlay(const Overlay& overlay, OverlayContext* context) {
-  Plan plan = TRY(make_plan(overlay, *context));
+Result<OverlayMount> make_overlay(const Overlay& overlay, OverlayContext* context,
+                                  const MountPoints& points) {
+  Plan plan = TRY(make_plan(overlay, *context, points));
   ++context->count;
   Result<sys::Mount> mount = context->use_mount2 ? mount_by_options(plan) : mount_by_context(plan);
   if (!mount) return explain(std::move(mount.error()), overlay, plan);

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "isolation/rights.h"
 #include "isolation/sandbox.h"
@@ -64,7 +65,13 @@ bool has_lowerdir_plus();
 
 constexpr size_t kMostLayers = 500;  // OVL_MAX_STACK
 
+// What an overlay gets in its top layer for others to be mounted on; absolute, as seen inside.
+struct MountPoints {
+  std::vector<std::string> directories, files;
+};
+
 // Not attached yet. Paths in `overlay` are resolved now, as the host sees them.
-Result<OverlayMount> make_overlay(const Overlay& overlay, OverlayContext* context);
+Result<OverlayMount> make_overlay(const Overlay& overlay, OverlayContext* context,
+                                  const MountPoints& points = {});
 
 }  // namespace rtlaunch::isolation

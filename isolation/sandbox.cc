@@ -142,9 +142,19 @@ Status open_vault(Setup& s) {
 }
 
 Status make_overlays(Setup& s) {
-  OverlayContext context{*s.vault, *s.rights, s.spec.id_map, s.rootless,
-                         s.spec.use_mount2 || !has_lowerdir_plus()};
-  return add_overlays(s.spec, &context, &*s.tree, &s.upper);
+  s.overlays.emplace(OverlayContext{*s.vault, *s.rights, s.spec.id_map, s.rootless,
+                                    s.spec.use_mount2 || !has_lowerdir_plus()});
+  return add_overlays(s.spec, &*s.overlays, &*s.tree, &s.upper);
+}
+
+// Last, since it has to have a place for everything else.
+Status make_root_overlay(Setup& s) {
+  return add_root_overlay(s.spec, &*s.overlays, &*s.tree, &s.upper);
+}
+
+// Not the host's: it is pivoted into.
+bool has_own_root(const Setup& s) {
+  return s.spec.root == Root::kEmpty || root_overlay(s.spec) != nullptr;
 }
 
 Status hide_of_sys(Setup& s) {
@@ -167,7 +177,7 @@ Status make_private_directories(Setup& s) {
 }
 
 Status take_root(Setup& s) {
-  if (s.spec.root == Root::kEmpty) {
+  if (has_own_root(s)) {
     UniqueFd root = TRY(make_empty_root());
     UniqueFd make_in = TRY(sys::copy_above_stdio(root.get()));
     s.tree->set_own_root(std::move(root), std::move(make_in));
@@ -198,8 +208,10 @@ Status fill_dev_and_proc(Setup& s) {
 }
 
 Status leave_the_host(Setup& s) {
-  if (s.spec.root != Root::kEmpty) return {};
-  TRY(sys::set_mount_attributes(s.tree->root(), "", sys::kSafe | MOUNT_ATTR_RDONLY, false));
+  if (!has_own_root(s)) return {};
+  if (root_overlay(s.spec) == nullptr) {
+    TRY(sys::set_mount_attributes(s.tree->root(), "", sys::kSafe | MOUNT_ATTR_RDONLY, false));
+  }
   return sys::pivot_into(s.tree->root());
 }
 
@@ -259,13 +271,14 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   TRY(did.took("vault", open_vault(s)));
   TRY(did.took("overlays", make_overlays(s)));
   TRY(did.took("private directories", make_private_directories(s)));
+  TRY(did.took("image", make_root_overlay(s)));
   // All that is the host's has been opened; from here it is covered.
   TRY(did.took("root", take_root(s)));
   TRY(did.took("attach", s.tree->attach_all()));
   TRY(did.took("dev and proc", fill_dev_and_proc(s)));
   TRY(did.took("pivot", leave_the_host(s)));
   // Beyond this point no path leads to an upper, a hidden directory or the host's /dev and /proc;
-  // with an empty root, to nothing of the host's.
+  // with a root of its own, to nothing of the host's.
   TRY(did.took("hostname", set_hostname(s.spec)));
   TRY(did.took("title", show_pid1(s.spec)));
   TRY(did.took("guard", guard_pid1()));

@@ -34,6 +34,7 @@ struct Setup {
   std::optional<Tree> tree = {};
   std::optional<Devices> devices = {};
   std::optional<Vault> vault = {};
+  std::optional<OverlayContext> overlays = {};
   UniqueFd upper = {};
   UniqueFd translation = {};  // of the network's addresses, as long as it is open
   std::optional<SamePid> same_pid = {};

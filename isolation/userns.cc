@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <string>
 
-#include "isolation/report.h"
+#include "isolation/line.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 
@@ -26,8 +26,11 @@ Status write_maps(int process, uid_t uid, gid_t gid) {
   return write_proc(process, "gid_map", "0 " + std::to_string(gid) + " 1\n");
 }
 
+// Our own namespace is ours to open; whoever acts for a caller may not reach into another process.
 // However our parent ends: it may have done so before we could ask to die with it.
 [[noreturn]] void hold_until_end(int socket) {
+  auto map = sys::open_at(AT_FDCWD, "/proc/self/ns/user", O_RDONLY);
+  if (!map || !send_line(socket, LineMessage::kStarted, 0, map->get()).ok()) ::_exit(1);
   (void)sys::close_all_but(&socket, 1).ok();
   (void)sys::die_with_parent().ok();
   char byte;
@@ -79,15 +82,26 @@ Status map_own_ids(uid_t uid, gid_t gid) {
   return write_proc(self.get(), "gid_map", identity(gid));
 }
 
+namespace {
+
+Result<UniqueFd> receive_map(int line) {
+  UniqueFd map;
+  (void)TRY(receive_line(line, &map));
+  if (map.valid()) return map;
+  return Error{"user namespace", EPERM, "/proc/self/ns/user", "", "", 125};
+}
+
+}  // namespace
+
 Result<UniqueFd> make_id_map(uid_t uid, gid_t gid) {
-  Pair pair = TRY(make_report_pair());
+  auto [ours, theirs] = TRY(make_line());
   sys::Cloned holder = TRY(sys::clone_process({.namespaces = CLONE_NEWUSER}));
-  if (holder.pid == 0) hold_until_end(pair.pid1.get());
+  if (holder.pid == 0) hold_until_end(theirs.get());
+  theirs.reset();
   std::string path = "/proc/" + std::to_string(holder.pid);
   Result<UniqueFd> process = sys::open_at(AT_FDCWD, path, O_PATH | O_DIRECTORY);
   Status mapped = process ? write_maps(process->get(), uid, gid) : Status(process.error());
-  Result<UniqueFd> map = mapped ? sys::open_at(process->get(), "ns/user", O_RDONLY)
-                                : Result<UniqueFd>(std::move(mapped.error()));
+  Result<UniqueFd> map = mapped ? receive_map(ours.get()) : Result<UniqueFd>(mapped.error());
   (void)sys::send_signal(holder.pidfd.get(), SIGKILL).ok();
   (void)sys::wait_for(holder.pidfd.get()).ok();
   return map;

@@ -88,6 +88,7 @@ Result<installers::PlanRequest> read_request(const RunOptions& options) {
   request.variables = caller_variables();
   request.env = TRY(read_runtime_env(options.runtime_env, request.cwd));
   if (options.working_dir) request.env.working_dir = options.working_dir;
+  if (!options.image.empty()) request.env.image = config::Image{"image_uri", options.image};
   TRY(add_requirements(options.pip, request.cwd, request.env));
   add_variables(options.env, request.env);
   // `run -- python3.9 main.py` means packages for that Python.

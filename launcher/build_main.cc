@@ -228,7 +228,8 @@ Status settle(const Work& work) {
   if (const installers::Field* conda = plan.find("conda"); conda != nullptr && conda->record)
     TRY(installers::enter_conda(*conda->record, store));
   for (const installers::Field& field : plan.fields) {
-    if (field.source || !field.record || !installers::lacks_bytecode(*field.record)) continue;
+    if (!field.is_packages() || !field.record || !installers::lacks_bytecode(*field.record))
+      continue;
     installers::PackagesContext context =
         TRY(installers::packages_context(request.plan, plan, store));
     TRY(installers::make_bytecode(*field.key, *plan.python, context, store, progress));

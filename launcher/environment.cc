@@ -39,6 +39,9 @@ Json field_json(const Field& field) {
     json["source"] = field.source->shown;
     json["kind"] = kKinds[static_cast<int>(field.source->kind)];
     if (field.source->kind != Source::Kind::kUrl) json["path"] = field.source->path;
+  } else if (field.image) {
+    json["image"] = field.image->shown;
+    if (field.record) json["facts"] = Json::parse(field.record->data, nullptr, false);
   } else if (field.record) {
     json["mounts"] = mounts_json(*field.record);
     json["bytecode"] = !installers::lacks_bytecode(*field.record);
@@ -62,7 +65,10 @@ std::string describe(const Plan& plan, Json variables) {
 std::string name_of(const Plan& plan) {
   std::string name;
   for (const Field& field : plan.fields) {
-    name += (name.empty() ? "" : " + ") + (field.record ? field.record->name : field.source->shown);
+    std::string shown = field.record  ? field.record->name
+                        : field.image ? field.image->shown
+                                      : field.source->shown;
+    name += (name.empty() ? "" : " + ") + shown;
   }
   return name;
 }
@@ -83,6 +89,7 @@ store::Record record_from(const Json& json, const std::vector<store::Digest>& la
   store::Record record;
   record.name = json.at("name");
   for (size_t left = json.at("layers"); left > 0; --left) record.layers.push_back(layers.at(at++));
+  if (json.contains("facts")) record.data = json.at("facts").dump();
   if (!json.contains("mounts")) return record;
   Json mounts = Json::array();
   for (const Json& mount : json.at("mounts")) {
@@ -103,6 +110,10 @@ Plan plan_from(const store::Record& record) {
     field.name = name;
     if (std::string key = described.at("key"); !key.empty()) field.key = store::Key{key};
     if (described.contains("source")) field.source = source_from(described);
+    if (described.contains("image")) {
+      field.image.emplace();
+      field.image->shown = described.at("image");
+    }
     if (!field.in_place()) field.record = record_from(described, record.layers, at);
   }
   if (json.contains("python")) {

@@ -2,6 +2,7 @@
 // it again: it stands alone, so that a hold or pin of its layers is enough to keep it. `layers` are
 // those of the fields, in order; `data` is
 //   {"fields": {NAME: {"key", "name", "layers": how many, "bytecode": is there,
+//                      "image", "facts": of an image's record,
 //                      "source", "kind", "path", "mounts": [[TARGET, [number of a layer...]]...],
 //                      "variables": [[NAME, VALUE]...] that conda's packages set}},
 //    "env_vars": [NAME...], "python", "python_mounts": [PATH...], "scripts"}

@@ -297,7 +297,7 @@ Status print_created(const RunOptions& options, const store::Key& id, bool cold)
 // Whoever is to use it should know, also when it was there already.
 void tell_what_is_broken(const installers::Plan& plan, Report& report) {
   for (const installers::Field& field : plan.fields) {
-    if (field.source || !field.record) continue;
+    if (!field.is_packages() || !field.record) continue;
     for (const std::string& line : installers::broken_by(*field.record)) {
       report.note("warning", field.name + ": " + line);
     }

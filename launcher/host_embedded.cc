@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "config/policy_file.h"
+#include "isolation/userns.h"
 #include "launcher/builder.h"
 #include "launcher/host_parts.h"
 
@@ -78,6 +79,7 @@ class EmbeddedHost : public Host {
     auto leases = TRY(store_.acquire_all(launch.layers));
     if (!leases) return std::unique_ptr<Running>();
     for (const store::Lease& lease : *leases) launch.spec.leases.push_back(lease.fd.get());
+    UniqueFd id_map = TRY(become(&launch.spec));
     isolation::Sandbox sandbox = TRY(isolation::start(launch.spec));
     return std::unique_ptr<Running>(
         std::make_unique<EmbeddedRunning>(std::move(sandbox), std::move(*leases), profile()));
@@ -112,6 +114,16 @@ class EmbeddedHost : public Host {
   void ended() override { background_.release(); }
 
  private:
+  // An image's own user: as if that one had asked, and what is in the image is that user's.
+  Result<UniqueFd> become(isolation::Spec* spec) const {
+    if (!spec->user) return UniqueFd();
+    UniqueFd id_map = TRY(isolation::make_id_map(spec->user->uid, spec->user->gid));
+    spec->caller = spec->user;
+    spec->store = store_.path();
+    spec->id_map = id_map.get();
+    return id_map;
+  }
+
   std::string profile() const { return verdict_ ? verdict_->profile.name : ""; }
   Status hold_to_policy(const Asked& asked, isolation::Spec* spec) const {
     if (!verdict_) return {};

@@ -126,6 +126,7 @@ Status set_session(RunOptions& options, const std::string& value) {
 constexpr Option kOptions[] = {
     {"--runtime-env", kRun | kCreate, nullptr, into<&RunOptions::runtime_env>},
     {"--working-dir", kRun | kCreate, nullptr, into<&RunOptions::working_dir>},
+    {"--image", kRun | kCreate, nullptr, into<&RunOptions::image>},
     {"--pip", kRun | kCreate, nullptr, add_package},
     {"--python", kRun | kCreate, nullptr, into<&RunOptions::python>},
     {"--allow-conflicts", kRun | kCreate, &RunOptions::allow_conflicts, nullptr},
@@ -248,7 +249,7 @@ Result<RunOptions> parse_run_options(const std::vector<std::string>& args) {
   RunOptions options;
   options.command = rest(args, TRY(take_options(args, kRun, options)));
   TRY(check_host(options));
-  if (options.command.empty()) {
+  if (options.command.empty() && options.image.empty()) {
     return usage_error("run", "no command",
                        "write what to run at the end: rtlaunch run -- COMMAND");
   }

@@ -24,6 +24,7 @@ struct Asked {
 struct RunOptions {
   std::string runtime_env;                 // --runtime-env: a file's name or JSON; "" for none
   std::optional<std::string> working_dir;  // --working-dir
+  std::string image;                       // --image
   std::vector<std::string> pip;            // --pip, each a requirement line
   std::vector<std::pair<std::string, std::string>> env;  // --env; `--env KEY` takes ours
   std::string store;                                     // --store; "" for the default
@@ -45,7 +46,7 @@ struct RunOptions {
   std::string name;         // env create --name: of the hold
   int64_t ttl = 0;          // env create --ttl, seconds; 0: until it is released
   std::string environment;  // exec: an id or a hold's name
-  std::vector<std::string> command;
+  std::vector<std::string> command;  // run --image: none for the image's own
 };
 
 // `args` without the program's name and without the verb.

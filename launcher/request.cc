@@ -78,6 +78,7 @@ Json runtime_env_json(const config::RuntimeEnv& env) {
         packages_json(*env.packages);
   }
   if (env.conda) json["conda"] = config::conda_json(*env.conda);
+  if (env.image) json["image_uri"] = env.image->uri;
   Json variables = Json::object();
   for (const auto& [name, value] : env.env_vars) variables[name] = value;
   if (!variables.empty()) json["env_vars"] = variables;

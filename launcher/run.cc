@@ -41,7 +41,7 @@ std::vector<std::string> fields_to_make(const Plan& plan) {
 }
 
 bool asks_for_layers(const config::RuntimeEnv& env) {
-  return env.working_dir || !env.py_modules.empty() || env.packages || env.conda;
+  return env.image || env.working_dir || !env.py_modules.empty() || env.packages || env.conda;
 }
 
 // Without a field nothing has to be looked up, and a daemon's client needs no store of its own.
@@ -97,7 +97,7 @@ void tell_refused(const Running& running, Report& report) {
 
 bool wants_bytecode(const Plan& plan) {
   return std::any_of(plan.fields.begin(), plan.fields.end(), [](const Field& field) {
-    return field.record && !field.source && installers::lacks_bytecode(*field.record);
+    return field.record && field.is_packages() && installers::lacks_bytecode(*field.record);
   });
 }
 
@@ -113,7 +113,7 @@ Result<Launch> launch_of(const Plan& plan, const RunOptions& options, const Shap
   launch.shape = shape.key();
   launch.layers = plan.layers();
   if (!launch.layers.empty()) launch.environment = plan.id();
-  launch.name = program_of(options.command);
+  launch.name = program_of(launch.spec.argv);
   return launch;
 }
 

@@ -55,13 +55,14 @@ Result<config::Verdict> verdict_for(Session& session, const protocol::Request& r
 // An environment that was made under a laxer policy is not started under this one.
 Status check_environments(const store::Store& store, const std::vector<std::string>& keys,
                           const config::Allowed& allowed) {
-  if (!allowed.fields) return {};
+  if (!allowed.fields && !allowed.images) return {};
   for (const std::string& key : keys) {
     auto record = TRY(store.lookup({key}));
     if (!record || record->kind != "env") continue;
     installers::Plan plan = TRY(plan_of(*record));
     for (const installers::Field& field : plan.fields) {
       TRY(config::check_field(field.name.substr(0, field.name.find('[')), allowed));
+      if (field.image) TRY(config::check_image(field.image->shown, allowed));
     }
   }
   return {};

@@ -41,6 +41,7 @@ Runs CMD in a runtime environment, which is made if it isn't there yet.
   --runtime-env FILE|JSON   fields as Ray has them: working_dir, py_modules, pip, uv, env_vars, config
   --working-dir DIR|ARCHIVE|URL   where CMD starts; what it writes there is dropped at the end
   --keep DIR                save what CMD wrote in its working directory
+  --image URI               an OCI image as base: docker://NAME, oci:DIR, dir:DIR, ...
   --pip REQUIREMENT         a package, as in requirements.txt (repeat for more)
   --env KEY=VALUE           a variable; `--env KEY` passes yours on (repeat for more)
   --python PATH             the interpreter that packages are added to

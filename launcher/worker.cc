@@ -48,6 +48,8 @@ Error no_place(const std::string& option, const std::string& reason) {
   return make_error("command line", option, reason, "give a place for what is mounted, in order");
 }
 
+bool has_image(const Plan& plan) { return plan.find("image_uri") != nullptr; }
+
 Result<std::string> working_dir_place(const RunOptions& options, const Plan& plan,
                                       const std::string& otherwise) {
   const Field* field = plan.find("working_dir");
@@ -57,16 +59,19 @@ Result<std::string> working_dir_place(const RunOptions& options, const Plan& pla
   }
   if (field->in_place()) return field->source->path;
   if (!options.working_dir_at.empty()) return options.working_dir_at;
-  bool own_place = field->source->kind == installers::Source::Kind::kDirectory;
+  bool own_place = field->source->kind == installers::Source::Kind::kDirectory && !has_image(plan);
   return own_place ? field->source->path : otherwise;
 }
 
 Result<Places> places_of(const RunOptions& options, bool shared, const Plan& plan,
                          const std::string& store) {
-  std::string modules = shared ? store + kPyModulesInStore : kPyModules;
+  bool image = has_image(plan);
+  std::string modules = image ? kPyModulesInImage : shared ? store + kPyModulesInStore : kPyModules;
   Places places;
-  places.working_dir =
-      TRY(working_dir_place(options, plan, shared ? store + kWorkingDirInStore : kWorkingDir));
+  places.working_dir = TRY(working_dir_place(options, plan,
+                                             image    ? kWorkingDirInImage
+                                             : shared ? store + kWorkingDirInStore
+                                                      : kWorkingDir));
   for (const Field& field : plan.fields) {
     if (!is_module(field)) continue;
     size_t number = places.modules.size();
@@ -174,6 +179,26 @@ void mount_modules(const Plan& plan, const Places& places, const std::string& st
       bind.owned = true;
       spec.binds.push_back(std::move(bind));
     }
+  }
+}
+
+// The image is the root. Of the host there is what names it in the network, and /sys to read.
+void mount_image(const Plan& plan, const std::string& store, Spec& spec) {
+  Overlay overlay;
+  overlay.target = "/";
+  // Packages for its own Python lie above it, in the same root.
+  const Field* packages = plan.find("pip") != nullptr ? plan.find("pip") : plan.find("uv");
+  if (packages != nullptr) overlay.lowers = layer_paths(packages->record->layers, store);
+  for (std::string& layer : layer_paths(plan.find("image_uri")->record->layers, store)) {
+    bool twice =
+        std::find(overlay.lowers.begin(), overlay.lowers.end(), layer) != overlay.lowers.end();
+    if (!twice) overlay.lowers.push_back(std::move(layer));
+  }
+  overlay.writable = true;
+  overlay.owned = true;
+  spec.overlays.push_back(std::move(overlay));
+  for (const char* file : {"/etc/resolv.conf", "/etc/hosts", "/sys"}) {
+    spec.binds.push_back({file, file, /*writable=*/false, /*optional=*/true});
   }
 }
 
@@ -361,9 +386,67 @@ void take_shape(const Shape& shape, const PlanRequest& request, Spec& spec) {
 
 }  // namespace
 
+namespace {
+
+// A command in an image begins with the image's variables, as in any container; what the terminal
+// can do is the host's to say.
+PlanRequest with_variables_of(const installers::ImageFacts& image, PlanRequest request) {
+  Environment variables = {{"PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+                           {"HOME", image.home}};
+  if (auto term = request.variables.find("TERM"); term != request.variables.end()) {
+    variables.insert(*term);
+  }
+  for (const std::string& variable : image.env) {
+    size_t equals = variable.find('=');
+    if (equals == std::string::npos || equals == 0) continue;
+    variables[variable.substr(0, equals)] = variable.substr(equals + 1);
+  }
+  request.variables = std::move(variables);
+  return request;
+}
+
+Result<std::vector<std::string>> command_in(const installers::ImageFacts& image,
+                                            const RunOptions& options) {
+  if (!options.command.empty()) return options.command;
+  std::vector<std::string> command = image.entrypoint;
+  command.insert(command.end(), image.command.begin(), image.command.end());
+  if (!command.empty()) return command;
+  return make_error("command line", "run", "no command, and the image has none of its own",
+                    "write what to run at the end: rtlaunch run --image URI -- COMMAND");
+}
+
+Result<Spec> spec_in_image(const RunOptions& options, const Shape& shape,
+                           const PlanRequest& request, const Plan& plan, const std::string& store,
+                           std::vector<std::string> hidden) {
+  const Field& field = *plan.find("image_uri");
+  installers::ImageFacts image = TRY(installers::image_facts(*field.record));
+  Places places = TRY(places_of(options, shape.shared, plan, store));
+  Shape without_bounds = shape;  // of the caller's variables none are there
+  without_bounds.environment.reset();
+  Spec spec;
+  spec.argv = TRY(command_in(image, options));
+  spec.cwd = places.working_dir.empty() ? image.working_dir : places.working_dir;
+  spec.env =
+      worker_environment(without_bounds, with_variables_of(image, request), plan, places, spec.cwd);
+  bool root = ::geteuid() == 0;
+  spec.keep_caps = root;
+  if (root && image.uid != 0) spec.user = isolation::User{image.uid, image.gid, {}};
+  spec.upper_bytes = options.upper_bytes;
+  spec.hidden = std::move(hidden);
+  mount_image(plan, store, spec);
+  mount_working_dir(options, shape.shared, plan, places, store, spec);
+  mount_modules(plan, places, store, spec);
+  return spec;
+}
+
+}  // namespace
+
 Result<Spec> worker_spec(const RunOptions& options, const Shape& shape, const PlanRequest& request,
                          const Plan& plan, const std::string& store,
                          std::vector<std::string> hidden) {
+  if (has_image(plan)) {
+    return spec_in_image(options, shape, request, plan, store, std::move(hidden));
+  }
   Places places = TRY(places_of(options, shape.shared, plan, store));
   Spec spec;
   spec.argv = options.command;

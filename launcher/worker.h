@@ -7,6 +7,10 @@
 //   shared   for a process that belongs to a running Ray: the host as the caller sees it, but for
 //            processes; the packages and the private working_dir at their places; the store hidden.
 //            Its pid is the same outside, and it leads a session, so that a raylet can end it.
+// With an image as base, its files are the root, writable and private, and of the host there is
+// only what names it in the network. The command has the image's variables in place of the
+// caller's, starts in its WorkingDir, and is its Entrypoint and Cmd if none is named (a command
+// that is named replaces both, as in Ray). Root's command is run as its User.
 #pragma once
 
 #include <string>
@@ -23,6 +27,9 @@ namespace rtlaunch {
 // Where a working_dir that is no directory of this host is mounted, and each py_module below.
 inline constexpr char kWorkingDir[] = "/tmp/rtlaunch/working_dir";
 inline constexpr char kPyModules[] = "/tmp/rtlaunch/py_modules";
+// With an image as base, whatever the shape.
+inline constexpr char kWorkingDirInImage[] = "/rtlaunch/working_dir";
+inline constexpr char kPyModulesInImage[] = "/rtlaunch/py_modules";
 // The same where the shape is shared, and /tmp is the host's: below the store's path, in what
 // covers it.
 inline constexpr char kWorkingDirInStore[] = "/working_dir";

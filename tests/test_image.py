@@ -1,0 +1,197 @@
+"""OCI images as base, embedded and through rtlaunchd: their files are the root, their variables and their
+folder the command's; working_dir, py_modules and env_vars come on top."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+
+import pytest
+
+from conftest import PLAIN_UID
+from daemon_support import daemon, stopped_daemon, wait_until  # noqa: F401
+from image_support import PASSWD, Image, Link, Registry, programs_of, python_files
+
+TOOLS = [f'/usr/bin/{name}' for name in ('cat', 'ls', 'id', 'env', 'stat', 'touch', 'rm', 'mkdir', 'readlink')]
+PYTHON = '/usr/bin/python3'
+
+
+@pytest.fixture(scope='session')
+def image(tmp_path_factory, programs):
+    """Of three layers: a shell, a Python, and what changes the two below."""
+    folder = tmp_path_factory.mktemp('image')
+    folder.chmod(0o755)
+    made = Image(folder, Env=['PATH=/usr/bin:/bin', 'LEVEL=image', 'KEPT=yes'], WorkingDir='/srv/app', User='')
+    made.layer({**programs_of('/bin/sh', *TOOLS), 'etc/passwd': PASSWD, 'etc/old': 'old', 'srv/gone/file': 'x',
+                'bin/sh': pathlib.Path(os.path.realpath('/bin/sh')), 'etc/resolv.conf': Link('/etc/nowhere')})
+    made.layer({**python_files(), **programs_of('/bin/true'),
+                **{name: file for name, file in programs_of(str(programs / 'uv')).items() if '/lib' in '/' + name}})
+    made.layer({'etc/.wh.old': '', 'srv/gone/.wh..wh..opq': '', 'srv/gone/new': 'n', 'srv/app/hello': 'from the image\n'})
+    return made.write()
+
+
+@pytest.fixture(params=['embedded root', 'embedded user', 'daemon root', 'daemon user'])
+def way(request, programs, tmp_path):
+    """Whoever runs it, and through whatever: the result must be the same."""
+    how, who = request.param.split()
+    if how == 'embedded':
+        return request.getfixturevalue('make_embedded')(PLAIN_UID if who == 'user' else 0)
+    return request.getfixturevalue('daemon').launcher(PLAIN_UID if who == 'user' else 0)
+
+
+@pytest.fixture
+def make_embedded(programs, tmp_path):
+    from conftest import make_launcher
+    return lambda uid: make_launcher(programs, tmp_path, uid)
+
+
+def test_its_files_are_the_root(way, image):
+    script = '''cat hello; ls /srv/gone; ls /etc/old; pwd; echo $LEVEL $KEPT $HOME; echo ${SECRET:-none}
+                touch /usr/bin/mine /etc/mine && echo writable; ls /work /home 2>&1; id -u; readlink /etc/resolv.conf; ls /rtlaunch'''
+    out = way.run('--image', image.uri, '--env', 'LEVEL=${LEVEL}-and-more', '--', 'sh', '-c', script, env={'SECRET': 'of the caller'})
+    lines = out.stdout.splitlines()
+    assert lines[:2] == ['from the image', 'new'], out
+    assert lines[2:5] == ['/srv/app', 'image-and-more yes /root', 'none'] and 'writable' in lines, out
+    assert lines[-1] == str(way.uid) and '/etc/old' in out.stderr, out
+    again = way.ok('--image', image.uri, '--', 'sh', '-c', 'ls /usr/bin/mine 2>&1; id -u')
+    assert 'No such file' in again, 'what a command writes is its own'
+
+
+def test_working_dir_py_modules_and_variables_come_on_top(way, image):
+    project = way.make_files('project', {'main.py': 'import os, sys, helper\nopen("out", "w").write("x")\n'
+                                                    'print(os.getcwd(), helper.WORD, os.environ["LEVEL"], sys.prefix)\n'})
+    module = way.make_files('modules/helper', {'__init__.py': 'WORD = "helped"\n'})
+    env = {'image_uri': image.uri, 'working_dir': str(project), 'py_modules': [str(module)], 'env_vars': {'LEVEL': '3'}}
+    out = way.ok('--runtime-env', json.dumps(env), '--', 'python3', 'main.py')
+    assert out == '/rtlaunch/working_dir helped 3 /usr\n'
+    assert os.listdir(project) == ['main.py']
+    older = {**env, 'container': {'image': env.pop('image_uri'), 'run_options': ['--cap-drop=ALL']}}
+    older.pop('image_uri', None)
+    assert way.ok('--runtime-env', json.dumps(older), '--', 'python3', 'main.py') == out
+
+
+def test_an_environment_of_one_is_exec_ed(way, image):
+    project = way.make_files('project', {'a': ''})
+    environment = way.ok('env', 'create', '--name', 'img', '--image', image.uri, '--working-dir', project, verb='env').strip()
+    for name in ('img', environment[:12]):
+        assert way.ok('exec', name, '--', 'sh', '-c', 'echo $LEVEL; ls', verb='exec') == 'image\na\n'
+
+
+def test_its_own_command_and_user(make_embedded, tmp_path, image):
+    rt = make_embedded(0)
+    own = Image(tmp_path / 'own-image', Entrypoint=['/bin/sh', '-c', 'id -u; id -g; echo "$HOME $0"; touch here && echo mine'],
+                Cmd=['argument'], User='ray', WorkingDir='/home/ray')
+    own.layers = list(image.layers)
+    shutil.copytree(image.folder / 'blobs', own.folder / 'blobs')
+    own.layer({'home/ray/': ''}).write()
+    assert rt.ok('--image', own.uri) == '1001\n100\n/home/ray argument\nmine\n'
+    assert rt.ok('--image', own.uri, '--', 'sh', '-c', 'id -u') == '1001\n'
+    assert 'has none of its own' in rt.fails('--image', image.uri)
+
+
+def test_a_root_that_lies_about_mount_points(make_embedded, tmp_path):
+    """Layers with links where the launcher mounts: nothing lands where they point, here or on the host."""
+    target = tmp_path / 'target'
+    target.mkdir()
+    bad = Image(tmp_path / 'bad')
+    bad.layer({**programs_of('/bin/sh', *TOOLS), 'bin/sh': pathlib.Path(os.path.realpath('/bin/sh'))})
+    bad.layer({'proc': Link(str(target)), 'dev': Link('/etc'), 'tmp': Link('/usr'), 'sys': Link('/proc/1/root'),
+               'etc/hosts': Link(str(target / 'planted')), 'rtlaunch': Link(str(target)), 'var/tmp': Link('/')}).write()
+    rt = make_embedded(0)
+    project = rt.make_files('project', {'a': 'x'})
+    out = rt.ok('--image', bad.uri, '--working-dir', project, '--', 'sh', '-c',
+                'for p in /proc /dev /tmp /sys /etc/hosts /rtlaunch; do readlink $p; done; cat a; ls /dev/null; ls /proc/self/status')
+    assert out == 'x/dev/null\n/proc/self/status\n'
+    assert not os.listdir(target)
+
+
+def test_nothing_of_the_host_is_there(way, image):
+    """The host's files, the store and the daemon: not by name, not through /proc, not from above."""
+    secret = way.folder / 'secret'
+    secret.write_text('s')
+    script = f'ls {secret} {way.store}/* /../work /proc/1/root/ /proc/1/cwd/ 2>/dev/null; for p in /proc/[0-9]*; do cat $p/root{secret}; done 2>/dev/null; echo end'
+    assert way.ok('--image', image.uri, '--', 'sh', '-c', script) == 'end\n'
+    assert way.run('--image', image.uri, '--', 'cat', str(secret)).returncode == 1
+
+
+def test_packages_for_its_own_python(way, image):
+    """The image's Python, not the host's: as one more layer; the image stays what it was."""
+    script = 'import idna, sys; print(idna.__version__, idna.__file__, idna.__cached__ is not None)'
+    out = way.ok('--image', image.uri, '--pip', 'idna==3.7', '--', 'python3', '-c', script)
+    assert out == '3.7 /usr/local/lib/python3.11/dist-packages/idna/__init__.py True\n'
+    assert way.run('--image', image.uri, '--pip', 'idna==3.7', '--', 'true').stderr == '', 'warm'
+    clean = way.ok('--image', image.uri, '--pip', 'idna==3.7', '--', 'sh', '-c', 'ls /build /rtlaunch 2>&1; ls /tmp; cat hello')
+    assert clean.endswith('from the image\n') and clean.count('No such file') == 2
+    assert 'No module named' in way.run('--image', image.uri, '--', 'python3', '-c', 'import idna').stderr
+
+
+def test_packages_need_a_python(make_embedded, tmp_path, programs):
+    rt = make_embedded(0)
+    uv = {name: file for name, file in programs_of(str(programs / 'uv')).items() if not name.endswith('/uv')}
+    shell = Image(tmp_path / 'shell').layer({**programs_of('/bin/sh'), **uv}).write()
+    assert rt.run('--image', shell.uri, '--', 'sh', '-c', 'true').returncode == 0, 'fine where no field needs one'
+    assert 'the image has no Python to install for' in rt.fails('--image', shell.uri, '--pip', 'idna', '--', 'sh')
+    nothing = Image(tmp_path / 'nothing').layer({'usr/bin/python3': 'of another libc'}).write()
+    assert 'it has no C library (glibc)' in rt.fails('--image', nothing.uri, '--pip', 'idna', '--', 'sh')
+
+
+def seen_in(folder, secret):
+    return [path for path in folder.rglob('*') if path.is_file() and not path.is_symlink() and secret in path.read_bytes()]
+
+
+@pytest.mark.parametrize('way', ['embedded root', 'daemon user'], indirect=True)
+def test_a_registry_with_a_login(way, tmp_path):
+    """By skopeo, with an auth file; the login is in nothing that we say, write or start."""
+    login = 'somebody:hunter2-and-more'
+    made = Image(tmp_path / 'served').layer({**programs_of('/bin/sh'), 'bin/sh': pathlib.Path(os.path.realpath('/bin/sh'))})
+    registry = Registry(made.layer({'hello': 'pulled\n'}).write(), 'team/tool', login)
+    folder = way.make_dir('registry')
+    uri = f'{registry.at}/team/tool:1'
+    said = way.fails('--image', uri, '--', 'sh', env=registry.configure(folder))
+    assert 'REGISTRY_AUTH_FILE' in said and 'nauthorized' in said, said
+    env = registry.configure(folder, login)
+    command = ['--image', f'docker://{uri}', '--', 'sh', '-c', 'while read line; do echo $line; done < /hello']
+    first, second = way.run(*command, env=env), way.run(*command, env=env)
+    assert first.stdout == second.stdout == 'pulled\n', (first, second)
+    assert second.stderr == '' and len([path for path in registry.asked if '/blobs/' in path]) == 3, 'asked once'
+    assert 'check its name and tag' in way.fails('--image', f'{registry.at}/team/other', '--', 'sh', env=env)
+    store = pathlib.Path(way.daemon.store if hasattr(way, 'daemon') else way.store)
+    secrets = [b'hunter2', registry.header.split()[1].encode()]
+    assert not [path for secret in secrets for path in seen_in(store, secret)]
+    assert not hasattr(way, 'daemon') or 'hunter2' not in way.daemon.all_logs()
+    assert 'hunter2' not in said + first.stderr and not list(store.glob('uv/**/images/*'))
+
+
+def refused(rt, image, *args):
+    return rt.fails('--image', image, *args, '--', 'true')
+
+
+def test_bad_images(make_embedded, tmp_path, image):
+    rt = make_embedded(0)
+    other = Image(tmp_path / 'other', architecture='s390x').layer({'a': 'b'}).write()
+    assert 'is for s390x, this machine is' in refused(rt, other.uri)
+    missing = Image(tmp_path / 'missing').layer({'a': 'b'}).layer({'c': 'd'}).write()
+    missing.blob_of(1).unlink()
+    assert 'layer 2 of 2 is missing' in refused(rt, missing.uri)
+    wrong = Image(tmp_path / 'wrong').layer({'a': 'wrong'}).write()
+    wrong.blob_of(0).write_bytes(missing.blob_of(0).read_bytes())
+    assert 'another digest than its name says' in refused(rt, wrong.uri)
+    assert 'No such file' in refused(rt, f'oci:{tmp_path}/nowhere')
+    assert 'no transport that is known' in refused(rt, 'containers-storage:/a/b')
+    assert not list((pathlib.Path(rt.store) / 'tmp').iterdir()), 'nothing is left behind'
+
+
+def test_a_policy_says_which_images(stopped_daemon, image):  # noqa: F811
+    """Also of an environment that was made while it was allowed."""
+    policy = stopped_daemon.folder / 'policy.json'
+    policy.write_text(json.dumps({'version': 1, 'allow': {'images': ['oci:/*']}}))
+    rt = stopped_daemon.start('--policy', str(policy)).launcher(PLAIN_UID)
+    rt.ok('env', 'create', '--name', 'img', '--image', image.uri, verb='env')
+    assert rt.ok('exec', 'img', '--', 'sh', '-c', 'echo $LEVEL', verb='exec') == 'image\n'
+    policy.write_text(json.dumps({'version': 1, 'allow': {'images': ['oci:/elsewhere/*']}}))
+    before = len(stopped_daemon.events('policy'))
+    stopped_daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(stopped_daemon.events('policy')) > before, seconds=60)
+    assert 'may not be used: oci:/elsewhere/* may' in refused(rt, image.uri)
+    assert 'may not be used' in rt.fails('exec', 'img', '--', 'true', verb='exec')
