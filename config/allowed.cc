@@ -87,6 +87,12 @@ Status check_field(const std::string& field, const Allowed& allowed) {
   return refused(field, "this field is not allowed for you: " + joined(*allowed.fields) + " are");
 }
 
+Status check_plugin(const std::string& name, const Allowed& allowed) {
+  TRY(check_field("plugins", allowed));
+  if (allows(allowed.plugins, name)) return {};
+  return refused(name, "this plugin is not allowed for you: " + joined(*allowed.plugins) + " are");
+}
+
 Status check_fields(const RuntimeEnv& env, const Allowed& allowed) {
   if (env.working_dir) TRY(check_field("working_dir", allowed));
   if (!env.excludes.empty()) TRY(check_field("excludes", allowed));
@@ -98,6 +104,7 @@ Status check_fields(const RuntimeEnv& env, const Allowed& allowed) {
   if (env.image) TRY(check_field(env.image->field, allowed));
   if (!env.env_vars.empty()) TRY(check_field("env_vars", allowed));
   if (env.image) TRY(check_image(env.image->uri, allowed));
+  for (const auto& [name, value] : env.plugins) TRY(check_plugin(name, allowed));
   if (env.working_dir) TRY(check_place(allowed, "working_dir", *env.working_dir));
   for (const std::string& module : env.py_modules) {
     TRY(check_place(allowed, "py_modules", module));

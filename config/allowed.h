@@ -34,6 +34,8 @@ Status check_field(const std::string& field, const Allowed& allowed);
 // A registry's image by its name, "host.example/team/*"; a local one with its transport,
 // "oci:/images/*".
 Status check_image(const std::string& uri, const Allowed& allowed);
+// Of a plugin: the field `plugins` must be allowed, and it by its own name.
+Status check_plugin(const std::string& name, const Allowed& allowed);
 // `url` without credentials.
 Status check_index(const std::string& url, const Allowed& allowed);
 

@@ -50,7 +50,8 @@ std::string item(const std::string& path, size_t index) {
 // One text being parsed: where its relative paths start and what it is called.
 class Parser {
  public:
-  Parser(const std::string& name, const std::string& base) : name_(name), base_(base) {}
+  Parser(const std::string& name, const std::string& base, const std::vector<std::string>& plugins)
+      : name_(name), base_(base), plugins_(plugins) {}
 
   Result<RuntimeEnv> parse(const Json& root);
 
@@ -86,6 +87,7 @@ class Parser {
 
   const std::string& name_;
   const std::string& base_;
+  const std::vector<std::string>& plugins_;
   RuntimeEnv env_;
 };
 
@@ -294,8 +296,12 @@ Status Parser::field(const std::string& key, const Json& value) {
     return env_vars(value);
   } else if (key == "config") {
     return config(value);
+  } else if (is_one_of(key, plugins_)) {
+    env_.plugins.emplace_back(key, nlohmann::json::parse(value.dump()).dump());
   } else if (!kOfRay.contains(key)) {
-    return unknown("", key, kFields);
+    std::vector<std::string> known = kFields;
+    known.insert(known.end(), plugins_.begin(), plugins_.end());
+    return unknown("", key, known);
   }
   return {};
 }
@@ -307,7 +313,8 @@ Result<RuntimeEnv> Parser::parse(const Json& root) {
   }
   for (const auto& [key, value] : root.items()) {
     // null is how Ray writes a field that isn't set.
-    if (!value.is_null() || !(is_one_of(key, kFields) || is_one_of(key, kLater))) {
+    bool known = is_one_of(key, kFields) || is_one_of(key, kLater) || is_one_of(key, plugins_);
+    if (!value.is_null() || !known) {
       TRY(field(key, value));
     }
   }
@@ -325,15 +332,17 @@ const std::vector<std::string>& field_names() {
   static const std::vector<std::string> kNames = [] {
     std::vector<std::string> names = kFields;
     names.insert(names.end(), kLater.begin(), kLater.end());
+    names.emplace_back("plugins");
     return names;
   }();
   return kNames;
 }
 
 Result<RuntimeEnv> parse_runtime_env(std::string_view json, const std::string& name,
-                                     const std::string& base) {
+                                     const std::string& base,
+                                     const std::vector<std::string>& plugins) {
   Json root = TRY(parse_json(json, name));
-  return Parser(name, base).parse(root);
+  return Parser(name, base, plugins).parse(root);
 }
 
 }  // namespace rtlaunch::config

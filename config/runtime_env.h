@@ -46,15 +46,19 @@ struct RuntimeEnv {
   std::optional<Conda> conda;  // not together with packages
   std::optional<Image> image;
   std::vector<std::pair<std::string, std::string>> env_vars;  // in the order written
+  std::vector<std::pair<std::string, std::string>> plugins;   // field, its value as sorted JSON
   Config config;
 };
 
 // `name` is what the text is called in errors; `base` the directory that relative paths and
 // requirement files start from.
+// `plugins`: fields that are those of plugins (installers/plugin.h).
 Result<RuntimeEnv> parse_runtime_env(std::string_view json, const std::string& name,
-                                     const std::string& base);
+                                     const std::string& base,
+                                     const std::vector<std::string>& plugins = {});
 
-// All that a runtime env may have, those of Ray's that aren't there yet included.
+// All that a runtime env may have, those of Ray's that aren't there yet included, as a policy names
+// them: `plugins` stands for the fields of all of them.
 const std::vector<std::string>& field_names();
 
 // Reads a requirements file with all that it includes (-r, -c stay relative to the file they are

@@ -294,5 +294,18 @@ with open('cases', 'wb') as f:
   fs::remove_all(folder);
 }
 
+TEST(Plugins, FieldsAreTakenByTheNamesThatAreGiven) {
+  auto env = parse_runtime_env(R"({"greet": {"b": [1], "a": "x"}, "other": null})", "e", "/",
+                               {"greet", "other"});
+  ASSERT_TRUE(env.ok()) << env.error().message();
+  ASSERT_EQ(env->plugins.size(), 1u);
+  EXPECT_EQ(env->plugins[0].first, "greet");
+  EXPECT_EQ(env->plugins[0].second, R"({"a":"x","b":[1]})");
+  auto wrong = parse_runtime_env(R"({"gret": 1})", "e", "/", {"greet"});
+  ASSERT_FALSE(wrong.ok());
+  EXPECT_NE(wrong.error().cure.find("greet"), std::string::npos);
+  EXPECT_FALSE(parse_runtime_env(R"({"greet": 1})", "e", "/").ok());
+}
+
 }  // namespace
 }  // namespace rtlaunch::config

@@ -79,6 +79,17 @@ Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool r
   return field;
 }
 
+Status plan_plugins(const PlanRequest& request, Plan& plan) {
+  for (const auto& [name, value] : request.env.plugins) {
+    Field field;
+    field.name = name;
+    field.plugin = TRY(find_plugin(name, request.plugin_folders));
+    field.key = plugin_key(*field.plugin, value);
+    plan.fields.push_back(std::move(field));
+  }
+  return {};
+}
+
 bool all_named(const Plan& plan) {
   return std::all_of(plan.fields.begin(), plan.fields.end(),
                      [](const Field& field) { return field.in_place() || field.key; });
@@ -253,6 +264,7 @@ Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Reco
     if (reads_working_dir || request.env.image) TRY(look_up(records, plan));
     plan.fields.push_back(TRY(plan_packages(request, plan, reads_working_dir, records)));
   }
+  TRY(plan_plugins(request, plan));
   TRY(look_up(records, plan));
   return plan;
 }

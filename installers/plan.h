@@ -18,6 +18,7 @@
 #include "config/runtime_env.h"
 #include "installers/image.h"
 #include "installers/pip.h"
+#include "installers/plugin.h"
 #include "installers/progress.h"
 #include "installers/python.h"
 #include "installers/source.h"
@@ -34,19 +35,21 @@ struct PlanRequest {
   // What will be run, as far as that is known: a hint at what it imports first; in no key.
   std::vector<std::string> command;
   bool allow_conflicts = false;
+  std::vector<std::string> plugin_folders;  // the last is the administrator's
   config::Allowed
       allowed;  // by the policy; what is not makes planning fail, and nothing is fetched
 };
 
-// One layer recipe: an image, a working_dir, one py_module, or the packages.
+// One layer recipe: an image, a working_dir, one py_module, the packages, or what a plugin makes.
 struct Field {
-  std::string name;              // "image_uri", "working_dir", "py_modules[0]", "pip", "uv"
+  std::string name;  // "image_uri", "working_dir", "py_modules[0]", "pip", "uv", a plugin's
   std::optional<Source> source;  // of a working_dir or py_module
   std::optional<ImageRef> image;
+  std::optional<Plugin> plugin;
   std::optional<store::Key> key;        // none: used in place, or one before it is to be made first
   std::optional<store::Record> record;  // what the store has for the key
   bool in_place() const { return source && source->kind == Source::Kind::kInPlace; }
-  bool is_packages() const { return !source && !image; }
+  bool is_packages() const { return !source && !image && !plugin; }
   bool missing() const { return !in_place() && !record; }
 };
 

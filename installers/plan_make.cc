@@ -1,4 +1,5 @@
 // The build half of plan.h: what a missing field costs.
+#include <algorithm>
 #include <chrono>
 
 #include "installers/allowed_sources.h"
@@ -19,6 +20,13 @@ Deadline deadline_of(const PlanRequest& request) {
 
 CondaContext conda_context(const PlanRequest& request) {
   return {request.variables, request.cwd, request.tools, request.allowed, deadline_of(request)};
+}
+
+const std::string& value_of(const PlanRequest& request, const std::string& plugin) {
+  const auto& plugins = request.env.plugins;
+  return std::find_if(plugins.begin(), plugins.end(),
+                      [&](const auto& one) { return one.first == plugin; })
+      ->second;
 }
 
 }  // namespace
@@ -45,6 +53,11 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
   if (field.image) {
     field.record = TRY(make_image(*field.image, *field.key, expanded_variables(request), store,
                                   progress, deadline_of(request)));
+    return {};
+  }
+  if (field.plugin) {
+    field.record = TRY(make_plugin_layer(*field.plugin, value_of(request, field.name), *field.key,
+                                         request.allowed, store, progress, deadline_of(request)));
     return {};
   }
   if (!field.source) {

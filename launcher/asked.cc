@@ -14,11 +14,26 @@ namespace rtlaunch {
 namespace {
 
 // --runtime-env is JSON if it begins like an object, else a file's name.
-Result<config::RuntimeEnv> read_runtime_env(const std::string& option, const std::string& cwd) {
+// Plugins are looked for when there are fields that may be theirs.
+Result<config::RuntimeEnv> parse(const std::string& text, const std::string& name,
+                                 installers::PlanRequest& request, Host& host) {
+  auto env = config::parse_runtime_env(text, name, request.cwd);
+  if (env) return env;
+  std::string of_daemon = TRY(host.plugins());
+  std::vector<std::string> folders = {of_daemon};
+  if (of_daemon.empty()) folders = installers::plugin_folders(request.variables);
+  std::vector<std::string> names = installers::plugin_names(folders);
+  if (names.empty()) return env;
+  request.plugin_folders = std::move(folders);
+  return config::parse_runtime_env(text, name, request.cwd, names);
+}
+
+Result<config::RuntimeEnv> read_runtime_env(const std::string& option,
+                                            installers::PlanRequest& request, Host& host) {
   if (option.empty()) return config::RuntimeEnv();
   size_t first = option.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && (option[first] == '{' || option[first] == '[')) {
-    return config::parse_runtime_env(option, "--runtime-env", cwd);
+    return parse(option, "--runtime-env", request, host);
   }
   auto text = sys::read_file(option, 16 << 20);
   if (!text) {
@@ -26,7 +41,7 @@ Result<config::RuntimeEnv> read_runtime_env(const std::string& option, const std
     text.error().cure = "give the name of a JSON file, or the JSON itself";
     return text.error();
   }
-  return config::parse_runtime_env(*text, option, cwd);
+  return parse(*text, option, request, host);
 }
 
 Status add_requirements(const std::vector<std::string>& lines, const std::string& cwd,
@@ -82,11 +97,11 @@ Result<std::string> caller_cwd() {
   return std::string(buffer);
 }
 
-Result<installers::PlanRequest> read_request(const RunOptions& options) {
+Result<installers::PlanRequest> read_request(const RunOptions& options, Host& host) {
   installers::PlanRequest request;
   request.cwd = TRY(caller_cwd());
   request.variables = caller_variables();
-  request.env = TRY(read_runtime_env(options.runtime_env, request.cwd));
+  request.env = TRY(read_runtime_env(options.runtime_env, request, host));
   if (options.working_dir) request.env.working_dir = options.working_dir;
   if (!options.image.empty()) request.env.image = config::Image{"image_uri", options.image};
   TRY(add_requirements(options.pip, request.cwd, request.env));

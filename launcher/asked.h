@@ -4,6 +4,7 @@
 
 #include "installers/plan.h"
 #include "isolation/sys/result.h"
+#include "launcher/host.h"
 #include "launcher/options.h"
 
 namespace rtlaunch {
@@ -12,7 +13,8 @@ installers::Environment caller_variables();
 Result<std::string> caller_cwd();
 
 // Reads the files that options name; finds nothing out about the machine.
-Result<installers::PlanRequest> read_request(const RunOptions& options);
+// `host` is asked for the folder of plugins, when there are fields that may be theirs.
+Result<installers::PlanRequest> read_request(const RunOptions& options, Host& host);
 
 // Of a command in an environment that is known: no file is read.
 Result<installers::PlanRequest> exec_request(const RunOptions& options);

@@ -2,7 +2,8 @@
 // rtlaunch (request.h); `store` and `env` are what people ask.
 //
 // rtlaunchd asks for them with `--caller UID:GID:GROUPS --store DIR`, as root, for somebody else,
-// and with `--allowed JSON` where the policy bounds what that one may use. Then every path is
+// with the administrator's folder of plugins (`--plugins DIR`), and with `--allowed JSON` where the
+// policy bounds what that one may use. Then every path is
 // opened, and every program of the caller's choice run, with the caller's rights
 // (isolation/sys/caller.h), and only the store's own methods are root's. The environment is empty;
 // of the caller's variables, which come with the request, those are taken over that our own
@@ -62,6 +63,7 @@ struct Work {
   std::optional<sys::Caller> caller;  // given by rtlaunchd
   std::string store;                  // given by rtlaunchd; else the request says it
   config::Allowed allowed;            // the same
+  std::string plugins;                // the same: the administrator's folder
 };
 
 Result<Work> parse_work(const std::vector<std::string>& args) {
@@ -78,6 +80,8 @@ Result<Work> parse_work(const std::vector<std::string>& args) {
       work.store = value;
     } else if (args[i] == "--allowed") {
       work.allowed = TRY(config::parse_allowed(value));
+    } else if (args[i] == "--plugins") {
+      work.plugins = value;
     } else {
       return make_error("rtlaunch-build", args[i], "is no option of it");
     }
@@ -142,6 +146,7 @@ struct Ready {
 Result<Ready> prepare(const Work& work) {
   BuildRequest request = TRY(read_request());
   if (work.caller) request.plan.allowed = work.allowed;
+  if (work.caller) request.plan.plugin_folders = {work.plugins};
   if (!work.caller) {
     store::Store own = TRY(store::Store::open(request.store, true));
     return Ready{std::move(request), std::move(own)};

@@ -114,6 +114,7 @@ Status Client::take_hello(const Json& frame) {
   greeted_ = true;
   if (auto refusal = refusal_of(frame)) return refusal->error;
   store_ = frame.value("store", "");
+  plugins_ = frame.value("plugins", "");
   return {};
 }
 

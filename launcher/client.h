@@ -52,7 +52,9 @@ class Client {
   const Signals& signals() const { return *signals_; }
   Status check_signals();  // an Error when one of those that end a wait has come
 
-  const std::string& store() const { return store_; }  // known after the first answer
+  // Known after the first answer.
+  const std::string& store() const { return store_; }
+  const std::string& plugins() const { return plugins_; }
   const std::string& socket() const { return path_; }
 
  private:
@@ -69,7 +71,7 @@ class Client {
   Signals* signals_;
   UniqueFd socket_;
   protocol::FrameReader frames_;
-  std::string store_;
+  std::string store_, plugins_;
   bool said_hello_ = false, greeted_ = false;
   bool owed_ = false;   // an answer that nobody has waited for
   bool again_ = false;  // the last error of ask_once() may be asked again

@@ -27,6 +27,7 @@ const char kDaemonUsage[] =
   --runtime DIR        socket, lock, workers' records, log (/run/rtlaunch)
   --socket PATH        where clients connect (RUNTIME/rtlaunchd.sock)
   --policy FILE        who may ask for what (/etc/rtlaunch/policy.json, if it is there)
+  --plugins DIR        programs that add fields (/etc/rtlaunch/plugins)
   --metrics ADDR:PORT  Prometheus text over HTTP, or off (127.0.0.1:9469)
   --cgroup PATH        of cgroup v2, for workers' leaves ("/rtlaunch"); below our own if not given
   --log-level LEVEL    debug, info, warning, error (info); JSON lines on stderr
@@ -48,9 +49,10 @@ Result<int> parse_seconds(const std::string& name, const std::string& value) {
 }
 
 Status take_option(const std::string& name, const std::string& value, DaemonOptions& options) {
-  std::string* texts[] = {&options.store,   &options.runtime, &options.socket,
-                          &options.metrics, &options.policy,  &options.cgroup};
-  const char* names[] = {"--store", "--runtime", "--socket", "--metrics", "--policy", "--cgroup"};
+  std::string* texts[] = {&options.store,  &options.runtime, &options.socket, &options.metrics,
+                          &options.policy, &options.cgroup,  &options.plugins};
+  const char* names[] = {"--store",  "--runtime", "--socket", "--metrics",
+                         "--policy", "--cgroup",  "--plugins"};
   for (size_t i = 0; i < std::size(names); ++i) {
     if (name != names[i]) continue;
     if (value.empty()) return make_error("command line", name, "needs a value", "see --help");
@@ -67,7 +69,7 @@ Status take_option(const std::string& name, const std::string& value, DaemonOpti
   }
   std::string near =
       config::nearest(name, {"--store", "--runtime", "--socket", "--metrics", "--log-level",
-                             "--drain-seconds", "--policy", "--cgroup", "--help"});
+                             "--drain-seconds", "--policy", "--cgroup", "--plugins", "--help"});
   return make_error("command line", name, "unknown option",
                     near.empty() ? "see rtlaunchd --help" : "did you mean " + near + "?");
 }
@@ -96,6 +98,7 @@ Result<DaemonOptions> parse_daemon_options(const std::vector<std::string>& args)
   }
   options.runtime = TRY(absolute(options.runtime));
   options.store = TRY(absolute(options.store));
+  options.plugins = TRY(absolute(options.plugins));
   if (!options.policy.empty()) options.policy = TRY(absolute(options.policy));
   if (options.socket.empty()) options.socket = options.runtime + "/rtlaunchd.sock";
   options.socket = TRY(absolute(options.socket));

@@ -20,6 +20,7 @@ struct DaemonOptions {
   std::string store = "/var/lib/rtlaunch";
   std::string runtime = "/run/rtlaunch";
   std::string socket;  // RUNTIME/rtlaunchd.sock
+  std::string plugins = "/etc/rtlaunch/plugins";
   std::string policy;  // "": config::kPolicyFile, or the built-in one where that isn't there
   std::string metrics = "127.0.0.1:9469";
   std::string cgroup;  // SpawnerConfig's

@@ -42,6 +42,8 @@ Json field_json(const Field& field) {
   } else if (field.image) {
     json["image"] = field.image->shown;
     if (field.record) json["facts"] = Json::parse(field.record->data, nullptr, false);
+  } else if (field.plugin) {
+    json["plugin"] = Json::parse(field.record->data);
   } else if (field.record) {
     json["mounts"] = mounts_json(*field.record);
     json["bytecode"] = !installers::lacks_bytecode(*field.record);
@@ -90,6 +92,7 @@ store::Record record_from(const Json& json, const std::vector<store::Digest>& la
   record.name = json.at("name");
   for (size_t left = json.at("layers"); left > 0; --left) record.layers.push_back(layers.at(at++));
   if (json.contains("facts")) record.data = json.at("facts").dump();
+  if (json.contains("plugin")) record.data = json["plugin"].dump();
   if (!json.contains("mounts")) return record;
   Json mounts = Json::array();
   for (const Json& mount : json.at("mounts")) {
@@ -109,6 +112,7 @@ Plan plan_from(const store::Record& record) {
     Field& field = plan.fields.emplace_back();
     field.name = name;
     if (std::string key = described.at("key"); !key.empty()) field.key = store::Key{key};
+    if (described.contains("plugin")) field.plugin = installers::Plugin{name, "", ""};
     if (described.contains("source")) field.source = source_from(described);
     if (described.contains("image")) {
       field.image.emplace();

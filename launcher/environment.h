@@ -3,7 +3,8 @@
 // those of the fields, in order; `data` is
 //   {"fields": {NAME: {"key", "name", "layers": how many, "bytecode": is there,
 //                      "image", "facts": of an image's record,
-//                      "source", "kind", "path", "mounts": [[TARGET, [number of a layer...]]...],
+//                      "plugin": how a command is started with it, "source", "kind", "path",
+//                      "mounts": [[TARGET, [number of a layer...]]...],
 //                      "variables": [[NAME, VALUE]...] that conda's packages set}},
 //    "env_vars": [NAME...], "python", "python_mounts": [PATH...], "scripts"}
 // Values of variables are in no record: whoever starts a command brings them.

@@ -313,7 +313,7 @@ Status hold_if_named(const RunOptions& options, const store::Key& id, Host& host
 Result<int> create(const RunOptions& options, Report& report) {
   Signals signals = TRY(Signals::block());
   std::unique_ptr<Host> host = TRY(choose_host(rtlaunch::host_options(options), signals));
-  installers::PlanRequest request = TRY(read_request(options));
+  installers::PlanRequest request = TRY(read_request(options, *host));
   report.hide(request.env.env_vars);
   TRY(host->shape(options.asked, false));
   request.allowed = host->allowed();

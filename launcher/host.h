@@ -65,7 +65,8 @@ class Host : public installers::Records {
   // False: commands have sessions of their own, and no key of ours reaches them by itself.
   virtual bool shares_terminal() const = 0;
   virtual Result<const store::Store*> own() = 0;  // where planning remembers; opened when asked for
-  virtual std::vector<std::string> hidden() const = 0;  // what no command may see
+  virtual Result<std::string> plugins() { return std::string(); }  // a daemon's folder of them
+  virtual std::vector<std::string> hidden() const = 0;             // what no command may see
   // For who starts a command past this host (zygote.h): what it would have started, held to the
   // policy in just the same way, its layers and its record, held as the host would have them held.
   // Nothing: the host would have refused, or only it can hold them; start() tells.

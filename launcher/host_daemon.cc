@@ -215,6 +215,10 @@ class DaemonHost : public Host {
 
   bool shares_terminal() const override { return false; }
   const std::string& store() const override { return client_.store(); }
+  Result<std::string> plugins() override {
+    if (client_.plugins().empty()) TRY(lookup({{store::sha256_hex("")}}));
+    return client_.plugins();
+  }
 
   Result<const store::Store*> own() override {
     if (!own_) {

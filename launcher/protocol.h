@@ -11,8 +11,9 @@
 // keys are refused, by name. A key whose value is null counts as not given.
 //
 //   hello     {"op", "version": 1, "client": "rtlaunch 0.1.0"}
-//             → {"ok", "version": 1, "server", "store", "tools", "pid"}; must come first. Another
-//             version: ok false, and {"versions": [1]} beside the error says what is spoken.
+//             → {"ok", "version": 1, "server", "store", "plugins", "tools", "pid"}; must come
+//             first. Another version: ok false, and {"versions": [1]} beside the error says what is
+//             spoken.
 //   lookup    {"op", "keys": [hex...]} → {"records": [record or null...]}      in the caller's
 //   scope
 //             record: {"kind", "name", "layers": [hex...], "data": text of JSON}

@@ -79,12 +79,20 @@ Json runtime_env_json(const config::RuntimeEnv& env) {
   }
   if (env.conda) json["conda"] = config::conda_json(*env.conda);
   if (env.image) json["image_uri"] = env.image->uri;
+  for (const auto& [name, value] : env.plugins) json[name] = Json::parse(value);
   Json variables = Json::object();
   for (const auto& [name, value] : env.env_vars) variables[name] = value;
   if (!variables.empty()) json["env_vars"] = variables;
   json["config"] = {{"setup_timeout_seconds", env.config.setup_timeout_seconds.value_or(-1)},
                     {"eager_install", env.config.eager_install}};
   return json;
+}
+
+Json plugins_json(const installers::PlanRequest& request) {
+  Json fields = Json::array(), folders = Json::array();
+  for (const auto& [name, value] : request.env.plugins) fields.push_back(name);
+  for (const std::string& folder : request.plugin_folders) folders.push_back(from_bytes(folder));
+  return {{"fields", fields}, {"folders", folders}};
 }
 
 }  // namespace
@@ -99,6 +107,7 @@ std::string request_json(const installers::PlanRequest& request, const std::stri
                {"allow_conflicts", request.allow_conflicts},
                {"variables", variables_json(request.variables)},
                {"allowed", config::allowed_json(request.allowed)},
+               {"plugins", plugins_json(request)},
                {"runtime_env", runtime_env_json(request.env)}});
 }
 
@@ -120,8 +129,14 @@ Result<BuildRequest> parse_request(const std::string& text) {
     for (const Json& word : json.at("command")) request.plan.command.push_back(to_bytes(word));
     request.plan.allow_conflicts = json.at("allow_conflicts");
     request.plan.allowed = TRY(config::parse_allowed(json.at("allowed")));
-    request.plan.env =
-        TRY(config::parse_runtime_env(dump(json.at("runtime_env")), "request", request.plan.cwd));
+    std::vector<std::string> plugins;  // of a request without any nothing need be said
+    if (json.contains("plugins")) {
+      plugins = json["plugins"].at("fields").get<std::vector<std::string>>();
+      for (const Json& folder : json["plugins"].at("folders"))
+        request.plan.plugin_folders.push_back(to_bytes(folder));
+    }
+    request.plan.env = TRY(config::parse_runtime_env(dump(json.at("runtime_env")), "request",
+                                                     request.plan.cwd, plugins));
     return request;
   } catch (const Json::exception&) {
     return make_error("request", "", "malformed", "install rtlaunch and rtlaunch-build together");

@@ -2,7 +2,8 @@
 // of env_vars pass through it and never through argv), and JSON lines on its standard output.
 //
 //   request   {"format": 3, "store", "cwd", "python", "tools", "command": [...], "allow_conflicts",
-//              "allowed": text of JSON, "variables": {NAME: value...}, "runtime_env": {...}}
+//              "allowed": text of JSON, "variables": {NAME: value...}, "plugins": {"fields":
+//              [NAME...], "folders": [...]}, "runtime_env": {...}}
 //   answers   {"event": "progress", "layer", "phase", "object", "done", "total"}
 //             {"event": "error", "step", "errno", "object", "reason", "cure", "exit_code"}
 //             {"event": "done"}

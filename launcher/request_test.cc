@@ -14,12 +14,16 @@ TEST(Request, AnyBytesOfTheCallersArriveAsTheyWere) {
   request.cwd = "/home/\xe9t\xe9";
   request.python = "/opt/\xff/python";
   request.command = {"python", "-c", all, ""};
+  request.env.plugins = {{"greet", "{\"a\":\"x\"}"}};
+  request.plugin_folders = {"/of/\xe9", "/etc/rtlaunch/plugins"};
   auto parsed = parse_request(request_json(request, "/store/\x80"));
   ASSERT_TRUE(parsed.ok()) << parsed.error().message();
   EXPECT_EQ(parsed->plan.variables, request.variables);
   EXPECT_EQ(parsed->plan.cwd, request.cwd);
   EXPECT_EQ(parsed->plan.python, request.python);
   EXPECT_EQ(parsed->plan.command, request.command);
+  EXPECT_EQ(parsed->plan.env.plugins, request.env.plugins);
+  EXPECT_EQ(parsed->plan.plugin_folders, request.plugin_folders);
   EXPECT_EQ(parsed->store, "/store/\x80");
 }
 

@@ -41,7 +41,8 @@ std::vector<std::string> fields_to_make(const Plan& plan) {
 }
 
 bool asks_for_layers(const config::RuntimeEnv& env) {
-  return env.image || env.working_dir || !env.py_modules.empty() || env.packages || env.conda;
+  return env.image || env.working_dir || !env.py_modules.empty() || env.packages || env.conda ||
+         !env.plugins.empty();
 }
 
 // Without a field nothing has to be looked up, and a daemon's client needs no store of its own.
@@ -276,7 +277,7 @@ Result<int> run(const RunOptions& options, Report& report) {
   TRY(take_on_death(options));
   Signals signals = TRY(Signals::block());
   std::unique_ptr<Host> host = TRY(choose_host(host_options(options), signals));
-  PlanRequest request = TRY(read_request(options));
+  PlanRequest request = TRY(read_request(options, *host));
   report.hide(request.env.env_vars);
   Shape shape = TRY(host->shape(options.asked, false));
   request.allowed = host->allowed();

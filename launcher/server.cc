@@ -59,9 +59,10 @@ Status Server::open() {
   policy_ = TRY(PolicyInForce::load(options_.policy, journal_));
   store_ = TRY(store::Store::open(options_.store, true));
   workers_ = TRY(Workers::open(options_.runtime));
-  builds_.emplace(io_, options_.store, Builds::Limits(), spawners_, journal_, metrics_);
-  housekeeping_.emplace(io_, options_.store, Housekeeping::Rules(), spawners_, *builds_, journal_,
-                        metrics_);
+  builds_.emplace(io_, options_.store, options_.plugins, Builds::Limits(), spawners_, journal_,
+                  metrics_);
+  housekeeping_.emplace(io_, options_.store, options_.plugins, Housekeeping::Rules(), spawners_,
+                        *builds_, journal_, metrics_);
   TRY(adopt());
   TRY(take_socket());
   page_ = TRY(MetricsPage::open(io_, options_.metrics, [this] {

@@ -76,12 +76,13 @@ Status outcome(const Build& build, const Result<SpawnReply>& last) {
 }  // namespace
 
 std::vector<std::string> builder_options(const isolation::User& caller, const std::string& store,
+                                         const std::string& plugins,
                                          const config::Allowed& allowed) {
   std::string who = std::to_string(caller.uid) + ":" + std::to_string(caller.gid) + ":";
   for (size_t i = 0; i < caller.groups.size(); ++i) {
     who += (i > 0 ? "," : "") + std::to_string(caller.groups[i]);
   }
-  std::vector<std::string> options = {"--caller", who, "--store", store};
+  std::vector<std::string> options = {"--caller", who, "--store", store, "--plugins", plugins};
   if (allowed == config::Allowed()) return options;
   options.insert(options.end(), {"--allowed", config::allowed_json(allowed)});
   return options;
@@ -91,10 +92,11 @@ Result<UniqueFd> open_again(int fd) {
   return sys::open_at(AT_FDCWD, "/proc/self/fd/" + std::to_string(fd), O_RDONLY);
 }
 
-Builds::Builds(asio::io_context& io, std::string store, Limits limits, Spawners& spawners,
-               Journal& journal, Metrics& metrics)
+Builds::Builds(asio::io_context& io, std::string store, std::string plugins, Limits limits,
+               Spawners& spawners, Journal& journal, Metrics& metrics)
     : io_(io),
       store_(std::move(store)),
+      plugins_(std::move(plugins)),
       spawners_(spawners),
       journal_(journal),
       metrics_(metrics),
@@ -155,7 +157,7 @@ awaitable<Status> Builds::run(std::shared_ptr<Build> build) {
   request.kind = SpawnRequest::Kind::kBuild;
   request.caller = build->caller;
   request.arguments = {"make", build->field};
-  for (std::string& option : builder_options(build->caller, store_, build->allowed)) {
+  for (std::string& option : builder_options(build->caller, store_, plugins_, build->allowed)) {
     request.arguments.push_back(std::move(option));
   }
   request.document = std::move(build->document);

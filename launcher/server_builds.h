@@ -20,8 +20,10 @@
 
 namespace rtlaunch {
 
-// "--caller UID:GID:G1,G2 --store DIR --allowed JSON": whose rights, where, and what may be used.
+// "--caller UID:GID:G1,G2 --store DIR --plugins DIR --allowed JSON": whose rights, where, and what
+// may be used.
 std::vector<std::string> builder_options(const isolation::User& caller, const std::string& store,
+                                         const std::string& plugins,
                                          const config::Allowed& allowed = {});
 // Another description of the same memory, read from its start.
 Result<UniqueFd> open_again(int fd);
@@ -50,8 +52,8 @@ class Builds {
   struct Limits {
     size_t all = 8, each = 4, queue = 1024, queue_each = 256;
   };
-  Builds(asio::io_context& io, std::string store, Limits limits, Spawners& spawners,
-         Journal& journal, Metrics& metrics);
+  Builds(asio::io_context& io, std::string store, std::string plugins, Limits limits,
+         Spawners& spawners, Journal& journal, Metrics& metrics);
 
   // Errors: the builder's own; EAGAIN: try again; ECANCELED.
   awaitable<Status> make(std::shared_ptr<Build> build);
@@ -73,7 +75,7 @@ class Builds {
   void count(const Build& build, const Status& status, Clock::time_point began);
 
   asio::io_context& io_;
-  std::string store_;
+  std::string store_, plugins_;
   Spawners& spawners_;
   Journal& journal_;
   Metrics& metrics_;

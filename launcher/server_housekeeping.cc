@@ -29,10 +29,12 @@ bool take_output(int fd, std::string& text) {
 
 }  // namespace
 
-Housekeeping::Housekeeping(asio::io_context& io, std::string store, Rules rules, Spawners& spawners,
-                           const Builds& builds, Journal& journal, Metrics& metrics)
+Housekeeping::Housekeeping(asio::io_context& io, std::string store, std::string plugins,
+                           Rules rules, Spawners& spawners, const Builds& builds, Journal& journal,
+                           Metrics& metrics)
     : io_(io),
       store_(std::move(store)),
+      plugins_(std::move(plugins)),
       rules_(rules),
       spawners_(spawners),
       builds_(builds),
@@ -99,7 +101,7 @@ awaitable<void> Housekeeping::wait_for_builds() {
 
 awaitable<void> Housekeeping::settle(Settle job) {
   std::vector<std::string> arguments = {"settle"};
-  for (std::string& option : builder_options(job.caller, store_)) {
+  for (std::string& option : builder_options(job.caller, store_, plugins_)) {
     arguments.push_back(std::move(option));
   }
   count("settle", co_await run(std::move(arguments), std::move(job.document)));

@@ -21,8 +21,8 @@ class Housekeeping {
   };
   static constexpr size_t kMostSettles = 256;  // the oldest are dropped: bytecode can wait
 
-  Housekeeping(asio::io_context& io, std::string store, Rules rules, Spawners& spawners,
-               const Builds& builds, Journal& journal, Metrics& metrics);
+  Housekeeping(asio::io_context& io, std::string store, std::string plugins, Rules rules,
+               Spawners& spawners, const Builds& builds, Journal& journal, Metrics& metrics);
   void start();
   void stop();  // nothing new; what runs is ended
   void settle_later(const isolation::User& caller, UniqueFd document);
@@ -54,7 +54,7 @@ class Housekeeping {
   void take_stats(const std::string& text);
 
   asio::io_context& io_;
-  std::string store_;
+  std::string store_, plugins_;
   Rules rules_;
   Spawners& spawners_;
   const Builds& builds_;

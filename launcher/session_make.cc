@@ -1,6 +1,8 @@
 // make: one builder a field, side by side; the client hears of their progress as far as it listens.
+#include <algorithm>
 #include <cerrno>
 
+#include "config/runtime_env.h"
 #include "launcher/session_ops.h"
 
 namespace rtlaunch {
@@ -25,6 +27,12 @@ struct Making {
   }
 };
 
+Status check_name(const std::string& field, const config::Allowed& allowed) {
+  const std::vector<std::string>& fields = config::field_names();
+  bool plugin = std::find(fields.begin(), fields.end(), field) == fields.end();
+  return plugin ? config::check_plugin(field, allowed) : config::check_field(field, allowed);
+}
+
 Status prepare(Session& session, const std::shared_ptr<Making>& making, const Incoming& incoming) {
   Server& server = session.server();
   if (server.draining()) {
@@ -34,7 +42,7 @@ Status prepare(Session& session, const std::shared_ptr<Making>& making, const In
   TRY(server.store());
   config::Allowed allowed = server.policy().allowed(session.peer().user);
   for (const std::string& field : incoming.request.fields) {
-    TRY(config::check_field(field.substr(0, field.find('[')), allowed));
+    TRY(check_name(field.substr(0, field.find('[')), allowed));
   }
   std::weak_ptr<Session> weak = session.weak_from_this();
   for (const std::string& field : incoming.request.fields) {

@@ -288,6 +288,7 @@ std::string hello_answer(Server& server) {
   return fine({{"version", protocol::kVersion},
                {"server", kServer},
                {"store", server.options().store},
+               {"plugins", server.options().plugins},
                {"tools", server.tools()},
                {"pid", ::getpid()}});
 }

@@ -42,6 +42,7 @@ bool is_module(const Field& field) { return field.name.rfind("py_modules[", 0) =
 struct Places {
   std::string working_dir;           // "" when the env has none
   std::vector<std::string> modules;  // in the order of the fields
+  std::string plugins;               // a folder each below
 };
 
 Error no_place(const std::string& option, const std::string& reason) {
@@ -68,6 +69,7 @@ Result<Places> places_of(const RunOptions& options, bool shared, const Plan& pla
   bool image = has_image(plan);
   std::string modules = image ? kPyModulesInImage : shared ? store + kPyModulesInStore : kPyModules;
   Places places;
+  places.plugins = image ? kPluginsInImage : shared ? store + kPluginsInStore : kPlugins;
   places.working_dir = TRY(working_dir_place(options, plan,
                                              image    ? kWorkingDirInImage
                                              : shared ? store + kWorkingDirInStore
@@ -202,6 +204,48 @@ void mount_image(const Plan& plan, const std::string& store, Spec& spec) {
   }
 }
 
+std::string place_of_plugin(const Field& field, const Places& places) {
+  return places.plugins + "/" + field.name;
+}
+
+// Its layer, at its own place and at those that it has named; what it puts before the command.
+Status mount_plugins(const Plan& plan, const Places& places, const std::string& store, Spec& spec) {
+  std::vector<std::string> prefix;
+  for (const Field& field : plan.fields) {
+    if (!field.plugin) continue;
+    installers::PluginLaunch launch = TRY(installers::plugin_launch(*field.record));
+    std::string place = place_of_plugin(field, places);
+    std::vector<std::string> targets = launch.at;
+    targets.push_back(place);
+    for (const std::string& target : targets) {
+      if (!can_be_covered(target)) {
+        return make_error("plugin " + field.name, target, "can't be covered by its layer",
+                          "have the plugin name another directory in `at`");
+      }
+      isolation::Bind bind{layer_path(field.record->layers.front(), store), target};
+      bind.owned = true;
+      spec.binds.push_back(std::move(bind));
+    }
+    for (const std::string& word : launch.prefix)
+      prefix.push_back(installers::with_layer(word, place));
+  }
+  spec.argv.insert(spec.argv.begin(), prefix.begin(), prefix.end());
+  return {};
+}
+
+// In the order of the fields; each may name what is there already.
+Status add_plugins_variables(const Plan& plan, const Places& places, Environment& variables) {
+  for (const Field& field : plan.fields) {
+    if (!field.plugin) continue;
+    installers::PluginLaunch launch = TRY(installers::plugin_launch(*field.record));
+    for (const auto& [name, value] : launch.env) {
+      std::string text = installers::with_layer(value, place_of_plugin(field, places));
+      variables[name] = config::expand_variables(text, variables);
+    }
+  }
+  return {};
+}
+
 // A virtualenv inside the working directory is excluded from its layer, but needed: it comes back
 // at its place, as a mount of its own.
 void keep_interpreter(const PlanRequest& request, const Plan& plan, const Places& places,
@@ -328,13 +372,14 @@ PlanRequest with_allowed_variables(PlanRequest request, const std::vector<std::s
   return request;
 }
 
-std::vector<std::string> worker_environment(const Shape& shape, const PlanRequest& request,
-                                            const Plan& plan, const Places& places,
-                                            const std::string& cwd) {
+Result<std::vector<std::string>> worker_environment(const Shape& shape, const PlanRequest& request,
+                                                    const Plan& plan, const Places& places,
+                                                    const std::string& cwd) {
   PlanRequest allowed =
       shape.environment ? with_allowed_variables(request, *shape.environment) : request;
   Environment variables =
       installers::expanded_variables(with_conda_variables(std::move(allowed), plan));
+  TRY(add_plugins_variables(plan, places, variables));
   set_python_path(places, variables);
   set_path(plan, variables);
   if (shape.shared) name_raylet(variables);
@@ -426,8 +471,8 @@ Result<Spec> spec_in_image(const RunOptions& options, const Shape& shape,
   Spec spec;
   spec.argv = TRY(command_in(image, options));
   spec.cwd = places.working_dir.empty() ? image.working_dir : places.working_dir;
-  spec.env =
-      worker_environment(without_bounds, with_variables_of(image, request), plan, places, spec.cwd);
+  spec.env = TRY(worker_environment(without_bounds, with_variables_of(image, request), plan, places,
+                                    spec.cwd));
   bool root = ::geteuid() == 0;
   spec.keep_caps = root;
   if (root && image.uid != 0) spec.user = isolation::User{image.uid, image.gid, {}};
@@ -436,6 +481,7 @@ Result<Spec> spec_in_image(const RunOptions& options, const Shape& shape,
   mount_image(plan, store, spec);
   mount_working_dir(options, shape.shared, plan, places, store, spec);
   mount_modules(plan, places, store, spec);
+  TRY(mount_plugins(plan, places, store, spec));
   return spec;
 }
 
@@ -451,7 +497,7 @@ Result<Spec> worker_spec(const RunOptions& options, const Shape& shape, const Pl
   Spec spec;
   spec.argv = options.command;
   spec.cwd = places.working_dir.empty() ? request.cwd : places.working_dir;
-  spec.env = worker_environment(shape, request, plan, places, spec.cwd);
+  spec.env = TRY(worker_environment(shape, request, plan, places, spec.cwd));
   spec.keep_caps = ::geteuid() == 0;
   spec.upper_bytes = options.upper_bytes;
   take_shape(shape, request, spec);
@@ -462,6 +508,7 @@ Result<Spec> worker_spec(const RunOptions& options, const Shape& shape, const Pl
   TRY(mount_packages(plan, store, spec));
   show_cwd(request.cwd, spec);
   mount_modules(plan, places, store, spec);
+  TRY(mount_plugins(plan, places, store, spec));
   keep_interpreter(request, plan, places, spec);
   // Parents before what lies in them, else the parent's mount would cover it.
   std::stable_sort(
