@@ -5,6 +5,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import shutil
 import signal
 import tempfile
 import zipfile
@@ -15,6 +16,7 @@ from daemon_support import wait_until
 from ray_support import VENV, children_of, command_of, node, our_node, ray_daemon, ray_programs  # noqa: F401 (fixtures)
 from test_ray_agent import make_agent, messages  # noqa: F401 (fixtures)
 
+EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / 'installers/examples'
 PLUGINS = '''
 import asyncio, json, os, pathlib, time
 from ray._private.runtime_env.plugin import RuntimeEnvPlugin
@@ -146,6 +148,33 @@ def test_a_uri_is_made_once_and_deleted_when_nobody_uses_it(one):
         connect()
         answer(ray.get(ray.remote(lambda: 1).options(runtime_env={'marks': {'uris': ['marks://shared']}}).remote()))''') == 1
     assert traced(one.theirs).count(['create', 'marks://shared']) == 2
+
+
+def test_a_plugin_of_rtlaunch(ray_programs, tmp_path):  # noqa: F811
+    """installers/plugin.h: its layer, its variables and its prefix, for a worker of Ray's."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix='plugins-'))
+    folder.chmod(0o755)
+    shutil.copy(EXAMPLES / 'greet', folder / 'greet')
+    program = '#!/bin/sh\n[ $1 = launch ] && echo \'{"prefix": ["env", "PUT=before"]}\' || echo {}\n'
+    (folder / 'before').write_text(program)
+    (folder / 'before').chmod(0o755)
+    fields = {'greet': 'hello', 'before': True, 'env_vars': {'A': '1'}, 'no_plugin': 1}
+    with our_node(ray_programs, store=tmp_path / 'store', env={'RTLAUNCH_PLUGINS': str(folder)}) as one:
+        assert one.drive(f'''
+            connect()
+            @ray.remote
+            def seen():
+                import subprocess
+                said = subprocess.run(['greet', 'worker'], capture_output=True, text=True).stdout
+                return [said, os.environ['PUT'], os.environ['A']]
+            answer(ray.get(seen.options(runtime_env={fields!r}).remote()))''') == ['hello, worker\n', 'before', '1']
+        text = one.drive('''
+            connect()
+            try:
+                ray.get(ray.remote(lambda: 1).options(runtime_env={'greet': '$(id)'}).remote())
+            except ray.exceptions.RuntimeEnvSetupError as error:
+                answer(str(error))''')
+        assert 'plugin greet: validate: is no plain text' in text
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "installers/plugin.h"
 #include "installers/source.h"
 #include "isolation/sys/files.h"
 #include "launcher/ray/context.h"
@@ -57,6 +58,7 @@ Environments::Environments(asio::io_context& io, const AgentOptions& options, co
       bridge_(bridge),
       rtlaunch_(std::move(rtlaunch)),
       where_(std::move(where)),
+      plugin_folders_(installers::plugin_folders(environment_variables())),
       log_(std::move(log)),
       uris_([this](const std::string& field) { return knobs_.cache_bytes(field); }) {}
 
@@ -98,11 +100,9 @@ void Environments::settle(const std::string& env, Entry& entry) {
 }
 
 void Environments::forget_unused() {
-  for (const char* field : {"working_dir", "py_modules", "java_jars", "pip", "uv", "conda"}) {
-    for (const Uri& gone : uris_.take_excess(field)) forget_with(gone);
-  }
-  if (!bridge_.idle()) return;  // some setup may be about to use them
-  for (const std::string& field : bridge_.fields()) {
+  for (const std::string& field : uris_.fields()) {
+    // Some setup of Ray's plugins may be about to use them.
+    if (bridge_.serves(field) && !bridge_.idle()) continue;
     for (const Uri& gone : uris_.take_excess(field)) forget_with(gone);
   }
 }
@@ -187,7 +187,7 @@ awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
 }
 
 awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request, SetupLog& log) {
-  auto env = read_ray_env(request.env);
+  auto env = read_ray_env(request.env, installers::plugin_names(plugin_folders_));
   if (!env) co_return env.error();
   auto deadline = deadline_of(request.limit);
   std::set<std::string> plugins;
@@ -296,6 +296,7 @@ awaitable<Status> Environments::plug_in(Entry& entry, const GetRequest& request,
   RayEnv theirs;
   theirs.py_executable = executable;
   theirs.uris = env.uris;
+  theirs.has_plugins = env.has_plugins;
   auto changed = co_await executables_.prepare(theirs, deadline);
   if (!changed) co_return changed.error();
   run_by.py_executable = changed->py_executable;
@@ -314,9 +315,10 @@ Status Environments::check_can_run(const RayEnv& env, const RunBy& run_by) const
     return make_error("runtime_env", by,
                       "it starts Python as its child, and this node shuts in every worker", cure);
   }
-  if (!env.has_packages()) return {};
+  if (!env.has_packages() && !env.has_plugins) return {};
+  std::string with = env.has_plugins ? "a plugin" : "pip, uv or conda";
   return make_error("runtime_env", by,
-                    "it starts Python as its child; with pip, uv or conda that can't be", cure);
+                    "it starts Python as its child; with " + with + " that can't be", cure);
 }
 
 awaitable<Status> Environments::copy_files(const RayEnv& env, std::string id,
@@ -326,8 +328,8 @@ awaitable<Status> Environments::copy_files(const RayEnv& env, std::string id,
   std::vector<Uri> uris = env.uris;  // as the environment has them: jars behind modules
   std::stable_partition(uris.begin(), uris.end(),
                         [](const Uri& uri) { return uri.field != "java_jars"; });
-  std::erase_if(uris, [](const Uri& uri) {
-    return uri.field == "pip" || uri.field == "uv" || uri.field == "conda";
+  std::erase_if(uris, [](const Uri& uri) {  // of plugins and packages there are none
+    return uri.field != "working_dir" && uri.field != "py_modules" && uri.field != "java_jars";
   });
   for (const Uri& uri : uris) {
     std::string option = uri.field == "working_dir" ? "--working-dir-at" : "--py-module-at";

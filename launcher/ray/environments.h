@@ -102,7 +102,7 @@ class Environments {
   Drivers& drivers_;
   Bridge& bridge_;
   std::string rtlaunch_;
-  std::vector<std::string> where_;
+  std::vector<std::string> where_, plugin_folders_;
   Log log_;
   UriCache uris_;
   std::unordered_map<std::string, EntryPtr> entries_;

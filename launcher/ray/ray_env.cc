@@ -65,6 +65,8 @@ std::string sorted_dump(const Json& json) {
 
 class Reader {
  public:
+  explicit Reader(const std::vector<std::string>& plugins) : plugins_(plugins) {}
+
   Result<RayEnv> read(const Json& root) {
     if (!root.is_object()) return bad("", "is no JSON object", "send a runtime_env");
     for (const auto& [key, value] : root.items()) {
@@ -89,6 +91,7 @@ class Reader {
     if (key == "_nsight" || key == "_rocprof_sys") return profiler(key, value);
     if (key == "pip" || key == "uv") return packages(key, value);
     bool known = std::count(kPassedOver.begin(), kPassedOver.end(), key) > 0;
+    if (std::count(plugins_.begin(), plugins_.end(), key) > 0) return plugin(key, value);
     if (!known) env_.others.push_back(key);
     return {};
   }
@@ -213,6 +216,13 @@ class Reader {
     return {};
   }
 
+  Status plugin(const std::string& key, const Json& value) {
+    ours_[key] = value;
+    env_.has_plugins = true;
+    env_.uris.push_back({key, key + "://" + sha1_hex(sorted_dump(value)), ""});
+    return {};
+  }
+
   // Variables alone make no layer; with one they may matter to it (an index, a name in a line).
   // Jars are layers as modules are, mounted behind them; who looks into them is another.
   void finish() {
@@ -220,19 +230,21 @@ class Reader {
     modules.insert(modules.end(), env_.java_jars.begin(), env_.java_jars.end());
     if (!modules.empty()) ours_["py_modules"] = modules;
     bool layers = ours_.contains("working_dir") || ours_.contains("py_modules") ||
-                  ours_.contains("pip") || ours_.contains("uv") || ours_.contains("conda");
+                  ours_.contains("pip") || ours_.contains("uv") || ours_.contains("conda") ||
+                  env_.has_plugins;
     if (layers) env_.runtime_env = dump(ours_);
   }
 
+  const std::vector<std::string>& plugins_;
   RayEnv env_;
   Json ours_ = Json::object();
 };
 
 }  // namespace
 
-Result<RayEnv> read_ray_env(const std::string& text) {
+Result<RayEnv> read_ray_env(const std::string& text, const std::vector<std::string>& plugins) {
   Json root = TRY(config::parse_json(text, "runtime_env"));
-  return Reader().read(root);
+  return Reader(plugins).read(root);
 }
 
 std::string not_recognized(const std::string& field) {

@@ -44,10 +44,12 @@ struct RayEnv {
   std::vector<Uri> uris;
   std::vector<std::string> others;  // names of fields that are none of Ray's own
   bool allows_conflicts() const;    // RTLAUNCH_ALLOW_CONFLICTS=1 in its env_vars
+  bool has_plugins = false;         // of ours
   bool has_packages() const;        // pip, uv or a conda environment that is made
 };
 
-Result<RayEnv> read_ray_env(const std::string& text);
+// `plugins`: names of those that rtlaunch has (installers/plugin.h).
+Result<RayEnv> read_ray_env(const std::string& text, const std::vector<std::string>& plugins = {});
 
 // `runtime_env` (RayEnv's) whose conda environment is made: with this Python and this Ray in it, as
 // Ray puts them there, since a worker in it is one of this cluster. Its Ray comes from the package

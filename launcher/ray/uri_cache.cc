@@ -45,6 +45,12 @@ uint64_t UriCache::bytes(const std::string& field) const {
   return sum;
 }
 
+std::set<std::string> UriCache::fields() const {
+  std::set<std::string> fields;
+  for (const auto& [uri, entry] : entries_) fields.insert(uri.field);
+  return fields;
+}
+
 std::vector<Uri> UriCache::take_excess(const std::string& field) {
   std::vector<Uri> gone;
   uint64_t limit = limit_(field), held = bytes(field);

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ class UriCache {
   void share_bytes(const std::vector<Uri>& uris, uint64_t bytes);
   // Unused ones over the limit. With a limit of 0 all that is unused.
   std::vector<Uri> take_excess(const std::string& field);
+  std::set<std::string> fields() const;  // that there are URIs of
   int64_t uses(const Uri& uri) const;
   uint64_t bytes(const std::string& field) const;
 
