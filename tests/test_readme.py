@@ -3,29 +3,43 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
 
+from conda_fixtures import channel, compiled, conda  # noqa: F401
 from conftest import PLAIN_UID, become
 from daemon_support import daemon, stopped_daemon, through  # noqa: F401
+from test_image import image  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent
 FENCED = re.findall(r'^```(\w*)\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
 ALL_BLOCKS = [text for kind, text in FENCED if kind in ('', 'sh') and not text.startswith('# beside Ray\n')]   # test_ray_readme.py
 NODE = [block for block in ALL_BLOCKS if block.startswith('# with rtlaunchd\n')]
 BLOCKS = [block for block in ALL_BLOCKS if block not in NODE]
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith('rtlaunch ')]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if re.match(r'(\w+=\S+ )?rtlaunch ', line)]
 TARGETS = sorted({target for block in BLOCKS for target in re.findall(r'^make (\w+)', block, re.M)})
 
 
-@pytest.mark.parametrize('command', COMMANDS)
-def test_command(rt_one, command):
+@pytest.fixture
+def there(rt_one, request):
+    """The folder that README speaks of."""
     (rt_one.home / 'main.py').write_text('import pendulum, requests\nprint(requests.__version__)\n')
+    (rt_one.home / 'helper').mkdir()
+    (rt_one.home / 'helper/__init__.py').write_text('')
+    shutil.copytree(ROOT / 'installers/examples', rt_one.home / 'plugins')
+    shutil.copytree(request.getfixturevalue('image').folder, rt_one.home / 'image')
+    (rt_one.home / 'channel').symlink_to(str(request.getfixturevalue('channel')).removeprefix('file://'))
+    return rt_one.home
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_command(rt_one, there, command):
     env = {**rt_one.env, 'PATH': f'{pathlib.Path(rt_one.program).parent}:{rt_one.env["PATH"]}'}
     if not command.startswith('rtlaunch run'):
         rt_one.ok('--', 'true')   # there must be a store to ask about
-    done = subprocess.run(command, shell=True, env=env, cwd=rt_one.home, capture_output=True, text=True)
+    done = subprocess.run(command, shell=True, env=env, cwd=there, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
