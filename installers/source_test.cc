@@ -97,7 +97,7 @@ TEST_F(SourceTest, RefusesWithCauseAndCure) {
       {"s3://b/a.zip", SourceUse::kWorkingDir, "no Python that has them is known"},
       {"gcs://_ray_pkg_1.zip", SourceUse::kWorkingDir,
        "is a package of a Ray cluster, and there is none here"},
-      {"abfss://c@a.net/a.zip", SourceUse::kWorkingDir, "abfss: is not supported yet"},
+      {"abfss://c@a.net/a.zip", SourceUse::kWorkingDir, "no Python that has them is known"},
       {"ftp://h/a.zip", SourceUse::kWorkingDir, "unknown"},
       {"https://h/a.txt", SourceUse::kWorkingDir, ".zip"},
       {"https://h/a.whl", SourceUse::kWorkingDir, ".zip"},
