@@ -45,7 +45,7 @@ def test_a_builder_knows_whom_it_builds_for(fake_builder, tmp_path):
     client = daemon.client(PLAIN_UID)
     assert client.ask([request(b'{"a":1}')], op='make', fields=['pip', 'py_modules[0]'])['ok']
     lines = sorted((tmp_path / 'arguments').read_text().splitlines())[:2]
-    assert lines == [f'make {field} --caller {PLAIN_UID}:{PLAIN_UID}: --store {daemon.store}'
+    assert lines == [f'make {field} --caller {PLAIN_UID}:{PLAIN_UID}: --store {daemon.store} --plugins /etc/rtlaunch/plugins'
                      for field in ('pip', 'py_modules[0]')]
     assert (tmp_path / 'documents').read_text().startswith('{"a":1}{"a":1}')   # each reads it from its start
     assert 'RTLAUNCH' not in (tmp_path / 'env').read_text()
