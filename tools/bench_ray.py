@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROUNDS = 3
@@ -78,10 +79,12 @@ answer(found)
 
 
 def measure(bench, programs, row, absolute):
-    done = subprocess.run([sys.executable, __file__, programs, bench.fresh('ray.json')], text=True)
-    if done.returncode:
-        raise SystemExit('bench_ray failed')
-    found = json.loads((bench.scratch / f'ray.json{bench.count}').read_text())
+    # Not in /tmp: where Ray runs, that is another.
+    with tempfile.NamedTemporaryFile(dir=ROOT / 'build', prefix='ray-answer-') as answer:
+        done = subprocess.run([sys.executable, __file__, programs, answer.name], text=True)
+        if done.returncode:
+            raise SystemExit('bench_ray failed')
+        found = json.loads(pathlib.Path(answer.name).read_text())
     flat = lambda setting, what: sum((one[what] if isinstance(one[what], list) else [one[what]] for one in found[setting] if what in one), [])
     for theirs, goal in (('pip', 1 / 6), ('uv', 1 / 4)):
         row('Ray: new pip env to first task', flat('ours', 'new'), flat(theirs, 'new'), f'stock Ray, {theirs}', round(goal, 2))
@@ -126,7 +129,6 @@ def main():
     os.environ['RTLAUNCH_BIN'] = str(programs)
     import ray_support
     ray_support.ray_python()
-    answer = out.open('w')   # it may lie in the /tmp that is about to be another
     ray_support.shut_in()
     found = {'pip': [], 'uv': [], 'ours': []}
     for turn in range(ROUNDS):
@@ -135,8 +137,7 @@ def main():
             rounds.append(one_round(programs, setting, pathlib.Path(f'/tmp/node-{turn}'), many))
             print(f'ray, {setting}: {json.dumps(rounds[-1])}', flush=True)
     found['answer'] = answers(programs, pathlib.Path('/tmp/agent'))
-    with answer:
-        json.dump(found, answer)
+    out.write_text(json.dumps(found))
 
 
 if __name__ == '__main__':
