@@ -5,6 +5,7 @@
 
 #include <cerrno>
 
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 #include "isolation/sys/run_program.h"
@@ -22,6 +23,18 @@ Result<std::string> find_skopeo() {
                     "install it (Debian: apt-get install skopeo), or give a folder: oci:DIR");
 }
 
+// Where skopeo looks for credentials if nothing says where. A podman of root's may have closed the
+// folder to all others, and then skopeo gives up instead of going on without.
+bool is_closed_to_caller(const std::string& folder) {
+  auto opened = sys::open_at(AT_FDCWD, folder, O_PATH | O_DIRECTORY);
+  return !opened && opened.error().code == EACCES;
+}
+
+std::string place_of_credentials() {
+  const sys::Caller* caller = sys::acting_for();
+  return "/run/containers/" + std::to_string(caller != nullptr ? caller->uid : ::geteuid());
+}
+
 // Of the caller's variables what says how registries are reached, and with which credentials.
 std::vector<std::string> environment_of(const Environment& variables, const std::string& tmp) {
   std::vector<std::string> env = {"TMPDIR=" + tmp, "LC_ALL=C.UTF-8"};
@@ -32,6 +45,9 @@ std::vector<std::string> environment_of(const Environment& variables, const std:
     if (auto found = variables.find(name); found != variables.end()) {
       env.push_back(std::string(name) + "=" + found->second);
     }
+  }
+  if (!variables.contains("XDG_RUNTIME_DIR") && is_closed_to_caller(place_of_credentials())) {
+    env.push_back("XDG_RUNTIME_DIR=" + tmp);
   }
   return env;
 }
