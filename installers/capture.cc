@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "installers/build_root.h"
+#include "installers/captured.h"
 #include "installers/resolve.h"
 #include "installers/way_out.h"
 #include "isolation/sys/caller.h"
@@ -303,11 +304,7 @@ std::string layer_name(const std::vector<NewDistribution>& added) {
 
 Status publish_upper(const Job& job, store::Staging staging, int64_t ms, Made& made) {
   sys::AsRoot root;
-  std::vector<std::string> refused;
-  TRY(store::clean_tree(staging.tree(), &refused));
-  for (const std::string& path : refused)
-    job.progress.report({job.field, "warning", "left out, as it has no place in a layer: " + path});
-  store::Manifest manifest = TRY(store::scan_tree(staging.tree()));
+  store::Manifest manifest = TRY(clean_captured(staging.tree(), job.field, job.progress));
   if (manifest.size() <= 1) return {};  // all was there already
   store::LayerInfo info{.kind = "capture", .name = layer_name(made.packages), .build_ms = ms};
   store::Lease lease = TRY(job.store.publish(std::move(staging), manifest, info));

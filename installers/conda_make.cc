@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "installers/captured.h"
 #include "installers/conda.h"
 #include "installers/conda_layers.h"
 #include "installers/conda_room.h"
@@ -161,11 +162,7 @@ class Making {
     tell_messages(staging.tree());
     for (auto folder = skeleton.rbegin(); folder != skeleton.rend(); ++folder)
       (void)::unlinkat(staging.tree(), folder->c_str(), AT_REMOVEDIR);  // those that are empty
-    std::vector<std::string> refused;
-    TRY(store::clean_tree(staging.tree(), &refused));
-    for (const std::string& path : refused)
-      progress_.report({"conda", "warning", "left out, as it has no place in a layer: " + path});
-    store::Manifest manifest = TRY(store::scan_tree(staging.tree()));
+    store::Manifest manifest = TRY(clean_captured(staging.tree(), "conda", progress_));
     if (manifest.size() <= 1) return {};
     store::LayerInfo info{.kind = "conda", .name = "what conda packages' scripts wrote"};
     store::Lease lease = TRY(store_.publish(std::move(staging), manifest, info));

@@ -11,6 +11,7 @@
 
 #include "installers/callers_path.h"
 #include "installers/capture.h"
+#include "installers/captured.h"
 #include "installers/forwarder.h"
 #include "installers/image.h"
 #include "installers/way_out.h"
@@ -335,11 +336,7 @@ std::vector<NewDistribution> distributions_in(const store::Manifest& manifest) {
 
 Status publish(const Job& job, store::Staging staging, int64_t ms, Made& made) {
   sys::AsRoot root;
-  std::vector<std::string> refused;
-  TRY(store::clean_tree(staging.tree(), &refused));
-  for (const std::string& path : refused)
-    job.progress.report({job.field, "warning", "left out, as it has no place in a layer: " + path});
-  store::Manifest manifest = TRY(store::scan_tree(staging.tree()));
+  store::Manifest manifest = TRY(clean_captured(staging.tree(), job.field, job.progress));
   if (manifest.size() <= 1) return {};  // all was there already
   made.packages = distributions_in(manifest);
   store::LayerInfo info{.kind = "capture", .name = job.field + " in an image", .build_ms = ms};

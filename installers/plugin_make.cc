@@ -17,6 +17,7 @@
 #include "config/json.h"
 #include "installers/callers_path.h"
 #include "installers/capture.h"
+#include "installers/captured.h"
 #include "installers/forwarder.h"
 #include "installers/plugin.h"
 #include "installers/way_out.h"
@@ -350,13 +351,7 @@ class Work {
     progress_.report({plugin_.name, "publish", plugin_.name, 0, 0});
     sys::AsRoot root;
     TRY(check_made(answer, staging.tree()));
-    std::vector<std::string> refused;
-    TRY(store::clean_tree(staging.tree(), &refused));
-    for (const std::string& path : refused) {
-      progress_.report(
-          {plugin_.name, "warning", "left out, as it has no place in a layer: " + path});
-    }
-    store::Manifest manifest = TRY(store::scan_tree(staging.tree()));
+    store::Manifest manifest = TRY(clean_captured(staging.tree(), plugin_.name, progress_));
     auto ms = std::chrono::duration_cast<milliseconds>(steady_clock::now() - began).count();
     return store_.publish(std::move(staging), manifest, {"plugin", plugin_.name, ms});
   }
