@@ -78,6 +78,15 @@ bool names_python(const std::string& command) {
          name.find_first_not_of("0123456789.", 6) == std::string::npos;
 }
 
+// `--python /venv/bin/python -- pip list` means that one's: as in an activated environment.
+void find_first(const std::string& python, const std::string& cwd,
+                installers::Environment& variables) {
+  size_t slash = python.rfind('/');
+  if (slash == std::string::npos) return;
+  std::string& path = variables["PATH"];
+  path = sys::absolute_path(python.substr(0, slash + 1), cwd) + (path.empty() ? "" : ":" + path);
+}
+
 }  // namespace
 
 installers::Environment caller_variables() {
@@ -108,6 +117,7 @@ Result<installers::PlanRequest> read_request(const RunOptions& options, Host& ho
   add_variables(options.env, request.env);
   // `run -- python3.9 main.py` means packages for that Python.
   request.python = options.python;
+  find_first(options.python, request.cwd, request.variables);
   bool named = !options.command.empty() && names_python(options.command[0]);
   if (request.python.empty() && named) request.python = options.command[0];
   request.tools = TRY(tools_folder());

@@ -63,6 +63,13 @@ def test_scripts_are_on_the_path(rt, empty_base):
     assert '2.18.0' in out
 
 
+def test_a_named_python_is_the_first_on_the_path(rt_one, empty_base, base):
+    env = {'PATH': f'{base}/bin:{empty_base}/bin:{rt_one.env["PATH"]}'}
+    out = rt_one.ok('--python', python_of(empty_base), '--pip', 'idna==3.7', '--', 'python', '-c',
+                    'import idna, sys; print(idna.__version__, sys.prefix)', env=env)
+    assert out == f'3.7 {empty_base}\n'
+
+
 def test_requirements_file_nested_and_dict_forms(rt_one, empty_base):
     folder = rt_one.make_files('reqs', {'all.txt': '# all\n-r more/other.txt\nemoji==2.14.0\n',
                                         'more/other.txt': '-r third.txt\n', 'more/third.txt': 'idna==3.7  # why not\n'})
