@@ -18,6 +18,7 @@ from test_command import (on_terminal, processes_with, wait_for,  # noqa: F401
                           test_exit_status_is_the_commands, test_not_found_and_not_executable,
                           test_only_stdio_is_inherited, test_sigkill_leaves_no_process_and_no_mount,
                           test_sigterm_is_forwarded, test_stdio_goes_through, test_terminal_is_the_commands_terminal)
+from test_index import index, install  # noqa: F401
 from test_packages import test_a_package_in_the_working_dir_changes_the_layer  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='rtlaunchd is for root')
@@ -210,6 +211,23 @@ def test_starts_survive_daemons_that_are_killed(own):
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize('credentials, shared', [('', True), ('me:secret@', False)])
+def test_knowing_a_wheels_digest_is_no_right_to_it(own, index, empty_base, tmp_path, credentials, shared):
+    """What an index gives to all is there for the next user; what wants credentials isn't, digest or not."""
+    index.add('kept', '1.0')
+    public, index.url = index.url, index.url.replace('://', f'://{credentials}')
+    assert install(own, index, empty_base, 'kept') == ['1.0']
+    stranger, index.url = own.daemon.launcher(PLAIN_UID + 1), public
+
+    def refuse():
+        raise ConnectionAbortedError
+
+    index.gates['/files/kept-1.0-py3-none-any.whl'] = refuse   # he has only what a page says of it
+    env = {'PIP_INDEX_URL': index.url, 'UV_INDEX_URL': index.url}
+    done = stranger.run('--pip', 'kept', '--', empty_base / 'bin/python', '-c', 'import kept; print(kept.VERSION)', env=env)
+    assert (done.returncode, done.stdout) == ((0, '1.0\n') if shared else (125, '')), done.stderr
 
 
 def test_a_user_lists_and_removes_his_environments(own, tmp_path):
