@@ -6,6 +6,7 @@
 #include "config/runtime_env.h"
 #include "installers/allowed_sources.h"
 #include "installers/conda.h"
+#include "installers/wheel_needs.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -65,7 +66,7 @@ bool uses_working_dir(const config::Packages& packages) {
 // Without a key when the working_dir it reads, or the image that it is for, has to be made first.
 Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool reads_working_dir,
                             Records& records) {
-  const config::Packages packages = packages_of(request.env);
+  const config::Packages packages = packages_of(request.env, plan);
   Field field;
   field.name = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";
   const Field* working_dir = plan.find("working_dir");
@@ -177,12 +178,18 @@ store::Key Plan::id() const {
   return store::Key{hash.hex()};
 }
 
-config::Packages packages_of(const config::RuntimeEnv& env) {
+config::Packages packages_of(const config::RuntimeEnv& env, const Plan& plan) {
   config::Packages packages;
   if (env.packages) packages = *env.packages;
-  if (!env.conda) return packages;
-  packages.tool = config::Packages::Tool::kPip;  // --pip and --uv come on top of it
-  packages.lines.insert(packages.lines.begin(), env.conda->pip.begin(), env.conda->pip.end());
+  if (env.conda) {
+    packages.tool = config::Packages::Tool::kPip;  // --pip and --uv come on top of it
+    packages.lines.insert(packages.lines.begin(), env.conda->pip.begin(), env.conda->pip.end());
+  }
+  for (const Field& field : plan.fields) {
+    if (!field.is_wheel() || !field.record) continue;
+    std::vector<std::string> needs = wheel_needs(*field.record);
+    packages.lines.insert(packages.lines.end(), needs.begin(), needs.end());
+  }
   return packages;
 }
 
@@ -240,6 +247,39 @@ Result<PackagesContext> packages_context(const PlanRequest& request, const Plan&
   return packages_context(request, plan, store.path());
 }
 
+namespace {
+
+// What wheels require is known once they are there.
+Status look_for_wheels(Records& records, Plan& plan) {
+  bool some = std::any_of(plan.fields.begin(), plan.fields.end(),
+                          [](const Field& field) { return field.is_wheel(); });
+  return some ? look_up(records, plan) : Status();
+}
+
+Status plan_all_packages(const PlanRequest& request, const store::Store& own, Records& records,
+                         Plan& plan) {
+  TRY(look_for_wheels(records, plan));
+  const config::Packages packages = packages_of(request.env, plan);
+  if (packages.lines.empty()) return {};
+  bool asked = request.env.packages || request.env.conda;
+  if (!asked) TRY(config::check_field("pip", request.allowed));
+  if (request.env.conda && plan.find("conda")->missing()) {
+    plan.fields.push_back({});
+    plan.fields.back().name = "pip";
+    return {};
+  }
+  if (!request.env.conda && !request.env.image)
+    plan.python = TRY(find_interpreter(request.python, request.variables, request.cwd, own));
+  if (!plan.python && !request.env.image)
+    return make_error("conda", "pip", "the environment has no Python for it");
+  bool reads_working_dir = uses_working_dir(packages);
+  if (reads_working_dir || request.env.image) TRY(look_up(records, plan));
+  plan.fields.push_back(TRY(plan_packages(request, plan, reads_working_dir, records)));
+  return {};
+}
+
+}  // namespace
+
 Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Records& records) {
   TRY(config::check_fields(request.env, request.allowed));
   if (request.env.image && request.env.conda) {
@@ -249,21 +289,8 @@ Result<Plan> make_plan(const PlanRequest& request, const store::Store& own, Reco
   Plan plan;
   if (request.env.image) plan.fields.push_back(TRY(plan_image(request, own)));
   TRY(plan_sources(request, own, plan));
-  const config::Packages packages = packages_of(request.env);
   if (request.env.conda) TRY(plan_conda(request, records, plan));
-  bool comes_later = request.env.conda && plan.find("conda")->missing();
-  if (!packages.lines.empty() && comes_later) {
-    plan.fields.push_back({});
-    plan.fields.back().name = "pip";
-  } else if (!packages.lines.empty()) {
-    if (!request.env.conda && !request.env.image)
-      plan.python = TRY(find_interpreter(request.python, request.variables, request.cwd, own));
-    if (!plan.python && !request.env.image)
-      return make_error("conda", "pip", "the environment has no Python for it");
-    bool reads_working_dir = uses_working_dir(packages);
-    if (reads_working_dir || request.env.image) TRY(look_up(records, plan));
-    plan.fields.push_back(TRY(plan_packages(request, plan, reads_working_dir, records)));
-  }
+  TRY(plan_all_packages(request, own, records, plan));
   TRY(plan_plugins(request, plan));
   TRY(look_up(records, plan));
   return plan;

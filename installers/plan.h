@@ -49,6 +49,7 @@ struct Field {
   std::optional<store::Key> key;        // none: used in place, or one before it is to be made first
   std::optional<store::Record> record;  // what the store has for the key
   bool in_place() const { return source && source->kind == Source::Kind::kInPlace; }
+  bool is_wheel() const { return source && source->format == Source::Format::kWheel; }
   bool is_packages() const { return !source && !image && !plugin; }
   bool missing() const { return !in_place() && !record; }
 };
@@ -86,9 +87,9 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
 // The field's variables on top of the caller's, expanded one after the other as Ray's worker does.
 Environment expanded_variables(const PlanRequest& request);
 
-// What pip or uv is asked for: the field's, or the pip section of a conda environment. No lines:
-// nothing.
-config::Packages packages_of(const config::RuntimeEnv& env);
+// What pip or uv is asked for: the field's, the pip section of a conda environment, and what the
+// wheels among py_modules require, as far as they are there. No lines: nothing.
+config::Packages packages_of(const config::RuntimeEnv& env, const Plan& plan);
 
 // What the packages are built with. `store` is the path of the store that holds the layers.
 Result<PackagesContext> packages_context(const PlanRequest& request, const Plan& plan,

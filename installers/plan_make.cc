@@ -7,6 +7,7 @@
 #include "installers/image_make.h"
 #include "installers/image_packages.h"
 #include "installers/plan.h"
+#include "installers/wheel_needs.h"
 #include "installers/working_dir.h"
 
 namespace rtlaunch::installers {
@@ -27,6 +28,15 @@ const std::string& value_of(const PlanRequest& request, const std::string& plugi
   return std::find_if(plugins.begin(), plugins.end(),
                       [&](const auto& one) { return one.first == plugin; })
       ->second;
+}
+
+// Nobody has written these lines: who did is part of the cause.
+Error told(Error error, const Plan& plan) {
+  for (const Field& field : plan.fields) {
+    if (field.is_wheel() && field.record && !wheel_needs(*field.record).empty())
+      error.reason += " (" + field.source->shown + " in py_modules has requirements, too)";
+  }
+  return error;
 }
 
 }  // namespace
@@ -62,14 +72,16 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
   }
   if (!field.source) {
     PackagesContext context = TRY(packages_context(request, plan, store));
-    const config::Packages packages = packages_of(request.env);
+    const config::Packages packages = packages_of(request.env, plan);
     TRY(check_included(packages, context, request.allowed));
     if (const Field* image = plan.find("image_uri")) {
       field.record =
           TRY(make_image_packages(packages, *image->record, context, *field.key, store, progress));
       return {};
     }
-    field.record = TRY(make_packages(packages, *plan.python, context, *field.key, store, progress));
+    auto made = make_packages(packages, *plan.python, context, *field.key, store, progress);
+    if (!made) return told(std::move(made.error()), plan);
+    field.record = std::move(*made);
     return {};
   }
   field.record = TRY(make_source_layer(*field.source, *field.key, request.env.excludes, store,

@@ -380,6 +380,7 @@ store::Key url_key(const Source& source) {
   store::Hasher hash;
   hash.field("source-url").number(1).number(static_cast<uint64_t>(source.use)).field(url);
   if (url.starts_with("gcs://")) hash.field(source.cluster);
+  if (source.format == Source::Format::kWheel) hash.field("what it needs");
   return store::Key{hash.hex()};
 }
 
@@ -391,6 +392,7 @@ store::Key file_key(const Source& source, std::string_view content, uint32_t mod
   hash.field("source-file").number(2).number(static_cast<uint64_t>(source.use));
   hash.number(static_cast<uint64_t>(source.format)).number(source.strip_top);
   hash.field(module ? source.name : "").number(module ? mode : 0).field(content);
+  if (source.format == Source::Format::kWheel) hash.field("what it needs");
   return store::Key{hash.hex()};
 }
 

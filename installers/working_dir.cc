@@ -12,6 +12,7 @@
 #include "installers/fetch_by_ray.h"
 #include "installers/fetch_gcs.h"
 #include "installers/source_walk.h"
+#include "installers/wheel_needs.h"
 #include "installers/working_dir_copy.h"
 #include "installers/zip.h"
 #include "isolation/sys/caller.h"
@@ -229,6 +230,9 @@ class Making {
   Result<store::Record> publish(store::Staging staging, const store::Manifest& manifest,
                                 const store::Key& key) {
     report("publish", 0, 0);
+    store::Record record;
+    if (source_.format == Source::Format::kWheel)
+      record.data = TRY(wheel_needs_data(staging.tree(), source_.shown));
     store::LayerInfo info;
     info.kind = source_.use == SourceUse::kWorkingDir ? "working_dir" : "py_module";
     info.name = source_.shown;
@@ -236,7 +240,6 @@ class Making {
         std::chrono::duration_cast<std::chrono::milliseconds>(steady_clock::now() - started_)
             .count();
     store::Lease lease = TRY(store_.publish(std::move(staging), manifest, info));
-    store::Record record;
     record.kind = info.kind;
     record.name = info.name;
     record.layers = {lease.digest};

@@ -3,9 +3,10 @@
 //
 // A working_dir layer holds the directory's or archive's content. A py_module's layer is put on
 // PYTHONPATH: a directory `mod/` is `mod/` inside it, a .py file itself, an archive's content as it
-// is, a wheel's as `pip install --target` lays it out, without its dependencies and without the
-// console scripts that only its entry points name. A single folder at the top of an archive is
-// taken off where Ray does: for file:, http: and https:, not for a local path.
+// is, a wheel's as `pip install --target` lays it out, without the console scripts that only its
+// entry points name; what a wheel requires is noted in its record, and installed with pip or uv's
+// lines (wheel_needs.h). A single folder at the top of an archive is taken off where Ray does: for
+// file:, http: and https:, not for a local path.
 //
 // Downloads send RAY_RUNTIME_ENV_BEARER_TOKEN, if it is set, as Ray's do.
 //

@@ -7,6 +7,7 @@ import pytest
 
 from daemon_support import wait_until
 from ray_support import either, ours, ray_daemon, ray_programs, stock  # noqa: F401 (fixtures)
+from test_working_dir import wheel
 
 
 @pytest.fixture
@@ -70,3 +71,19 @@ def test_what_is_not_to_be_installed_ahead_waits_for_a_worker(either, project, t
         (tmp_path / 'go').touch()
     assert [either.finish(waits), either.finish(ahead)] == ['waits', 'ahead']
     assert log(waiting).exists()
+
+
+def test_a_wheel_brings_what_it_requires(either, project):  # noqa: F811
+    """One that the driver uploads, and one that a worker's node reads."""
+    found = []
+    for name, scheme in (('sent', ''), ('read', 'file://')):
+        path = project.parent / f'{name}-1.0-py3-none-any.whl'
+        path.write_bytes(wheel(name, 'iniconfig==2.0.0', 'idna<3.5', "no-such-package-at-all; extra == 'more'"))
+        found.append(either.drive(f'''
+            connect(runtime_env={{'py_modules': ['{scheme}{path}']}})
+            @ray.remote
+            def seen():
+                import {name}, iniconfig, idna, importlib.metadata as m
+                return [{name}.WORD, m.version('iniconfig'), m.version('idna')]
+            answer(ray.get(seen.remote()))'''))
+    assert found == [['sent', '2.0.0', '3.4'], ['read', '2.0.0', '3.4']]

@@ -150,9 +150,10 @@ def test_local_is_used_in_place(rt):
     assert rt.run('store', 'ls', '--json', verb='ask').stdout.strip() in ('[]', '')
 
 
-def wheel(name):
+def wheel(name, *needs):
+    requires = ''.join(f'Requires-Dist: {need}\n' for need in needs)
     return zip_of({f'{name}/__init__.py': f'WORD = "{name}"\n', f'{name}-1.0.dist-info/METADATA':
-                   f'Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n',
+                   f'Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}',
                    f'{name}-1.0.dist-info/WHEEL': 'Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
                    f'{name}-1.0.dist-info/RECORD': f'{name}/__init__.py,,\n{name}-1.0.dist-info/METADATA,,\n'
                                                    f'{name}-1.0.dist-info/WHEEL,,\n{name}-1.0.dist-info/RECORD,,\n'})
@@ -168,6 +169,33 @@ def test_py_modules_directory_file_wheel_archive(rt):
     env = {'py_modules': [str(package), str(single), str(whl), f'file://{archive}']}
     script = 'import apackage, one, awheel, inside; print(apackage.WORD, one.WORD, awheel.WORD, inside.WORD)'
     assert rt.ok('--runtime-env', json.dumps(env), '--', 'python3', '-c', script) == 'apackage one awheel inside\n'
+
+
+def needy(launcher, *needs):
+    whl = launcher.folder / 'needy-1.0-py3-none-any.whl'
+    whl.write_bytes(wheel('needy', *needs))
+    return str(whl)
+
+
+def test_a_wheel_brings_what_it_requires(rt, base):
+    """From the index, on top of the same interpreter."""
+    env = {'py_modules': [needy(rt, 'iniconfig==2.0.0', "no-such-package-at-all; extra == 'more'")]}
+    script = 'import needy, iniconfig, importlib.metadata as m; print(needy.WORD, m.version("iniconfig"))'
+    assert rt.ok('--runtime-env', json.dumps(env), '--', base / 'bin/python', '-c', script) == 'needy 2.0.0\n'
+    assert rt.run('--runtime-env', json.dumps(env), '--', base / 'bin/python', '-c', script).stderr == '', 'it is there now'
+
+
+def test_a_wheel_and_pip_have_one_solution(rt_one, base):
+    env = {'py_modules': [needy(rt_one, 'iniconfig==2.0.0', 'idna<3.5,>=3')], 'pip': ['idna<3.4']}
+    script = 'import needy, iniconfig, importlib.metadata as m; print(m.version("idna"))'
+    assert rt_one.ok('--runtime-env', json.dumps(env), '--', base / 'bin/python', '-c', script) == '3.3\n'
+
+
+def test_a_wheel_that_requires_what_is_not_there(rt_one, base):
+    for need, cause in (('no-such-package-at-all-5a', 'needy-1.0-py3-none-any.whl'), ('--index-url https://elsewhere.example', 'no package')):
+        env = {'py_modules': [needy(rt_one, need)]}
+        said = rt_one.fails('--runtime-env', json.dumps(env), '--', base / 'bin/python', '-c', '')
+        assert need in said and cause in said
 
 
 def test_local_py_module_in_place(rt):
