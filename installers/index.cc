@@ -336,6 +336,17 @@ std::string with_credentials(const std::string& url, const IndexConfig& config) 
   return url;
 }
 
+bool is_private(const std::string& url, const IndexConfig& config, std::string_view netrc) {
+  std::string whole = with_credentials(url, config);
+  if (whole != strip_credentials(url) || !config.client_cert.empty()) return true;
+  if (url.find('?') != std::string::npos) return true;
+  std::string host = host_and_credentials(url).first;
+  host = host.substr(host.find("://") + 3);
+  host = host.substr(0, host.find(':'));
+  return netrc.find(host) != std::string_view::npos ||
+         netrc.find("default") != std::string_view::npos;
+}
+
 std::string strip_credentials(const std::string& url) {
   auto [host, credentials] = host_and_credentials(url);
   if (credentials.empty()) return url;

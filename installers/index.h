@@ -53,6 +53,9 @@ inline constexpr const char* kIndexVariables[] = {"UV_DEFAULT_INDEX=", "UV_INDEX
 
 // `url` with the credentials that `config` has for its host and scheme.
 std::string with_credentials(const std::string& url, const IndexConfig& config);
+// Whether not everybody is given what is at `url`: it or its host wants credentials, a client's
+// certificate, or a ticket behind a `?`. `netrc`: the text of the caller's.
+bool is_private(const std::string& url, const IndexConfig& config, std::string_view netrc);
 // One URL with no user:password@ at all.
 std::string strip_credentials(const std::string& url);
 // Every user:password@ in a URL of the text replaced by "***@".

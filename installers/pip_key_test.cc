@@ -194,5 +194,20 @@ TEST(Index, CredentialsGoBackToTheirHostOnly) {
             "http://private.example/f/a.whl");
 }
 
+TEST(Index, WhatWantsCredentialsIsNotForEverybody) {
+  IndexConfig config;
+  config.index_url = "https://me:pw@private.example/simple";
+  const std::string netrc = "machine other.example login me password pw\n";
+  auto is_hidden = [&](const char* url) { return is_private(url, config, netrc); };
+  EXPECT_TRUE(is_hidden("https://private.example/f/a.whl"));
+  EXPECT_TRUE(is_hidden("https://me:pw@files.example/a.whl"));
+  EXPECT_TRUE(is_hidden("https://other.example:8443/a.whl"));
+  EXPECT_TRUE(is_hidden("https://files.example/a.whl?ticket=1"));
+  EXPECT_FALSE(is_hidden("https://files.example/f/a.whl"));
+  EXPECT_TRUE(is_private("https://files.example/f/a.whl", config, "default login me password pw"));
+  config.client_cert = "/me.pem";
+  EXPECT_TRUE(is_hidden("https://files.example/f/a.whl"));
+}
+
 }  // namespace
 }  // namespace rtlaunch::installers

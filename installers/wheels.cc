@@ -13,6 +13,7 @@
 
 #include "installers/fetch.h"
 #include "installers/first_import.h"
+#include "installers/index.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
@@ -28,6 +29,7 @@ struct Item {
   const LockedWheel& locked;
   const size_t number;
   store::Key key;
+  Whose whose = Whose::kCaller;
   UniqueFd lock, file;
   std::optional<Zip> zip;
   std::optional<store::Staging> staging;
@@ -48,11 +50,26 @@ bool is_requested(const Job& job, const std::string& name) {
 
 std::string title(const LockedWheel& w) { return w.name + " " + w.version; }
 
-// A wheel that we have downloaded is what its SHA-256 says, whoever asked for it. A local one may
-// be changed by its owner while it is unpacked: what came out of it is for him alone.
-Whose whose_is(const LockedWheel& wheel) {
-  return wheel.url.starts_with("file:") ? Whose::kCaller : Whose::kEverybody;
-}
+// A wheel that we have downloaded is what its SHA-256 says, whoever asked for it; but knowing that
+// number is no right to a wheel that an index gives only to some. A local one may be changed by its
+// owner while it is unpacked. What came out of these is for the caller alone.
+class Sharing {
+ public:
+  explicit Sharing(const Job& job) : index_(job.uv.index()) {
+    for (const std::string& variable : job.uv.environment()) {
+      if (!variable.starts_with("NETRC=")) continue;
+      if (auto text = sys::read_file(variable.substr(6), 1 << 20)) netrc_ = *text;
+    }
+  }
+  Whose whose_is(const LockedWheel& wheel) const {
+    bool own = wheel.url.starts_with("file:") || is_private(wheel.url, index_, netrc_);
+    return own ? Whose::kCaller : Whose::kEverybody;
+  }
+
+ private:
+  const IndexConfig& index_;
+  std::string netrc_;
+};
 
 Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& key, Whose whose,
                                               Made& made) {
@@ -211,7 +228,7 @@ Result<WheelLayer> publish_item(const Job& job, Item& item, Made& made) {
   store::Lease lease = TRY(job.store.publish(std::move(*item.staging), item.manifest, info));
   item.layer->digest = lease.digest;
   store::Record record{"wheel", title(item.locked), {lease.digest}, wheel_data(*item.layer)};
-  TRY(job.store.record(item.key, record, whose_is(item.locked)));
+  TRY(job.store.record(item.key, record, item.whose));
   made.leases.push_back(std::move(lease));
   item.lock.reset();
   return std::move(*item.layer);
@@ -270,9 +287,10 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
                                              EarlyWheels& early, Made& made) {
   std::map<size_t, WheelLayer> layers;    // by index of `locked`
   std::map<std::string, size_t> missing;  // by key: the order of locking
+  const Sharing sharing(job);
   for (size_t i = 0; i < locked.size(); ++i) {
     store::Key key = wheel_key(locked[i].sha256, job.python);
-    if (auto known = TRY(known_layer(job, key, whose_is(locked[i]), made)))
+    if (auto known = TRY(known_layer(job, key, sharing.whose_is(locked[i]), made)))
       layers.emplace(i, std::move(*known));
     else
       missing.emplace(key.hex, i);
@@ -283,7 +301,7 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
     const std::string& key = entry.first;
     const size_t i = entry.second;
     auto waiting = [&] { job.progress.report({job.field, "wait", title(locked[i])}); };
-    Whose whose = whose_is(locked[i]);
+    Whose whose = sharing.whose_is(locked[i]);
     UniqueFd lock = TRY(job.store.lock({key}, waiting, whose));
     if (auto known = TRY(known_layer(job, {key}, whose, made))) {
       layers.emplace(i, std::move(*known));
@@ -291,6 +309,7 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
     }
     Item& item = items.emplace(i, Item(locked[i], {key}, i)).first->second;
     item.lock = std::move(lock);
+    item.whose = whose;
     item.requested = is_requested(job, locked[i].name);
     pointers.push_back(&item);
   }
