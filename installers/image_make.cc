@@ -123,7 +123,7 @@ class Making {
                       cure.empty() ? "pull or make the image again" : cure);
   }
 
-  // By its diffID, which covers all that is in it: everybody's.
+  // By its diffID, which covers all that is in it: everybody's who has shown that he has it, too.
   Result<store::Digest> layer(const ImageLayout& layout, size_t i) {
     store::Key key = layer_key(layout.config().diff_ids[i]);
     UniqueFd lock = TRY(store_.lock(
@@ -132,6 +132,7 @@ class Making {
       auto leases = TRY(store_.acquire_all(known->layers));
       if (leases) {
         for (store::Lease& lease : *leases) leases_.push_back(std::move(lease));
+        if (!TRY(store_.lookup(key))) TRY(show(layout, i, key, *known));
         done_ += layout.layers()[i].size;
         return known->layers.front();
       }
@@ -139,16 +140,35 @@ class Making {
     return unpack(layout, i, key);
   }
 
+  // Somebody else's: a diffID, which a config tells, is no right to the contents.
+  Status show(const ImageLayout& layout, size_t i, const store::Key& key,
+              const store::Record& record) {
+    const config::ImageBlob& blob = layout.layers()[i];
+    std::string name = shown_layer(layout, i);
+    report("verify", done_, total_);
+    ImageStream stream(TRY(layout.open_blob(blob, what_layer(layout, i))), name,
+                       LayerLimits().max_bytes);
+    ImageStream::Digests digests = TRY(stream.finish());
+    TRY(check(digests, blob, layout.config().diff_ids[i], name));
+    return store_.record(key, record);
+  }
+
+  static std::string what_layer(const ImageLayout& layout, size_t i) {
+    return "layer " + std::to_string(i + 1) + " of " + std::to_string(layout.layers().size());
+  }
+
+  std::string shown_layer(const ImageLayout& layout, size_t i) const {
+    return ref_.shown + ": " + what_layer(layout, i);
+  }
+
   Result<store::Digest> unpack(const ImageLayout& layout, size_t i, const store::Key& key) {
     auto started = steady_clock::now();
     const config::ImageBlob& blob = layout.layers()[i];
-    std::string what =
-        "layer " + std::to_string(i + 1) + " of " + std::to_string(layout.layers().size());
-    UniqueFd fd = TRY(layout.open_blob(blob, what));
+    UniqueFd fd = TRY(layout.open_blob(blob, what_layer(layout, i)));
     store::Staging staging = TRY(store_.stage());
     TRY(store_.reserve(staging, blob.size, 0));
     store::Manifest manifest;
-    std::string name = ref_.shown + ": " + what;
+    std::string name = shown_layer(layout, i);
     TRY(apply(std::move(fd), blob, layout.config().diff_ids[i], name, staging, manifest));
     done_ += blob.size;
     store::LayerInfo info;
@@ -160,7 +180,9 @@ class Making {
     store::Lease lease = TRY(store_.publish(std::move(staging), manifest, info));
     store::Digest digest = lease.digest;
     leases_.push_back(std::move(lease));
-    TRY(store_.record(key, {"image layer", name, {digest}, "{}"}, store::Whose::kEverybody));
+    store::Record record{"image layer", name, {digest}, "{}"};
+    TRY(store_.record(key, record, store::Whose::kEverybody));
+    TRY(store_.record(key, record));
     return digest;
   }
 
@@ -174,20 +196,25 @@ class Making {
                                        [&](uint64_t) { report("unpack", done_, total_); });
     auto digests = stream.finish();
     // Of damaged contents this is the reason, whatever else they made of them.
-    if (digests && digests->blob != blob.digest) {
-      return bad(name.substr(ref_.shown.size() + 2) +
-                 " has another digest than its name says (sha256:" + blob.digest.substr(0, 12) +
-                 ")");
-    }
+    if (digests && digests->blob != blob.digest) return check(*digests, blob, diff_id, name);
     TRY(std::move(applied));
     if (!digests) return digests.error();
-    if (digests->diff_id != diff_id) {
-      return bad(name.substr(ref_.shown.size() + 2) +
-                 " is another than the config says (diffID sha256:" + diff_id.substr(0, 12) + ")");
-    }
+    TRY(check(*digests, blob, diff_id, name));
     note(left_out);
     if (steady_clock::now() < deadline_) return {};
     return bad("it takes longer than allowed", "raise config.setup_timeout_seconds");
+  }
+
+  Status check(const ImageStream::Digests& digests, const config::ImageBlob& blob,
+               const std::string& diff_id, const std::string& name) const {
+    std::string what = name.substr(ref_.shown.size() + 2);
+    if (digests.blob != blob.digest) {
+      return bad(what + " has another digest than its name says (sha256:" +
+                 blob.digest.substr(0, 12) + ")");
+    }
+    if (digests.diff_id == diff_id) return {};
+    return bad(what + " is another than the config says (diffID sha256:" + diff_id.substr(0, 12) +
+               ")");
   }
 
   void note(const LayerLeftOut& left_out) {

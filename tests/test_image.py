@@ -163,6 +163,28 @@ def test_a_registry_with_a_login(way, tmp_path):
     assert 'hunter2' not in said + first.stderr and not list(store.glob('uv/**/images/*'))
 
 
+def test_knowing_a_layers_digest_is_no_right_to_it(stopped_daemon, tmp_path):  # noqa: F811
+    """What one user unpacked is there for another who has the blob, and for nobody who only names it."""
+    node = stopped_daemon.start()
+    (tmp_path / 'kept').mkdir()
+    made = Image(tmp_path / 'kept').layer({'secret': 'canary'}).layer(programs_of('/bin/cat')).write()
+    owner, other = node.launcher(PLAIN_UID), node.launcher(PLAIN_UID + 1)
+    assert owner.ok('--image', made.uri, '--', '/bin/cat', '/secret') == 'canary'
+    layers = owner.ask('store', 'stats')['layers']
+    blob = made.blob_of(0)
+    kept = blob.read_bytes()
+    blob.write_bytes(b'only its name')
+    done = other.run('--image', made.uri, '--', '/bin/cat', '/secret')
+    assert (done.returncode, done.stdout) == (125, '') and 'another digest' in done.stderr
+    blob.unlink()
+    done = other.run('--image', made.uri, '--', '/bin/cat', '/secret')
+    assert (done.returncode, done.stdout) == (125, '') and 'missing' in done.stderr
+    assert owner.ok('--image', made.uri, '--', '/bin/cat', '/secret') == 'canary'
+    blob.write_bytes(kept)
+    assert other.ok('--image', made.uri, '--', '/bin/cat', '/secret') == 'canary'
+    assert owner.ask('store', 'stats')['layers'] == layers
+
+
 def refused(rt, image, *args):
     return rt.fails('--image', image, *args, '--', 'true')
 
