@@ -14,6 +14,7 @@
 
 #include "isolation/keyring.h"
 #include "isolation/landlock.h"
+#include "isolation/program.h"
 #include "isolation/resources.h"
 #include "isolation/seccomp.h"
 #include "isolation/sys/process.h"
@@ -176,6 +177,9 @@ Status become(Command* command) {
   }
   if (command->dies_with_parent) TRY(sys::die_with_parent());
   TRY(did.took("cwd", enter_cwd(command->spec.cwd)));
+  if (!command->bare && command->spec.goes_on == nullptr) {
+    TRY(did.took("program", check_program(command->candidates)));
+  }
   TRY(did.took("landlock", take_landlock(command->spec.controls, command->log)));
   TRY(did.took("filter", take_filter(command->spec, command->log)));
   // Beyond this point only the worker's own calls are possible.

@@ -6,6 +6,7 @@ import os
 import pathlib
 import pty
 import select
+import shutil
 import struct
 import subprocess
 
@@ -122,6 +123,34 @@ def test_the_launcher_loads_nothing_of_a_layer(stopped_daemon, programs, tmp_pat
     assert os.path.realpath('/bin/true') in log.read_text(), 'the control run: it springs'
 
 
+# What gets it executed inside reaches the launcher's own file past all mounts: by a child that it starts there.
+GREEDY = '''#!/bin/sh
+for process in /proc/[0-9]*; do
+  case $(readlink $process/exe) in */rtlaunch*) chmod 4777 $process/exe;; esac
+done
+'''
+
+
+# Attacks: B1
+@pytest.mark.parametrize('how', ['itself', 'as interpreter', 'as interpreter of an interpreter'])
+def test_the_launchers_own_program_is_not_executed_inside(rt, how):
+    program = rt.folder / 'rtlaunch'
+    shutil.copytree(pathlib.Path(rt.program).parent, rt.folder / 'bin')
+    for path in (rt.folder / 'bin').iterdir():
+        rt.own(path)
+    rt.program = str(program := rt.folder / 'bin/rtlaunch')
+    files = rt.make_files('files', {'greedy': GREEDY, 'first': '#!/proc/self/exe run\n', 'second': '#! ./first\n'})
+    for path in files.iterdir():
+        path.chmod(0o755)
+    words = ['run', '--python', files / 'greedy', '--pip', 'idna', '--', 'true']
+    command = {'itself': ['/proc/self/exe', *words], 'as interpreter': ['./first'], 'as interpreter of an interpreter': ['./second']}
+    done = rt.run('--profile', 'ray', '--', *command[how], cwd=files)
+    assert done.returncode == 126 and 'leads past the sandbox' in done.stderr, done
+    assert program.stat().st_mode & 0o7777 == 0o755
+    rt.run(*words[1:], cwd=files)
+    assert program.stat().st_mode & 0o7777 == 0o4777, 'the control run: where it is reached'
+
+
 # --- the terminal --------------------------------------------------------------------------------------------------
 
 BUILD_LOOKS = '''
@@ -187,6 +216,25 @@ def test_nobody_swaps_what_is_in_the_store(daemon, tmp_path, programs):
     assert guest.ok(*run) == 'swapped\n'
     done = subprocess.run([programs / 'rtlaunch', 'store', 'verify', '--store', daemon.store], capture_output=True, text=True)
     assert done.returncode != 0 and layer.parent.name[:12] in done.stdout + done.stderr, done
+
+
+# Attacks: A11
+@pytest.mark.parametrize('name', ['file', 'folder/file'])
+def test_what_is_kept_goes_through_no_link(rt, name):
+    project = rt.make_files('project', {'main.py': ''})
+    kept, canary = rt.make_dir('kept'), rt.make_files('canary', {'file': 'alive'})
+
+    def link(to):
+        (kept / name.partition('/')[0]).unlink(missing_ok=True)
+        (kept / name.partition('/')[0]).symlink_to(to if '/' in name else to / 'file')
+    link(canary)
+    write = f'mkdir -p folder && echo evil > {name}'
+    done = rt.run('--working-dir', project, '--keep', kept, '--', 'sh', '-c', write)
+    assert (done.returncode == 125) == ('/' in name), done   # what is in its way is replaced, or told
+    assert (canary / 'file').read_text() == 'alive' and os.listdir(canary) == ['file']
+    link(canary)
+    subprocess.run(['sh', '-c', write], cwd=kept, check=True)
+    assert (canary / 'file').read_text() == 'evil\n', 'the control run: who writes by name'
 
 
 # Attacks: H9
