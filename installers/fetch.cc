@@ -2,6 +2,7 @@
 
 #include <curl/curl.h>
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <memory>
 
 #include "installers/fetch_trust.h"
+#include "installers/reach.h"
 #include "installers/source.h"
 #include "installers/store/hash.h"
 
@@ -96,6 +98,18 @@ size_t take_bytes(char* data, size_t, size_t count, void* user) {
   return count;
 }
 
+// Whatever name or redirect leads there, as for builds (forwarder.h).
+curl_socket_t open_socket(void* user, curlsocktype, struct curl_sockaddr* address) {
+  auto& transfer = *static_cast<Transfer*>(user);
+  if (installers::kind_of_address(&address->addr) != installers::Reachable::kForbidden)
+    return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  transfer.refused =
+      fetch_error(transfer, "it leads to an address that is for machines, not for files",
+                  "link-local and cloud metadata addresses are never fetched from: check the URL, "
+                  "its host's name and where it redirects to");
+  return CURL_SOCKET_BAD;
+}
+
 void set_options(Transfer& transfer, const FetchOptions& options, Authorities& authorities) {
   CURL* easy = transfer.easy;
   bool secure = has_prefix(transfer.job.url, "https:");
@@ -103,6 +117,8 @@ void set_options(Transfer& transfer, const FetchOptions& options, Authorities& a
   ::curl_easy_setopt(easy, CURLOPT_PRIVATE, &transfer);
   ::curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_bytes);
   ::curl_easy_setopt(easy, CURLOPT_WRITEDATA, &transfer);
+  ::curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+  ::curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, &transfer);
   ::curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer.detail);
   ::curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
   ::curl_easy_setopt(easy, CURLOPT_REDIR_PROTOCOLS_STR, secure ? "https" : "http,https");

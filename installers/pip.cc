@@ -9,6 +9,7 @@
 #include "installers/conflicts.h"
 #include "installers/requirement.h"
 #include "installers/uv.h"
+#include "installers/way_out.h"
 #include "installers/zip.h"
 #include "isolation/sys/files.h"
 
@@ -33,8 +34,21 @@ Status check_local_wheels(const std::vector<Requirement>& requirements) {
   return {};
 }
 
+// A build's forwarder would refuse them; the planner, which comes first, has the host's network.
+Status refuse_forbidden_places(const Job& job) {
+  InstallCommand command = TRY(install_command(job.packages, job.context.cwd));
+  for (const Place& place : way_out_of(job, &command).named) {
+    if (kind_of_host(place.host) == Reachable::kForbidden)
+      return make_error(job.field, shown(place), "no build may reach this address",
+                        "link-local and cloud metadata addresses hold no packages: name an index "
+                        "that does");
+  }
+  return {};
+}
+
 Result<Made> make(const Job& job) {
   if (asks_for_nothing(job.requirements)) return Made{};
+  TRY(refuse_forbidden_places(job));
   TRY(check_local_wheels(job.requirements));
   TRY(refuse_pins(job.requirements, job.uv, job.context));
   if (auto made = TRY(compose(job))) return std::move(*made);

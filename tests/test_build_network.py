@@ -318,6 +318,23 @@ def test_a_name_that_leads_to_metadata_is_not_followed(rt_one, empty_base, metad
     assert '/credentials' not in server.asked
 
 
+# Attacks: H7
+def test_nor_by_our_own_downloads_and_the_planner(rt, empty_base, metadata_host):
+    near = Host()
+    for server in metadata_host.values():
+        moved = Host(redirect=server.url.rstrip('/'))
+        for host in (server, moved):
+            error = rt.fails('--working-dir', host.url + 'x.zip', '--', 'true')
+            assert 'x.zip' in error and ('metadata' in error) and server.asked == [], error
+        assert moved.asked, 'the redirect was looked at'
+        error = rt.fails('--pip', f'--index-url {server.url}simple', '--pip', 'first', '--python', empty_base / 'bin/python',
+                         '--', 'true')
+        assert server.asked == [] and server.place in error, error
+    rt.fails('--working-dir', near.url + 'x.zip', '--', 'true')
+    rt.fails('--pip', f'--index-url {near.url}simple', '--pip', 'first', '--python', empty_base / 'bin/python', '--', 'true')
+    assert '/x.zip' in near.asked and any('first' in path for path in near.asked), 'the control run: another host is asked'
+
+
 # Attacks: H7; control: test_a_build_that_dials_out_gets_nowhere_and_is_named
 def test_another_users_build_through_the_daemon_is_shut_in_too(daemon, empty_base, host):
     rt = daemon.launcher(12345)
