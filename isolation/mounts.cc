@@ -306,6 +306,18 @@ Status add_covers(const std::vector<std::string>& paths, const Vault& vault, Tre
   return {};
 }
 
+Status add_hosts(const std::vector<HostName>& names, const Vault& vault, Tree* tree) {
+  if (names.empty()) return {};
+  constexpr const char *kHosts = "/etc/hosts", *kFile = "hosts";
+  auto others = sys::read_file(kHosts, 16 << 20);
+  UniqueFd file = TRY(sys::open_at(vault.fd(), kFile, O_WRONLY | O_CREAT | O_EXCL, 0444));
+  TRY(sys::write_all(file.get(), hosts_lines(names) + (others ? *others : ""), kFile));
+  sys::Mount mount = TRY(sys::clone_mount(vault.fd(), kFile, false));
+  TRY(sys::set_mount_attributes(mount.fd(), "", kReadOnly, false));
+  tree->add(Tree::Kind::kClosed, kHosts, std::move(mount));
+  return {};
+}
+
 Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree) {
   if (host_has_directory("/tmp")) TRY(add_own_tmp(spec.tmp_bytes, spares, tree));
   if (!host_has_directory("/var/tmp")) return {};

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "isolation/net_names.h"
 #include "isolation/overlay.h"
 #include "isolation/rights.h"
 #include "isolation/sandbox.h"
@@ -81,6 +82,8 @@ Status add_mounts_below_overlays(const Spec& spec, const Rights& rights, Spares*
 Status add_hidden(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);
 // One empty directory over all of these; no mount point can be made in it.
 Status add_covers(const std::vector<std::string>& paths, const Vault& vault, Tree* tree);
+// The host's /etc/hosts with these names before what else it says; without names nothing.
+Status add_hosts(const std::vector<HostName>& names, const Vault& vault, Tree* tree);
 // /tmp, a tmpfs of its own, and the seldom used /var/tmp, which shares the vault's size with the
 // uppers. What the host doesn't have the sandbox doesn't have.
 Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);

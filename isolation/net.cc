@@ -94,25 +94,27 @@ Status check_forwarding(const std::vector<Destination>& destinations) {
 }
 
 // In the host's network; afterwards in the one that was given.
-Status connect(const Spec& spec, int network, UniqueFd* translation) {
+Status connect(const Spec& spec, int network, WayOut* way_out) {
   Cable cable = TRY(make_cable(network));
-  *translation = TRY(translate_addresses(cable));
+  way_out->translation = TRY(translate_addresses(cable));
   TRY(enter(network));
-  TRY(allow_only(spec.destinations));  // before anything can leave
+  TRY(allow_only(numbered(spec.destinations)));  // before anything can leave
+  TRY(allow_named(named(spec.destinations, way_out->names)));
   return connect_inside(cable);
 }
 
-Status make_way_out(const Spec& spec, UniqueFd* translation) {
-  TRY(check_forwarding(spec.destinations));
+Status make_way_out(const Spec& spec, WayOut* way_out) {
+  TRY(check_forwarding(numbered(spec.destinations)));
+  TRY(check_forwarding(named(spec.destinations, way_out->names)));
   UniqueFd host = TRY(current());
   TRY(enter_own());
   UniqueFd own = TRY(current());
   TRY(enter(host.get()));
-  return connect(spec, own.get(), translation);
+  return connect(spec, own.get(), way_out);
 }
 
-Status make_network(const Spec& spec, UniqueFd* translation) {
-  return spec.network == Network::kEgress ? make_way_out(spec, translation) : enter_own();
+Status make_network(const Spec& spec, WayOut* way_out) {
+  return spec.network == Network::kEgress ? make_way_out(spec, way_out) : enter_own();
 }
 
 // ---- those of a job ----------------------------------------------------------------------------
@@ -134,12 +136,40 @@ std::string start_of(const std::string& pid) {
   return field;
 }
 
-std::vector<Member> parse_members(const std::string& text) {
+// What the file of a job says: "PID SINCE NETWORK" of each member, then "@ NAME ADDRESS" of what
+// its rules have been told.
+struct JobFile {
   std::vector<Member> members;
+  std::vector<HostName> names;
+};
+
+JobFile parse_job_file(const std::string& text) {
+  JobFile file;
   std::istringstream lines(text);
-  Member member;
-  while (lines >> member.pid >> member.since >> member.network) members.push_back(member);
-  return members;
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    Member member;
+    std::string mark, name, address;
+    if (line.starts_with("@ ") && words >> mark >> name >> address) {
+      (void)learn({{name, {address}}}, &file.names);
+    } else if (words >> member.pid >> member.since >> member.network) {
+      file.members.push_back(member);
+    }
+  }
+  return file;
+}
+
+std::string text_of(const JobFile& file) {
+  std::string text;
+  for (const Member& member : file.members) {
+    text += std::to_string(member.pid) + " " + member.since + " " + std::to_string(member.network) +
+            "\n";
+  }
+  for (const HostName& name : file.names) {
+    for (const std::string& address : name.addresses)
+      text += "@ " + name.name + " " + address + "\n";
+  }
+  return text;
 }
 
 // Its namespace, if it is still the process that was written down. A pid can be somebody else's by
@@ -175,7 +205,7 @@ void sweep(int folder) {
     if (!file || ::flock(file->get(), LOCK_EX | LOCK_NB) != 0) continue;
     auto text = sys::read_all(file->get(), name, 1 << 20);
     bool lives = false;
-    for (const Member& member : parse_members(text ? *text : "")) {
+    for (const Member& member : parse_job_file(text ? *text : "").members) {
       lives = lives || network_of(member).valid();
     }
     if (!lives) ::unlinkat(folder, name.c_str(), 0);
@@ -202,49 +232,64 @@ Result<Member> self() {
   return Member{std::atoi(pid), start_of(pid), st.st_ino};
 }
 
-Status sign(int file, std::vector<Member> members) {
-  members.push_back(TRY(self()));
-  std::string text;
-  for (const Member& member : members) {
-    text += std::to_string(member.pid) + " " + member.since + " " + std::to_string(member.network) +
-            "\n";
-  }
-  if (::lseek(file, 0, SEEK_SET) != 0 || ::ftruncate(file, 0) != 0)
+Status sign(int fd, JobFile file) {
+  file.members.push_back(TRY(self()));
+  if (::lseek(fd, 0, SEEK_SET) != 0 || ::ftruncate(fd, 0) != 0)
     return sys_error("network", "its file");
-  return sys::write_all(file, text, "network");
+  return sys::write_all(fd, text_of(file), "network");
 }
 
 // The host's side of a way out, once more: that of who made it ends with him.
-Status enter_with_way_out(const Spec& spec, int network, UniqueFd* translation) {
+Status enter_with_way_out(const Spec& spec, int network, WayOut* way_out) {
   if (spec.network != Network::kEgress) return enter(network);
   UniqueFd host = TRY(current());
   TRY(enter(network));
   Cable cable = TRY(cable_inside());
   TRY(enter(host.get()));
-  *translation = TRY(translate_addresses(cable));
+  way_out->translation = TRY(translate_addresses(cable));
   return enter(network);
 }
 
-Status enter_shared(const Spec& spec, UniqueFd* translation) {
-  if (spec.networks.empty()) return make_network(spec, translation);
-  TRY(sys::make_dirs(spec.networks, 0700));
-  UniqueFd folder = TRY(sys::open_at(AT_FDCWD, spec.networks, O_RDONLY | O_DIRECTORY));
-  UniqueFd file = TRY(open_alone(folder.get(), name_of(spec)));
-  std::vector<Member> living;
+// The network of those who still live; not valid if nobody does. The others are forgotten, and what
+// was known with them.
+UniqueFd keep_living(JobFile* file) {
   UniqueFd network;
-  for (Member& member : parse_members(TRY(sys::read_all(file.get(), "network", 1 << 20)))) {
+  std::vector<Member> living;
+  for (Member& member : file->members) {
     UniqueFd theirs = network_of(member);
     if (!theirs.valid()) continue;
     network = std::move(theirs);
     living.push_back(std::move(member));
   }
+  file->members = std::move(living);
+  if (!network.valid()) file->names.clear();
+  return network;
+}
+
+Status enter_shared(const Spec& spec, WayOut* way_out) {
+  if (spec.networks.empty()) return make_network(spec, way_out);
+  TRY(sys::make_dirs(spec.networks, 0700));
+  UniqueFd folder = TRY(sys::open_at(AT_FDCWD, spec.networks, O_RDONLY | O_DIRECTORY));
+  UniqueFd fd = TRY(open_alone(folder.get(), name_of(spec)));
+  JobFile file = parse_job_file(TRY(sys::read_all(fd.get(), "network", 1 << 20)));
+  UniqueFd network = keep_living(&file);
+  std::vector<HostName> fresh = learn(way_out->names, &file.names);
   if (network.valid()) {
-    TRY(enter_with_way_out(spec, network.get(), translation));
+    TRY(enter_with_way_out(spec, network.get(), way_out));
+    TRY(allow_named(named(spec.destinations, fresh)));
   } else {
     sweep(folder.get());
-    TRY(make_network(spec, translation));
+    TRY(make_network(spec, way_out));
   }
-  return sign(file.get(), std::move(living));
+  return sign(fd.get(), std::move(file));
+}
+
+// Before anybody waits for us.
+Result<WayOut> enter_egress(const Spec& spec) {
+  WayOut way_out;
+  way_out.names = TRY(look_up_names(spec.destinations));
+  TRY(enter_shared(spec, &way_out));
+  return way_out;
 }
 
 Status check_rights(const Spec& spec, bool rootless) {
@@ -260,21 +305,26 @@ Status check_rights(const Spec& spec, bool rootless) {
 
 }  // namespace
 
-Status enter_network(const Spec& spec, bool rootless, UniqueFd* translation) {
+Result<WayOut> enter_network(const Spec& spec, bool rootless) {
   TRY(check_rights(spec, rootless));
+  WayOut way_out;
   switch (spec.network) {
     case Network::kHost:
-      return {};
+      break;
     case Network::kNone:
       TRY(enter_own());
-      return open_door(spec.listener_to);
+      TRY(open_door(spec.listener_to));
+      break;
     case Network::kJob:
+      TRY(enter_shared(spec, &way_out));
+      break;
     case Network::kEgress:
-      return enter_shared(spec, translation);
+      return enter_egress(spec);
     case Network::kJoined:
-      return enter(spec.network_fd);
+      TRY(enter(spec.network_fd));
+      break;
   }
-  std::abort();
+  return way_out;
 }
 
 Result<UniqueFd> open_network(pid_t pid) {

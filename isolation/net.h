@@ -6,15 +6,16 @@
 //   kNone    its own, with nothing but lo: what is inside reaches itself. Rootless as well
 //   kJob     the same, shared by the workers of one job
 //   kEgress  the same with a way out: a cable to the host (net_link.h), through which nothing but
-//            `destinations` is reached (net_rules.h). Where these aren't the host's own addresses
-//            the host has to forward packets (net.ipv4.ip_forward), with its own address
+//            `destinations` is reached (net_rules.h; names: net_names.h). Where these aren't the
+//            host's own addresses the host has to forward packets (net.ipv4.ip_forward), with its
+//            own address
 //   kJoined  one that its launcher has made and holds open (Spec::network_fd)
 // The last three are root's.
 //
 // Shared: who comes first makes it and leaves word in `networks`, a folder that only root may
 // write: a file per job with a line for each pid 1 that is in it (its pid, when it started, the
 // number of the namespace). Who comes later enters that of one who still lives. The host's side of
-// a way out is made by each for himself.
+// a way out is made by each for himself; what names have become since then is added to its rules.
 //
 // A door: with kNone, `listener_to` is a socket (unix, with messages) over which pid 1 sends a
 // listening TCP socket, 127.0.0.1:kDoorPort inside. Whoever accepts on it stands outside and serves
@@ -25,16 +26,22 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "isolation/net_names.h"
 #include "isolation/sandbox.h"
 
 namespace rtlaunch::isolation {
 
 inline constexpr uint16_t kDoorPort = 3128;
 
+struct WayOut {
+  UniqueFd translation;         // open as long as anybody is to get out
+  std::vector<HostName> names;  // for the command's /etc/hosts
+};
+
 // For pid 1, in its user namespace: enters the network of the Spec, and opens the door.
-// What it fills in has to stay open as long as anybody is to get out.
-Status enter_network(const Spec& spec, bool rootless, UniqueFd* translation);
+Result<WayOut> enter_network(const Spec& spec, bool rootless);
 
 // The network that this process is in, which lasts as long as the descriptor. Root.
 Result<UniqueFd> open_network(pid_t pid);

@@ -24,6 +24,7 @@ namespace {
 
 constexpr const char* kTable = "rtlaunch";
 constexpr const char* kOut = "out";
+constexpr const char* kNamed = "named";  // rules that come later
 constexpr const char* kCounter = "refused";
 constexpr uint32_t kRegister = NFT_REG_1;
 
@@ -198,6 +199,17 @@ class Rule {
       });
     });
   }
+  Rule& jump(const char* chain) {
+    return add("immediate", [=](Fields& f) {
+      f.number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
+      f.nested(NFTA_IMMEDIATE_DATA, [=](Fields& data) {
+        data.nested(NFTA_DATA_VERDICT, [=](Fields& verdict) {
+          verdict.number(NFTA_VERDICT_CODE, static_cast<uint32_t>(NFT_JUMP));
+          verdict.text(NFTA_VERDICT_CHAIN, chain);
+        });
+      });
+    });
+  }
   Rule& reject() {
     return add("reject", [](Fields& f) {
       f.number(NFTA_REJECT_TYPE, NFT_REJECT_ICMPX_UNREACH);
@@ -251,6 +263,11 @@ void add_chain(Batch& batch, const char* table, const char* name, const Hook& ho
   });
 }
 
+void add_chain(Batch& batch, const char* table, const char* name) {
+  batch.add(NFT_MSG_NEWCHAIN, 0,
+            [&](Fields& f) { f.text(NFTA_CHAIN_TABLE, table).text(NFTA_CHAIN_NAME, name); });
+}
+
 // --- addresses ---
 
 struct Range {
@@ -284,22 +301,23 @@ Rule& goes_to(Rule& rule, const Range& range) {
   return rule.mask(range.mask, range.size()).is(range.address, range.size());
 }
 
-void allow(Batch& batch, const Destination& destination, const Range& range, uint8_t protocol) {
+void allow(Batch& batch, const char* chain, const Destination& destination, const Range& range,
+           uint8_t protocol) {
   uint16_t first = htons(destination.first_port), last = htons(destination.last_port);
-  add_rule(batch, kTable, kOut, [&](Rule& rule) {
+  add_rule(batch, kTable, chain, [&](Rule& rule) {
     goes_to(rule, range).meta(NFT_META_L4PROTO).is_byte(protocol);
     rule.payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2).is_within(&first, &last, 2).accept();
   });
 }
 
-Status allow(Batch& batch, const Destination& destination) {
+Status allow(Batch& batch, const char* chain, const Destination& destination) {
   auto range = parse_range(destination.host);
   if (!range || destination.first_port > destination.last_port)
-    return make_error("network", destination.host, "it is no address and no network",
-                      "name destinations by address, as in 192.0.2.7 or 10.0.0.0/8");
+    return make_error("network", destination.host, "it is no address, no network and no name",
+                      "write a destination as 192.0.2.7, 10.0.0.0/8 or index.example");
   using Protocol = Destination::Protocol;
-  if (destination.protocol != Protocol::kUdp) allow(batch, destination, *range, IPPROTO_TCP);
-  if (destination.protocol != Protocol::kTcp) allow(batch, destination, *range, IPPROTO_UDP);
+  if (destination.protocol != Protocol::kUdp) allow(batch, chain, destination, *range, IPPROTO_TCP);
+  if (destination.protocol != Protocol::kTcp) allow(batch, chain, destination, *range, IPPROTO_UDP);
   return {};
 }
 
@@ -338,8 +356,18 @@ Status allow_only(const std::vector<Destination>& destinations) {
   });
   add_chain(batch, kTable, kOut, {"filter", NF_INET_LOCAL_OUT, 0, NF_DROP});
   add_unconditional(batch);
-  for (const Destination& destination : destinations) TRY(allow(batch, destination));
+  add_chain(batch, kTable, kNamed);
+  for (const Destination& destination : destinations) TRY(allow(batch, kOut, destination));
+  add_rule(batch, kTable, kOut, [](Rule& rule) { rule.jump(kNamed); });
   add_rule(batch, kTable, kOut, [](Rule& rule) { rule.count().reject(); });
+  Socket socket = TRY(open_socket());
+  return batch.commit(socket.get());
+}
+
+Status allow_named(const std::vector<Destination>& destinations) {
+  if (destinations.empty()) return {};
+  Batch batch;
+  for (const Destination& destination : destinations) TRY(allow(batch, kNamed, destination));
   Socket socket = TRY(open_socket());
   return batch.commit(socket.get());
 }

@@ -23,6 +23,9 @@ namespace rtlaunch::isolation {
 // machines' credentials never; `destinations`, which must be addresses or networks, pass.
 Status allow_only(const std::vector<Destination>& destinations);
 
+// The same for more of them, at any time later. Metadata stays refused.
+Status allow_named(const std::vector<Destination>& destinations);
+
 // Packets that were refused, in the network that we are in.
 Result<uint64_t> count_refused();
 

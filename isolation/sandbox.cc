@@ -138,13 +138,18 @@ Status open_host_directories(Setup& s) {
 
 Status open_vault(Setup& s) {
   s.vault = TRY(Vault::make(s.spec.upper_bytes, &s.spares));
-  return {};
+  return add_hosts(s.way_out.names, *s.vault, &*s.tree);
 }
 
 Status make_overlays(Setup& s) {
   s.overlays.emplace(OverlayContext{*s.vault, *s.rights, s.spec.id_map, s.rootless,
                                     s.spec.use_mount2 || !has_lowerdir_plus()});
   return add_overlays(s.spec, &*s.overlays, &*s.tree, &s.upper);
+}
+
+Status take_network(Setup& s) {
+  s.way_out = TRY(enter_network(s.spec, s.rootless));
+  return {};
 }
 
 // Last, since it has to have a place for everything else.
@@ -246,7 +251,7 @@ Result<pid_t> exec(Setup& s) {
 Status become_reaper(Setup& s) {
   std::vector<int> keep = s.spec.leases;
   keep.insert(keep.end(), {s.upper.get(), s.socket, s.children.get(), s.spec.line, s.spec.record,
-                           s.translation.get(), s.limits.memory(), s.limits.pids()});
+                           s.way_out.translation.get(), s.limits.memory(), s.limits.pids()});
   // When the sandbox is out of memory all in it is killed but us, who tell it.
   if (s.limits.memory() >= 0) (void)sys::set_oom_score(-1000).ok();
   return shed_privileges(worker_is_another_user(s), s.supervised(), keep);
@@ -265,7 +270,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   TRY(did.took("private mounts", leave_peer_groups(s)));
   // Beyond this point no mount of ours reaches the host, nor one of the host's us.
   TRY(did.took("share", share_with_host(s)));
-  TRY(did.took("network", enter_network(s.spec, s.rootless, &s.translation)));
+  TRY(did.took("network", take_network(s)));
   TRY(did.took("devices", open_devices(s)));
   TRY(did.took("host directories", open_host_directories(s)));
   TRY(did.took("vault", open_vault(s)));

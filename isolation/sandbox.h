@@ -84,7 +84,7 @@ enum class Network { kHost, kNone, kJob, kEgress, kJoined };  // net.h
 
 // What a kEgress may reach.
 struct Destination {
-  std::string host;  // an address or a network, "10.0.0.0/8", "2001:db8::/32"
+  std::string host;  // an address or a network, "10.0.0.0/8", "2001:db8::/32", or a name
   uint16_t first_port = 1, last_port = 65535;
   enum class Protocol : uint8_t { kAny, kTcp, kUdp } protocol = Protocol::kAny;
   bool operator==(const Destination&) const = default;

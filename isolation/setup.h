@@ -7,6 +7,7 @@
 #include "isolation/dev.h"
 #include "isolation/launch.h"
 #include "isolation/mounts.h"
+#include "isolation/net.h"
 #include "isolation/overlay.h"
 #include "isolation/report.h"
 #include "isolation/rights.h"
@@ -36,7 +37,7 @@ struct Setup {
   std::optional<Vault> vault = {};
   std::optional<OverlayContext> overlays = {};
   UniqueFd upper = {};
-  UniqueFd translation = {};  // of the network's addresses, as long as it is open
+  WayOut way_out = {};  // of the network
   std::optional<SamePid> same_pid = {};
   ControlLog log = {};
   LimitWatch limits = {};

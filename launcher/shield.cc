@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
-#include "config/address.h"
 #include "installers/store/hash.h"
 #include "isolation/seccomp.h"
 #include "isolation/seccomp_rules.h"
@@ -48,19 +47,12 @@ Status unless_required(Want want, const char* control, const char* reason) {
   return lacking(control, reason);
 }
 
-// Nobody looks names up here: whoever answered could then say where a way out leads.
-Status take_destinations(const config::Network& network, Spec* bound) {
+// Names are looked up by who makes the network, once it is needed (isolation/net_names.h).
+void take_destinations(const config::Network& network, Spec* bound) {
   for (const config::Destination& to : network.destinations) {
-    if (config::host_within(to.host, "0.0.0.0/0") || config::host_within(to.host, "::/0")) {
-      bound->destinations.push_back({to.host, to.first_port, to.last_port,
-                                     static_cast<isolation::Destination::Protocol>(to.protocol)});
-      continue;
-    }
-    TRY(unless_required(
-        network.want, "network",
-        ("the way out knows addresses only, and " + to.host + " is a name").c_str()));
+    bound->destinations.push_back({to.host, to.first_port, to.last_port,
+                                   static_cast<isolation::Destination::Protocol>(to.protocol)});
   }
-  return {};
 }
 
 Status take_network(const config::Network& network, Spec* bound) {
@@ -73,7 +65,8 @@ Status take_network(const config::Network& network, Spec* bound) {
   }
   bound->network =
       network.mode == Mode::kJob ? isolation::Network::kJob : isolation::Network::kEgress;
-  return take_destinations(network, bound);
+  take_destinations(network, bound);
+  return {};
 }
 
 // It becomes part of a file's name, below the caller's own.

@@ -165,11 +165,22 @@ TEST(Shield, WritableDirectories) {
   EXPECT_TRUE(may(strict, "/srv/data"));
 }
 
+TEST(Shield, ADestinationMayBeAName) {
+  auto made = shield_of(
+      verdict_of("ml", {{"network", R"({"mode": "egress", "to": ["index.example:443"]})"}}));
+  if (::geteuid() != 0) {
+    ASSERT_FALSE(made);
+    EXPECT_EQ(made.error().object, "network");
+    return;
+  }
+  ASSERT_EQ(made->bound.destinations.size(), 1u);
+  EXPECT_EQ(made->bound.destinations[0].host, "index.example");
+  EXPECT_EQ(made->bound.destinations[0].first_port, 443);
+}
+
 TEST(Shield, WhatIsRequiredAndIsntThereRefusesByName) {
   for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
-           {"network", R"({"mode": "egress", "to": ["index.example:443"]})"},
-           {"uids", R"({"first": 100000, "count": 10})"},
-           {"own_user", "require"}}) {
+           {"uids", R"({"first": 100000, "count": 10})"}, {"own_user", "require"}}) {
     auto made = shield_of(verdict_of("ml", {{name, value}}));
     ASSERT_FALSE(made) << name;
     EXPECT_EQ(made.error().object, name);

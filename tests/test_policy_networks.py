@@ -23,8 +23,10 @@ UNIT = (pathlib.Path(__file__).parent.parent / 'launcher/systemd/rtlaunchd.servi
 POLICY = {
     'version': 1,
     'profiles': {'out': {'extends': 'ml', 'network': {'mode': 'egress', 'to': [f'tcp://10.9.0.1:{PORT}']}},
+                 'named': {'extends': 'ml', 'network': {'mode': 'egress', 'to': [f'index.example:{PORT}']}},
+                 'lost': {'extends': 'ml', 'network': {'mode': 'egress', 'to': [f'no-such.example:{PORT}']}},
                  'together': {'extends': 'ml', 'network': 'job'}},
-    'rules': [{'name': 'all', 'profile': 'out', 'choose': ['out', 'together', 'ml']}]}
+    'rules': [{'name': 'all', 'profile': 'out', 'choose': ['out', 'named', 'lost', 'together', 'ml']}]}
 
 SERVER = f'''
 import socket
@@ -148,6 +150,24 @@ def test_a_way_out_leads_where_the_policy_says(guest):
     assert guest.ok(*dial).split() == ['yes', 'no', 'no']
     assert guest.ok('--profile', 'ml', *dial).split() == ['yes', 'yes', 'yes'], 'the control run: the host\'s network'
     assert guest.ok('--', 'python3', '-c', DIAL, PORT + 1, '10.9.0.1').split() == ['no']
+
+
+@pytest.fixture
+def known_names(tmp_path):
+    """The host's /etc/hosts, in a mount namespace of the tests' own (tools/run-tests)."""
+    (tmp_path / 'hosts').write_text('127.0.0.1 localhost\n10.9.0.1 index.example\n10.9.0.2 other.example\n')
+    subprocess.run(['mount', '--bind', tmp_path / 'hosts', '/etc/hosts'], check=True)
+    yield
+    subprocess.run(['umount', '/etc/hosts'], check=True)
+
+
+def test_a_way_out_leads_to_a_name_and_not_beside_it(known_names, node, guest):
+    dial = ['--', 'python3', '-c', DIAL, PORT, 'index.example', '10.9.0.1', 'other.example', '10.9.0.2']
+    assert guest.ok('--profile', 'named', *dial).split() == ['yes', 'yes', 'no', 'no']
+    assert node.wait_for_event('ended', refused_packets=2), 'those beside it are counted'
+    assert guest.ok('--profile', 'ml', *dial).split() == ['yes'] * 4, 'the control run'
+    error = guest.fails('--profile', 'lost', '--', 'true')
+    assert 'no-such.example' in error and 'getent' in error
 
 
 def test_what_is_refused_is_shown(node, guest):

@@ -1,6 +1,7 @@
 #include "isolation/sys/run_program.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -45,9 +46,16 @@ struct Child {
   int in, out, err, failure;
 };
 
+// Other ids than root's take all capabilities along.
+bool become_nobody_after_fork() {
+  constexpr id_t kNobody = 65534;
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::setgroups(0, nullptr) == 0 &&
+         ::setresgid(kNobody, kNobody, kNobody) == 0 && ::setresuid(kNobody, kNobody, kNobody) == 0;
+}
+
 [[noreturn]] void exec_after_fork(const Program& program, const Child& child, char** argv,
                                   char** env) {
-  bool ready = become_caller_after_fork() == 0;
+  bool ready = program.powerless ? become_nobody_after_fork() : become_caller_after_fork() == 0;
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // after that: a change of ids forgets it
   if (::getppid() != child.parent) ::_exit(127);
   sigset_t none;

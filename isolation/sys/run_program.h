@@ -33,6 +33,7 @@ struct Program {
   std::function<int(pollfd* fds, nfds_t count, int timeout_ms)> wait = ::poll;
   std::optional<uint32_t> umask = {};  // else ours
   int out = -1;                        // a descriptor for its stdout; else Output has it
+  bool powerless = false;              // of root's: as nobody, without a way back
 };
 
 struct Output {
