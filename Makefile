@@ -236,7 +236,7 @@ fuzz: setup
 	@RTLAUNCH_FUZZ_SECONDS=$(FUZZ_SECONDS) build/fuzz/test/launcher/fuzz_test
 
 # What depends on the kernel, on Debian's own (6.1) in an emulated machine: six minutes.
-KERNEL_TESTS := sandbox_test mounts_test same_pid_test escape_test attacks_test controls_test seccomp_test old_kernel_test race_test caller_test limits_test spawner_test
+KERNEL_TESTS := sandbox_test mounts_test paths_test same_pid_test net_test net_names_test written_test workers_test escape_test attacks_test controls_test seccomp_test old_kernel_test race_test caller_test limits_test spawner_test
 vm: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build tests
 	@tools/vm tools/run-tests --out $(OUT) --results --unit $(KERNEL_TESTS) > build/vm.log; code=$$?; grep -v '^result ' build/vm.log; exit $$code

@@ -192,7 +192,7 @@ TEST(Zip, RefusesNamesThatLeadOut) {
             "accepted");
 }
 
-// Attacks: H1
+// Attacks: H1; control: test_hostile_zip
 TEST(Zip, RefusesLinksThatLeadOut) {
   for (const char* target : {"/etc/passwd", "..", "../x", "a/../../x", ""}) {
     EXPECT_NE(said(ZipBuilder().add("l", target, 0120777).build()), "accepted") << target;
@@ -267,7 +267,7 @@ TEST(Zip, RefusesOverlaps) {
   EXPECT_NE(said(plain).find("overlap"), std::string::npos) << said(plain);
 }
 
-// Attacks: H4
+// Attacks: H4; control: test_a_bomb
 TEST(Zip, RefusesBombsAndExcess) {
   std::string chunk(64 << 20, '\0'), packed = ZipBuilder::deflated(chunk);
   ZipBuilder bomb;

@@ -137,6 +137,11 @@ TEST_F(WorkersTest, AnotherProcessOfTheSameNumberIsNotAdopted) {
   ASSERT_TRUE(adopted.ok());
   EXPECT_TRUE(adopted->running.empty());
   EXPECT_EQ(adopted->undecided.size(), 1u);
+  // Control: the same number, since when it is this process's.
+  std::string since = std::to_string(start_time_of(::getpid()));
+  line = "{\"pid\":" + std::to_string(::getpid()) + ",\"start_time\":" + since + "}\n";
+  ASSERT_TRUE(sys::write_all(record.get(), line, "").ok());
+  EXPECT_EQ(open().adopt()->running.size(), 1u);
 }
 
 TEST_F(WorkersTest, RestoredRecordsAreAdoptedByPidAndStartTime) {

@@ -6,6 +6,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "isolation/sys/files.h"
 
 namespace rtlaunch {
@@ -66,6 +68,9 @@ TEST_F(WrittenTest, NeverWritesThroughALinkOfTheDestination) {
   EXPECT_FALSE(keep_written(upper_.get(), {}, kept).ok());
   EXPECT_EQ(::access((root_ + "/canary/dir").c_str(), F_OK), -1);
   EXPECT_EQ(*sys::read_file(root_ + "/canary-file"), "untouched");
+  ASSERT_EQ(::symlink((root_ + "/canary-file").c_str(), (kept + "/b").c_str()), 0);
+  std::ofstream(kept + "/b") << "touched";
+  EXPECT_EQ(*sys::read_file(root_ + "/canary-file"), "touched") << "control: who writes by name";
 }
 
 }  // namespace

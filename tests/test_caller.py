@@ -139,6 +139,8 @@ def test_records_are_each_callers_own_and_layers_are_shared(builder, tmp_path):
     assert sorted(head['uid'] for head in records) == [A, B]
     assert records[0]['asked'] == records[1]['asked']
     assert records[0]['layers'] == records[1]['layers']
+    builder.ok(A, 'working_dir', {'working_dir': '.'}, folders[0])
+    assert len(builder.records('working_dir')) == 2, 'the control run: his own is found again'
 
 
 def test_groups_count(builder, tmp_path):
@@ -180,6 +182,8 @@ def test_links_lead_no_further_than_the_caller_could_go(builder, tmp_path, trick
         env = {'working_dir': './link.zip'}
     else:
         (project / 'link').symlink_to(builder.store / 'layers')
+    path = project / env['working_dir'] if env['working_dir'] != '.' else project / 'link'
+    assert path.exists() and str(path.resolve()) != str(path), 'the control run: root is led there'
     before = len(builder.records())
     last = builder.run(A, 'working_dir', builder.request(env, project))
     for digest in {digest for head in builder.records() for digest in head['layers']}:
@@ -257,7 +261,7 @@ def test_loaders_and_interpreters_variables_reach_nothing_of_roots(builder, tmp_
     builder.ok(A, 'pip', {'pip': ['emoji==1.7.0']}, project, python='/usr/bin/python3', LD_PRELOAD=str(trap),
                LD_LIBRARY_PATH=str(project), PYTHONPATH=str(project), PYTHONSTARTUP=str(project / 'main.py'))
     assert not (project / 'loaded.0').exists() and not list(project.glob('loaded.0*'))
-    # The trap works, if one lets it.
+    # The control run: the trap works, if one lets it.
     subprocess.run(['/bin/true'], env={'LD_PRELOAD': str(trap)}, check=True)
     assert (project / 'loaded.0').exists()
 
@@ -364,11 +368,12 @@ def test_a_store_that_somebody_opened_is_refused(builder, tmp_path):
 
 # Attacks: E2
 @pytest.mark.parametrize('caller', ['', '1', '1:2', 'x:1:', '1:2:3,', '1:2:,3', '-1:0:', '4294967295:0:', '1:2:3:4'])
-def test_a_caller_that_is_none_is_refused(builder, caller):
+def test_a_caller_that_is_none_is_refused(builder, tmp_path, caller):
     done = subprocess.run([builder.programs / 'rtlaunch-build', 'make', 'pip', '--caller', caller, '--store',
                            builder.store], input='{}', capture_output=True, text=True, env={})
     assert done.returncode == 125 and json.loads(done.stdout)['event'] == 'error'
     assert not builder.store.exists()
+    builder.ok(A, 'working_dir', {'working_dir': '.'}, private(tmp_path / 'project', A, {'main.py': ''}))   # the control run
 
 
 def test_root_as_caller_is_as_embedded(builder, tmp_path, rt_one):

@@ -409,6 +409,8 @@ def test_a_worker_that_fills_its_private_copy_hurts_nobody(node):
     script = 'cat told; dd if=/dev/zero of=big bs=64k 2>/dev/null; echo $?; rm big; echo y > small && cat small'
     done = launcher.run('--upper-size', '2M', '--working-dir', project, '--', 'sh', '-c', script)
     assert done.stdout == 'project1\ny\n', done
+    done = launcher.run('--upper-size', '16M', '--working-dir', project, '--', 'sh', '-c', script.replace('bs=64k', 'bs=64k count=64'))
+    assert done.stdout == 'project0\ny\n', 'the control run: twice as much, where there is room'
     node.expect_settled()
 
 
@@ -476,7 +478,7 @@ def test_a_runtime_folder_that_is_removed_while_workers_start(node):
 
 # --- numbers that come round -------------------------------------------------------------------------------------------------
 
-# Attacks: F7
+# Attacks: F7; control: the_wrong_process_is_left_alone
 def test_numbers_of_processes_that_come_round(programs, node, tmp_path):
     """In a pid namespace of 1,000 numbers; below is what runs there."""
     node.stop()
@@ -531,7 +533,7 @@ def the_wrong_process_is_left_alone(node):
     assert ended.wait(10) == 7
     node.alive.clear()
     wait_until(lambda: is_gone(pid))
-    stranger = take_number(pid)
+    stranger = take_number(pid)   # the control run: who goes by the number alone would kill it
     node.start()
     assert node.workers() == []
     launcher = node.launcher(0)

@@ -30,6 +30,46 @@ def memfd(content):
     return fd
 
 
+class Trusting:
+    """The control run of floods and nonsense: a server that waits for what was announced and believes what it reads."""
+
+    def __init__(self, folder):
+        self.path = str(folder / 'trusting.sock')
+        program = (
+            'import json, os, selectors, socket, struct, sys\n'
+            'server, clients = socket.socket(socket.AF_UNIX), {}\n'
+            'server.bind(sys.argv[1]); server.listen(100); print("there", flush=True)\n'
+            'wait = selectors.DefaultSelector(); wait.register(server, 1)\n'
+            'while True:\n'
+            '  for key, _ in wait.select():\n'
+            '    if key.fileobj is server:\n'
+            '      client = server.accept()[0]; clients[client] = b""; wait.register(client, 1); continue\n'
+            '    text = clients[key.fileobj] = clients[key.fileobj] + key.fileobj.recv(1 << 20)\n'
+            '    if len(text) >= 4 and len(text) >= 4 + struct.unpack("<I", text[:4])[0]:\n'
+            '      key.fileobj.send(json.dumps({"op": json.loads(text[4:])["op"].upper()}).encode())\n')
+        self.process = subprocess.Popen(['/usr/bin/python3', '-c', program, self.path], stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL)
+        assert self.process.stdout.readline() == b'there\n'
+
+    def client(self, text):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(self.path)
+        client.sendall(text)
+        return client
+
+    def memory(self):
+        text = pathlib.Path(f'/proc/{self.process.pid}/status').read_text()
+        return int(re.search(r'VmRSS:\s+(\d+)', text)[1]) << 10
+
+
+@pytest.fixture
+def trusting(tmp_path):
+    server = Trusting(tmp_path)
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
 # --- the protocol ------------------------------------------------------------------------------------
 
 def test_hello_tells_where_everything_is(daemon):
@@ -66,7 +106,7 @@ def test_the_first_request_may_follow_hello_at_once(daemon):
     (b'{"op":"lookup","keys":["../../etc/passwd"]}', 'malformed'), (b'{"op":"make","fields":[]}', 'descriptors'),
     (b'{"op":"start","keys":[]}', 'descriptors'), (b'\xff\xfe\x00', 'request'), (b'{"op":"ps"}\x00', 'zero byte'),
     (b'[' * 5000, 'request')])
-def test_nonsense_is_answered_and_disturbs_nobody(daemon, text, word):
+def test_nonsense_is_answered_and_disturbs_nobody(daemon, trusting, text, word):
     other = daemon.client()
     client = daemon.client()
     client.socket.sendall(frame(text))
@@ -74,6 +114,9 @@ def test_nonsense_is_answered_and_disturbs_nobody(daemon, text, word):
     assert answer['ok'] is False and word in json.dumps(answer)
     assert other.ask(op='ps')['ok']
     assert daemon.client().ask(op='ps')['ok']
+    if word in ('request', 'object'):
+        trusting.client(frame(text))
+        assert trusting.process.wait(10) != 0, 'the control run'
 
 
 def test_a_long_frame_is_refused_by_its_length(daemon):
@@ -140,12 +183,14 @@ def test_who_never_says_hello_is_dropped(daemon):
 
 
 # Attacks: J2
-def test_who_stops_inside_a_frame_is_dropped(daemon):
+def test_who_stops_inside_a_frame_is_dropped(daemon, trusting):
+    kept = trusting.client(frame({'op': 'ps'})[:6])
     client = daemon.client()
     client.socket.sendall(frame({'op': 'ps'})[:6])
     began = time.monotonic()
     assert client.read()['ok'] is False and client.is_closed()
     assert 8 < time.monotonic() - began < 15
+    assert select.select([kept], [], [], 0)[0] == [], 'the control run: there he stays'
 
 
 def test_half_closed_clients_go_and_leave_nothing(daemon):
@@ -228,7 +273,7 @@ def test_ten_thousand_connections(daemon):
 
 
 # Attacks: J2
-def test_unfinished_frames_of_one_user_are_bounded(daemon):
+def test_unfinished_frames_of_one_user_are_bounded(daemon, trusting):
     """Each client sends most of a long frame and stops; together they may have eight megabytes."""
     piece = struct.pack('<I', 1 << 20) + b' ' * 900_000
     clients = []
@@ -242,6 +287,10 @@ def test_unfinished_frames_of_one_user_are_bounded(daemon):
     time.sleep(0.5)
     assert daemon.memory() < 40 << 20
     assert daemon.client(OTHER_UID).ask(op='ps')['ok'] and daemon.client(PLAIN_UID).ask(op='ps')['ok']
+    before = trusting.memory()
+    guests = [trusting.client(piece) for _ in range(30)]
+    wait_until(lambda: trusting.memory() - before > 24 << 20)   # the control run: all that was sent is kept
+    assert len(guests) == 30
 
 
 def lingering_socket(seconds):
@@ -291,7 +340,7 @@ def test_another_users_worker_can_not_be_seen_or_touched(daemon):
         stranger.ask(op='logs')
         assert worker not in [event['line'].get('worker') for event in stranger.events]
         assert process.poll() is None
-        owner = daemon.client(PLAIN_UID)
+        owner = daemon.client(PLAIN_UID)   # the control run
         assert owner.ask(op='logs', worker=worker[:6])['ok'] and owner.events[0]['line']['event'] == 'started'
         assert owner.ask(op='kill', worker=worker, signal=signal.SIGTERM)['ok']
         assert process.wait(10) == 128 + signal.SIGTERM
@@ -304,7 +353,7 @@ def test_what_only_root_may(daemon):
     user, root = daemon.client(PLAIN_UID), daemon.client()
     for request in ({'op': 'limits', 'max_bytes': 1 << 30}, {'op': 'collect'}, {'op': 'pin', 'env': KEY, 'pinned': True}):
         assert user.ask(**request)['error']['errno'] == 1   # EPERM
-    assert root.ask(op='limits', max_bytes=1 << 30)['max_bytes'] == 1 << 30
+    assert root.ask(op='limits', max_bytes=1 << 30)['max_bytes'] == 1 << 30   # the control run: root may
     assert root.ask(op='limits')['max_bytes'] == 1 << 30
     assert root.ask(op='collect')['ok']
     assert wait_until(lambda: daemon.status()['store']['stats'])['layers'] == 0
@@ -345,7 +394,7 @@ def test_a_killed_daemon_finds_its_workers_again(daemon):
     assert [e['line']['event'] for e in client.events] == ['started', 'adopted', 'ended']
 
 
-# Attacks: E10
+# Attacks: E10; control: test_a_killed_daemon_finds_its_workers_again
 def test_records_that_lie_are_not_believed(stopped_daemon):
     """Not locked: whatever the file says, it has ended. A pid that is somebody else's is not adopted."""
     folder = stopped_daemon.runtime / 'workers'

@@ -51,6 +51,10 @@ def test_secrets_appear_nowhere(rt_one, empty_base):
     while process.poll() is None:
         seen += command_lines()
     assert CANARY.encode() not in seen + process.stdout.read()
+    told = rt_one.popen('--env', f'TOKEN={CANARY}', '--', 'sleep', '1000')
+    assert CANARY.encode() in command_lines(), 'the control run: what stands in an argument is seen'
+    told.kill()
+    told.wait()
     bad = rt_one.run('--pip', 'nothing-at-all-71', '--', empty_base / 'bin/python', '-c', '',
                      env={'PIP_INDEX_URL': f'http://user:{CANARY}@127.0.0.1:9/simple'})
     assert bad.returncode == 125 and CANARY not in bad.stdout + bad.stderr
@@ -59,5 +63,9 @@ def test_secrets_appear_nowhere(rt_one, empty_base):
     assert line.returncode == 125 and CANARY not in line.stdout + line.stderr
     found = subprocess.run(['grep', '-rl', CANARY, rt_one.store], capture_output=True, text=True)
     assert found.stdout == ''
+    project = rt_one.make_files('project', {'key': CANARY})
+    rt_one.ok('--working-dir', project, '--', 'true')
+    assert subprocess.run(['grep', '-rl', CANARY, rt_one.store], stdout=subprocess.DEVNULL).returncode == 0, \
+        'the control run: what is a file is found'
     assert CANARY not in rt_one.run('env', 'ls', '--json', verb='ask').stdout
     assert not any(CANARY in name for _, folders, files in os.walk(rt_one.store) for name in folders + files)
