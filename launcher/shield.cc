@@ -32,19 +32,12 @@ bool wants_own_files(const Profile& profile) {
          wants(profile.own_hostname) || wants(profile.read_only_root) || wants(profile.masked_proc);
 }
 
-Error lacking(const char* control, const char* reason) {
-  return Error{"control",
-               EOPNOTSUPP,
-               control,
-               std::string("it is required, but ") + reason,
-               "use a profile that doesn't require it",
-               125};
-}
-
 // Where what was required can't be had, nothing starts.
-Status unless_required(Want want, const char* control, const char* reason) {
+Status unless_required(Want want, const char* control, const char* reason,
+                       const char* cure = "use a profile that doesn't require it") {
   if (want != Want::kRequire) return {};
-  return lacking(control, reason);
+  return Error{"control", EOPNOTSUPP, control, std::string("it is required, but ") + reason,
+               cure,      125};
 }
 
 // Names are looked up by who makes the network, once it is needed (isolation/net_names.h).
@@ -61,7 +54,8 @@ Status take_network(const config::Network& network, Spec* bound) {
   bound->network = isolation::Network::kNone;
   if (network.mode == Mode::kNone) return {};
   if (::geteuid() != 0) {  // none is less than what was preferred, never more
-    return unless_required(network.want, "network", "only root can make a network of a job's own");
+    return unless_required(network.want, "network", "only root can make a network of a job's own",
+                           "start it through rtlaunchd, or ask for the network none");
   }
   bound->network =
       network.mode == Mode::kJob ? isolation::Network::kJob : isolation::Network::kEgress;
@@ -337,8 +331,10 @@ Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job)
   TRY(take_network(profile.network, &bound));
   bound.job = plain_job(job);
   bound.controls = TRY(controls_of(profile));
-  TRY(unless_required(profile.uids.want, "uids",
-                      "only rtlaunchd gives root's workers another user id, and others' none"));
+  TRY(unless_required(
+      profile.uids.want, "uids",
+      "rtlaunchd gives them, who knows which are taken, and to root's workers alone",
+      "as root start it through rtlaunchd, else use a profile without uids"));
   TRY(unless_required(profile.own_user, "own_user", "root's workers have no user namespace yet"));
   return shield;
 }

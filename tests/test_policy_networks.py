@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from conftest import PLAIN_UID
+from conftest import PLAIN_UID, make_launcher
 from daemon_support import Daemon, through, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='networks are root\'s to make')
@@ -193,6 +193,21 @@ def test_without_a_daemon_it_is_told_at_the_end(programs, tmp_path, host):
     done = subprocess.run(command, preexec_fn=lambda: enter(host.network), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and done.stdout == 'sent\nreached\n', done.stderr
     assert '3 packets refused' in done.stderr
+
+
+LOOK = 'import socket; print(*(name for _, name in socket.if_nameindex()))'
+
+
+@pytest.mark.parametrize('network', ['job', {'mode': 'egress', 'to': ['index.example:443']}], ids=['job', 'egress'])
+def test_rootless_there_is_none_but_one_that_leads_nowhere(programs, tmp_path, network):
+    alone = make_launcher(programs, tmp_path, PLAIN_UID)
+
+    def control(value):
+        return ['--control', 'network=' + (value if isinstance(value, str) else json.dumps(value)), '--']
+    error = alone.fails(*control(network), 'true')
+    assert 'network' in error and 'rtlaunchd' in error
+    assert alone.ok(*control('none'), 'python3', '-c', LOOK) == 'lo\n'
+    assert alone.ok('--', 'python3', '-c', LOOK) != 'lo\n', 'the control run'
 
 
 def test_workers_of_a_job_reach_each_other_and_nobody_else(node, guest, tmp_path):

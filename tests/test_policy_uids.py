@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import PLAIN_UID, SYSTEM_PYTHON
+from conftest import PLAIN_UID, SYSTEM_PYTHON, make_launcher
 from daemon_support import Daemon, through, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='root\'s workers')
@@ -89,6 +89,15 @@ def test_a_range_has_an_end_and_outlives_the_daemon(node, root):
     c, three = stay(root, 'few', 'c')
     assert three == one, 'free again'
     end(b, c)
+
+
+def test_without_a_daemon_nobody_gets_one(programs, tmp_path):
+    alone = make_launcher(programs, tmp_path, 0)
+    wanted = json.dumps({'first': FIRST, 'count': 10})
+    error = alone.fails('--control', f'uids={wanted}', '--', 'true')
+    assert 'uids' in error and 'rtlaunchd' in error
+    prefers = json.dumps({'want': 'prefer', 'first': FIRST, 'count': 10})
+    assert alone.ok('--control', f'uids={prefers}', '--', 'id', '-u') == '0\n', 'the control run'
 
 
 def test_others_are_refused(node, tmp_path):
