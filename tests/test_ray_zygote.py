@@ -226,9 +226,9 @@ def held(ray_programs):  # noqa: F811
         yield ends.enter_context(our_node(ray_programs, daemon))
 
 
-def put_in_force(daemon, ceiling):
+def put_in_force(daemon, ceiling, rules=()):
     before = len(daemon.events('policy'))
-    (daemon.folder / 'policy.json').write_text(json.dumps({'version': 1, 'ceiling': ceiling}))
+    (daemon.folder / 'policy.json').write_text(json.dumps({'version': 1, 'ceiling': ceiling, 'rules': list(rules)}))
     daemon.process.send_signal(signal.SIGHUP)
     wait_until(lambda: len(daemon.events('policy')) > before)
 
@@ -264,6 +264,29 @@ answer(True)'''))
     assert no_debug['landlock'] == open_['landlock'] - open_['scopes'], 'a layer more, where the kernel has one for signals'
     assert not no_debug['debugs'] and no_debug['core'] == 4096 and no_debug['effective']
     assert no_capabilities['effective'] == 0
+
+
+def test_a_rule_binds_the_job_that_it_names(held, tmp_path):
+    """And no other, whether its workers are copies or not."""
+    core = "import resource; value = resource.getrlimit(resource.RLIMIT_CORE)[1]"
+    drivers = []
+    for number in range(2):
+        drivers.append(held.spawn(with_zygote(f'''
+open({str(tmp_path)!r} + '/{number}.new', 'w').write(ray.get_runtime_context().get_job_id())
+os.rename({str(tmp_path)!r} + '/{number}.new', {str(tmp_path)!r} + '/{number}')
+until(lambda: os.path.exists({str(tmp_path)!r} + '/go'), 120)
+one, copy = a_copy()
+other, other_copy = actor({{**PIP, 'env_vars': {{'PYTHONHASHSEED': '1'}}}})
+answer([copy, other_copy, ray.get(one.run.remote({core!r})), ray.get(other.run.remote({core!r}))])''')))
+        wait_until(lambda at=tmp_path / str(number), one=drivers[-1]: at.exists() or one.poll() is not None, 120)
+    named = (tmp_path / '0').read_text()
+    rule = {'name': 'that-job', 'if': {'job': [f'ray-{named}-{held.session.name}']}, 'ceiling': {'rlimits': {'core': 4096}}}
+    put_in_force(held.daemon, {}, [rule])
+    (tmp_path / 'go').touch()
+    bound, free = map(held.finish, drivers)
+    put_in_force(held.daemon, {})
+    assert bound == [True, False, 4096, 4096]
+    assert free[:2] == [True, False] and 4096 not in free
 
 
 def test_what_a_copy_is_given_is_said_to_root_alone_and_refused_as_a_start_is(held):

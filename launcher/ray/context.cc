@@ -15,6 +15,7 @@ using config::Json;
 // MAX_ARG_STRLEN, less the option's name and what else a raylet may put there.
 constexpr size_t kMostBytes = (128 << 10) - 1024;
 constexpr std::string_view kLocal = "local://";
+constexpr const char* kJobVariable = "RAY_JOB_ID";
 
 bool is_local(const std::string& uri) { return uri.rfind(kLocal, 0) == 0; }
 
@@ -67,6 +68,13 @@ void add_places(const ContextRequest& request, std::vector<std::string>& words) 
   add("java_jars", env.java_jars);
 }
 
+// What the policy knows the worker's job by. Contexts are of all jobs, a raylet's variable is of
+// one; numbers begin anew with each session.
+std::string job_word(const std::string& session_dir) {
+  std::string session = session_dir.substr(session_dir.rfind('/') + 1);
+  return "ray-\"${" + std::string(kJobVariable) + ":-none}\"-" + shell_quoted(session);
+}
+
 std::vector<std::string> sandbox_words(const ContextRequest& request) {
   std::vector<std::string> words = {"exec", request.rtlaunch};
   if (request.id.empty()) {
@@ -79,7 +87,8 @@ std::vector<std::string> sandbox_words(const ContextRequest& request) {
   words.insert(words.end(), request.where.begin(), request.where.end());
   words.insert(words.end(), {"--session", request.session_dir});
   add_places(request, words);
-  words.push_back("--");
+  for (std::string& word : words) word = shell_quoted(word);
+  words.insert(words.end(), {"--job", job_word(request.session_dir), "--"});
   return words;
 }
 
@@ -99,7 +108,7 @@ Json prefix(const ContextRequest& request) {
   const std::vector<std::string>& activation = request.run_by.activation;
   Json words = Json::array();
   if (is_shut_in(request)) {
-    for (const std::string& word : sandbox_words(request)) words.push_back(shell_quoted(word));
+    for (const std::string& word : sandbox_words(request)) words.push_back(word);
     if (activation.empty()) return words;
     for (const std::string& word : activating_words(activation))
       words.push_back(shell_quoted(word));
@@ -152,6 +161,10 @@ std::string context_for_plugins(const ContextRequest& request) {
 Result<std::string> make_context(const ContextRequest& request) {
   Json json = context_of(request);
   if (!request.changed.empty()) take_over(request, json);
+  if (is_shut_in(request) && json["env_vars"].contains(kJobVariable)) {
+    return make_error("runtime_env", std::string("env_vars.") + kJobVariable,
+                      "is Ray's own, and what the node's policy goes by", "leave it out");
+  }
   std::string text = json.dump(-1, ' ', true, Json::error_handler_t::replace);
   if (text.size() <= kMostBytes) return text;
   return Error{"runtime_env",

@@ -47,9 +47,16 @@ TEST(Context, StartsWorkersThroughExec) {
             "exec /bin/rtlaunch exec 4711 --profile ray --die-with-parent --socket /s "
             "--session /s/session_1 "
             "--working-dir-at '/run dir/working_dir_files/p' "
-            "--py-module-at '/run dir/py_modules_files/m' --py-module-at /l -- ");
+            "--py-module-at '/run dir/py_modules_files/m' --py-module-at /l "
+            "--job ray-\"${RAY_JOB_ID:-none}\"-session_1 -- ");
   EXPECT_EQ(json["env_vars"]["PYTHONPATH"],
             "/run dir/py_modules_files/m:/l:/run dir/working_dir_files/p:/agents");
+}
+
+TEST(Context, AWorkersJobIsNotItsUsersWord) {
+  const char* env = R"({"env_vars": {"RAY_JOB_ID": "01000000"}})";
+  EXPECT_NE(std::string(context(env, "1")).find("env_vars.RAY_JOB_ID"), std::string::npos);
+  EXPECT_EQ(context(env, "")["env_vars"]["RAY_JOB_ID"], "01000000");
 }
 
 TEST(Context, TheUsersPathIsBeforeTheAgents) {
@@ -64,7 +71,7 @@ TEST(Context, TheUsersPathIsBeforeTheAgents) {
 TEST(Context, WithoutLayersThereIsASandboxIfAsked) {
   EXPECT_EQ(words(context(R"({"env_vars": {"A": "1"}})", "", true)),
             "exec /bin/rtlaunch run --profile ray --die-with-parent --socket /s --session "
-            "/s/session_1 -- ");
+            "/s/session_1 --job ray-\"${RAY_JOB_ID:-none}\"-session_1 -- ");
 }
 
 TEST(Context, MustFitIntoAnArgument) {
