@@ -239,7 +239,7 @@ fuzz: setup
 KERNEL_TESTS := sandbox_test mounts_test paths_test same_pid_test net_test net_names_test written_test workers_test escape_test attacks_test controls_test seccomp_test old_kernel_test race_test caller_test limits_test spawner_test
 vm: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) build tests
-	@tools/vm tools/run-tests --out $(OUT) --results --unit $(KERNEL_TESTS) > build/vm.log; code=$$?; grep -v '^result ' build/vm.log; exit $$code
+	@tools/vm env RTLAUNCH_NET_CYCLES=10 tools/run-tests --out $(OUT) --results --unit $(KERNEL_TESTS) > build/vm.log; code=$$?; grep -v '^result ' build/vm.log; exit $$code
 	@tools/vm tools/run-tests --out $(OUT) --e2e tests/test_daemon_cgroup.py
 	@tools/power-cut $(OUT)/bin 3
 	@tools/clock-jump $(OUT)/bin

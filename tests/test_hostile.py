@@ -2,6 +2,7 @@
 or lays a trap where a file is read. Each with a control run in which it works."""
 
 import ctypes
+import errno
 import os
 import pathlib
 import pty
@@ -149,6 +150,20 @@ def test_the_launchers_own_program_is_not_executed_inside(rt, how):
     assert program.stat().st_mode & 0o7777 == 0o755
     rt.run(*words[1:], cwd=files)
     assert program.stat().st_mode & 0o7777 == 0o4777, 'the control run: where it is reached'
+
+
+# Who is led to the spawner's file through a process that it has made is led to a mount that can't be written.
+# Attacks: B1
+@needs_root
+def test_nor_is_the_spawners_file_changed_through_it(daemon):
+    program = daemon.programs / 'rtlaunch-spawner'
+    assert os.path.samefile(f'/proc/{daemon.spawner()}/exe', program)
+    with pytest.raises(OSError) as refused:
+        os.chmod(f'/proc/{daemon.spawner()}/exe', 0o4777)
+    assert refused.value.errno == errno.EROFS and program.stat().st_mode & 0o7777 == 0o755
+    os.chmod(f'/proc/{daemon.process.pid}/exe', 0o700)
+    assert (daemon.programs / 'rtlaunchd').stat().st_mode & 0o7777 == 0o700, 'the control run'
+    os.chmod(daemon.programs / 'rtlaunchd', 0o755)
 
 
 # --- the terminal --------------------------------------------------------------------------------------------------
