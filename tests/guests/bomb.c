@@ -12,7 +12,7 @@ static void* sleeper(void* nothing) {
 int main(int argc, char** argv) {
   const char* what = argc > 1 ? argv[1] : "";
   size_t size = 64 << 20;
-  for (int i = 0; i < 20 && strcmp(what, "memory") == 0; ++i) {
+  for (int i = 0; i < 8 && strcmp(what, "memory") == 0; ++i) {
     void* piece = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (piece == MAP_FAILED) return refused("mmap");
     memset(piece, 1, size);
