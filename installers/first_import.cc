@@ -323,15 +323,19 @@ class FirstImport::Work {
     while (!waiting_.empty() && compilers_.wants_more() && asked_.size() < kMostModules) {
       Module module = std::move(waiting_.front());
       waiting_.pop_front();
+      ask_for(std::move(module));
       if (waiting_.empty()) want_perhaps();
-      auto source = read(module);
-      if (!source.ok()) continue;
-      std::string site = module.tree == kNoTree ? "" : trees_[module.tree]->site;
-      compilers_.ask(
-          {asked_.size(), site + module.file, package_of(module.file), std::move(source.value())});
-      asked_.push_back(std::move(module));
     }
     if (asked_.size() >= kMostModules) waiting_.clear();
+  }
+
+  void ask_for(Module module) {
+    auto source = read(module);
+    if (!source.ok()) return;
+    std::string site = module.tree == kNoTree ? "" : trees_[module.tree]->site;
+    compilers_.ask(
+        {asked_.size(), site + module.file, package_of(module.file), std::move(source.value())});
+    asked_.push_back(std::move(module));
   }
 
   Result<std::string> read(const Module& module) const {
@@ -357,7 +361,8 @@ class FirstImport::Work {
 
   // With nothing better to do. Once there is nothing else to wait for, only for a while.
   void want_perhaps() {
-    if (waiting_.empty() && is_complete() && !perhaps_until_)
+    bool idle = waiting_.empty() && compilers_.pending() == 0;  // else what is asked may want more
+    if (idle && is_complete() && !perhaps_until_)
       perhaps_until_ = steady_clock::now() + kForPerhaps;
     while (waiting_.empty() && !later_.empty() && !over()) {
       want(later_.front());

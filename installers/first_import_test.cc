@@ -113,6 +113,19 @@ TEST_F(First, LittleIsLeftToTheImport) {
   EXPECT_EQ(compiled({"small"}, {}, true)[0], Names{});
 }
 
+// One at a time is known of; that takes longer than what is perhaps imported may.
+TEST_F(First, AChainIsFollowedToItsEnd) {
+  constexpr int kLength = 1500;
+  std::map<std::string, std::string> files;
+  for (int i = 0; i < kLength; ++i)
+    files["site/m" + std::to_string(i) + ".py"] = "import m" + std::to_string(i + 1) + "\n";
+  fill("one", files);
+  ImportRoots roots;
+  roots.names = {"m0"};
+  roots.known = true;
+  EXPECT_EQ(compiled({"one"}, roots, false)[0].size(), size_t{kLength});
+}
+
 TEST_F(First, TheBudgetEndsIt) {
   std::map<std::string, std::string> files;
   std::string big = "x = [";
