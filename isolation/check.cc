@@ -97,9 +97,7 @@ Result<Spec> checked(Spec spec) {
   TRY(check_job(spec.job));
   for (Overlay& overlay : spec.overlays) TRY(clean_overlay(&overlay));
   auto roots = std::count_if(spec.overlays.begin(), spec.overlays.end(), is_root_of_its_own);
-  if (roots > 1 || (roots > 0 && spec.root == Root::kShared)) {
-    return bad_path("/", "only one root, and none that shares the host's files");
-  }
+  if (roots > 1) return bad_path("/", "only one root");
   for (Bind& bind : spec.binds) {
     TRY(clean_path(&bind.source));
     TRY(clean_target(&bind.target));

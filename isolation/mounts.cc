@@ -327,6 +327,10 @@ Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree)
   return {};
 }
 
+Status add_host_devices(const Rights& rights, Tree* tree) {
+  return add_clone(Tree::Kind::kPrivate, "/dev", "/dev", MOUNT_ATTR_NOSUID, false, rights, tree);
+}
+
 Status seal_host_root(const Spec& spec) {
   uint64_t attributes = stays_writable(spec, "/") ? sys::kSafe : kReadOnly;
   Status sealed = sys::set_mount_attributes(AT_FDCWD, "/", attributes, true);

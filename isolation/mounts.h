@@ -88,6 +88,9 @@ Status add_hosts(const std::vector<HostName>& names, const Vault& vault, Tree* t
 // uppers. What the host doesn't have the sandbox doesn't have.
 Status add_tmp(const Spec& spec, const Vault& vault, Spares* spares, Tree* tree);
 
+// The host's /dev, as it is, with /dev/shm and all else that is mounted in it.
+Status add_host_devices(const Rights& rights, Tree* tree);
+
 // The overlay that is the root, if there is one; after everything else has been added.
 const Overlay* root_overlay(const Spec& spec);
 Status add_root_overlay(const Spec& spec, OverlayContext* context, Tree* tree, UniqueFd* report);

@@ -171,11 +171,21 @@ Status hide_of_sys(Setup& s) {
   return s.log.took(Control::kSysMasks, want, {});
 }
 
+// In the host's root both are there; in one of its own they are mounted.
+Status share_devices(Setup& s) {
+  if (!has_own_root(s)) return {};
+  TRY(add_tmp(s.spec, *s.vault, &s.spares, &*s.tree));
+  return add_host_devices(*s.rights, &*s.tree);
+}
+
 Status make_private_directories(Setup& s) {
   TRY(hide_of_sys(s));
   TRY(add_hidden(s.spec, *s.vault, &s.spares, &*s.tree));
   Spares none;  // one that was made ahead has been masked
-  if (is_shared(s)) return add_proc(s.rootless, s.masks_proc ? &s.spares : &none, &*s.tree);
+  if (is_shared(s)) {
+    TRY(share_devices(s));
+    return add_proc(s.rootless, s.masks_proc ? &s.spares : &none, &*s.tree);
+  }
   TRY(add_tmp(s.spec, *s.vault, &s.spares, &*s.tree));
   TRY(s.devices->add_to(*s.vault, s.spec.shm_bytes, &s.spares, &*s.tree));
   return add_proc(s.rootless, &s.spares, &*s.tree);

@@ -11,7 +11,8 @@
 //           of the host's and talks with them by files, as Ray's workers do.
 //   With an overlay at `/` (not over the host) both have that as their root, and pivot into it: an
 //   image. Every mount point that it lacks is made in its top layer, over whatever the layers have
-//   there, links too. What is kHost's own (/tmp, /dev, ...) is as ever.
+//   there, links too. What is kHost's own (/tmp, /dev, ...) is as ever; a kShared has a /tmp of its
+//   own then, and the host's /dev.
 //   kEmpty  a tmpfs root with only what `binds` and `overlays` bring in, then pivot_root. For
 //           builds, whose code may see nothing of the caller's.
 //

@@ -126,10 +126,25 @@ Result<installers::PlanRequest> read_request(const RunOptions& options, Host& ho
   return request;
 }
 
+namespace {
+
+Status take_given_variables(installers::PlanRequest& request) {
+  auto found = request.variables.find(kGivenVariables);
+  if (found == request.variables.end()) return {};
+  std::string text = "{\"env_vars\": " + found->second + "}";
+  request.env.env_vars =
+      TRY(config::parse_runtime_env(text, kGivenVariables, request.cwd)).env_vars;
+  request.variables.erase(found);
+  return {};
+}
+
+}  // namespace
+
 Result<installers::PlanRequest> exec_request(const RunOptions& options) {
   installers::PlanRequest request;
   request.cwd = TRY(caller_cwd());
   request.variables = caller_variables();
+  TRY(take_given_variables(request));
   add_variables(options.env, request.env);
   return request;
 }

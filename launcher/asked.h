@@ -16,6 +16,10 @@ Result<std::string> caller_cwd();
 // `host` is asked for the folder of plugins, when there are fields that may be theirs.
 Result<installers::PlanRequest> read_request(const RunOptions& options, Host& host);
 
+// A variable of ours with the env_vars of a command in an environment, as JSON: an environment has
+// no values, and these shall be expanded by the variables of its image, not by the caller's.
+inline constexpr char kGivenVariables[] = "RTLAUNCH_ENV_VARS";
+
 // Of a command in an environment that is known: no file is read.
 Result<installers::PlanRequest> exec_request(const RunOptions& options);
 

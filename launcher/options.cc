@@ -123,6 +123,12 @@ Status set_session(RunOptions& options, const std::string& value) {
   return {};
 }
 
+Status add_bind(RunOptions& options, const std::string& value) {
+  auto [source, target] = TRY(name_and_value("--bind", value));
+  options.binds.emplace_back(TRY(absolute("--bind", source)), TRY(absolute("--bind", target)));
+  return {};
+}
+
 constexpr Option kOptions[] = {
     {"--runtime-env", kRun | kCreate, nullptr, into<&RunOptions::runtime_env>},
     {"--working-dir", kRun | kCreate, nullptr, into<&RunOptions::working_dir>},
@@ -141,6 +147,7 @@ constexpr Option kOptions[] = {
     {"--py-module-at", kRun | kExec, nullptr, add_py_module_at},
     {"--hide", kRun | kExec, nullptr, add_hidden},
     {"--session", kRun | kExec, nullptr, set_session},
+    {"--bind", kRun | kExec, nullptr, add_bind},
     {"--die-with-parent", kRun | kExec, &RunOptions::die_with_parent, nullptr},
     {"--zygote", kExec, &RunOptions::zygote, nullptr},
     {"--timings", kRun | kExec, &RunOptions::timings, nullptr},

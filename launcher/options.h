@@ -35,17 +35,18 @@ struct RunOptions {
   std::vector<std::string> py_modules_at;  // --py-module-at, absolute; none, or one for each
   std::vector<std::string> hidden;         // --hide, absolute
   std::string session;                     // --session, absolute; its neighbours are hidden
-  bool die_with_parent = false;            // --die-with-parent
-  bool zygote = false;                     // --zygote: a worker of Ray's may come from one
-  uint64_t upper_bytes = 0;                // --upper-size; 0: half of the memory
-  bool allow_conflicts = false;            // --allow-conflicts
-  bool json = false;                       // --json: events instead of lines, on stderr
-  bool timings = false;                    // --timings: microseconds per step, on stderr
-  std::string socket;       // --socket: the daemon's; "" for the default one if it is there
-  bool embedded = false;    // --embedded: no daemon
-  std::string name;         // env create --name: of the hold
-  int64_t ttl = 0;          // env create --ttl, seconds; 0: until it is released
-  std::string environment;  // exec: an id or a hold's name
+  std::vector<std::pair<std::string, std::string>> binds;  // --bind HOST=INSIDE, absolute
+  bool die_with_parent = false;                            // --die-with-parent
+  bool zygote = false;           // --zygote: a worker of Ray's may come from one
+  uint64_t upper_bytes = 0;      // --upper-size; 0: half of the memory
+  bool allow_conflicts = false;  // --allow-conflicts
+  bool json = false;             // --json: events instead of lines, on stderr
+  bool timings = false;          // --timings: microseconds per step, on stderr
+  std::string socket;            // --socket: the daemon's; "" for the default one if it is there
+  bool embedded = false;         // --embedded: no daemon
+  std::string name;              // env create --name: of the hold
+  int64_t ttl = 0;               // env create --ttl, seconds; 0: until it is released
+  std::string environment;       // exec: an id or a hold's name
   std::vector<std::string> command;  // run --image: none for the image's own
 };
 

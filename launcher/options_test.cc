@@ -41,10 +41,10 @@ TEST(Options, UnknownOnesAreNamedAndTheNearestIsSuggested) {
 }
 
 TEST(Options, ProfilesAndPlaces) {
-  auto options =
-      parse_exec_options({"env", "--profile=ray", "--working-dir-at", "/a/../b/", "--hide", "/h",
-                          "--session", "/s/session_1", "--py-module-at", "/1", "--py-module-at",
-                          "/2", "--die-with-parent", "--", "x", "--profile", "ml"});
+  auto options = parse_exec_options({"env", "--profile=ray", "--working-dir-at", "/a/../b/",
+                                     "--hide", "/h", "--session", "/s/session_1", "--py-module-at",
+                                     "/1", "--py-module-at", "/2", "--bind", "/a=/b/../c",
+                                     "--die-with-parent", "--", "x", "--profile", "ml"});
   ASSERT_TRUE(options.ok()) << options.error().message();
   EXPECT_EQ(options->asked.ask.profile, "ray");
   EXPECT_EQ(options->working_dir_at, "/b");
@@ -52,6 +52,10 @@ TEST(Options, ProfilesAndPlaces) {
   EXPECT_EQ(options->hidden, (std::vector<std::string>{"/h"}));
   EXPECT_EQ(options->session, "/s/session_1");
   EXPECT_TRUE(options->die_with_parent);
+  using Binds = std::vector<std::pair<std::string, std::string>>;
+  EXPECT_EQ(options->binds, (Binds{{"/a", "/c"}}));
+  for (const char* bad : {"/a", "a=/b", "/a=b", "=/b"})
+    EXPECT_FALSE(parse_exec_options({"env", "--bind", bad, "--", "x"}).ok()) << bad;
   EXPECT_EQ(parse_run_options({"x"})->asked.ask.profile, "");
   for (const char* option : {"--working-dir-at", "--py-module-at", "--hide", "--session"}) {
     EXPECT_FALSE(parse_run_options({option, "relative", "--", "x"}).ok()) << option;

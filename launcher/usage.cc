@@ -50,7 +50,8 @@ Runs CMD in a runtime environment, which is made if it isn't there yet.
                             rtlaunch policy explain for what you get if it isn't said
   --control NAME=VALUE      tighter still, e.g. network=none, memory=2G (repeat for more)
   --job NAME, --label NAME=VALUE   what it belongs to, for the policy
-  --working-dir-at DIR, --py-module-at DIR, --hide DIR, --session DIR, --die-with-parent   as for exec
+  --working-dir-at DIR, --py-module-at DIR, --hide DIR, --session DIR,
+  --bind HOST=INSIDE, --die-with-parent   as for exec
   --allow-conflicts         install even if a package of the base is broken by it
   --store DIR               where layers are kept (and, unless --socket is there, no daemon)
   --socket PATH             the daemon's socket
@@ -78,6 +79,7 @@ variables, directory and stdin, stdout, stderr are passed on. Killed, it takes C
   --py-module-at DIR        mount a py_module there (repeat: one for each, in order)
   --hide DIR                show it empty, if it is there (repeat for more)
   --session DIR             of Ray: other directories session_* beside it are shown empty
+  --bind HOST=INSIDE        show a file or directory of the host, read-only, elsewhere (repeat for more)
   --die-with-parent         end, with CMD, when the process that started rtlaunch does
   --zygote                  a worker of Ray's may be the copy of one that is kept ready
   --socket PATH, --embedded, --store DIR, --json, --timings   as for run

@@ -9,6 +9,7 @@
 #include "config/controls.h"
 #include "installers/conda.h"
 #include "isolation/sys/files.h"
+#include "launcher/raylet.h"
 
 namespace rtlaunch {
 namespace {
@@ -314,51 +315,6 @@ PlanRequest with_conda_variables(PlanRequest request, const Plan& plan) {
   return request;
 }
 
-// A worker of Ray's ends when the process of this number has gone: for one that can't see its
-// raylet, that is the pid 1 that lives as long as the raylet wants it to.
-void name_raylet(Environment& variables) {
-  auto found = variables.find("RAY_RAYLET_PID");
-  if (found != variables.end()) found->second = "1";
-}
-
-// What of the command line of a raylet is looked for; nothing when the process is none.
-std::vector<std::string> raylet_words(const std::string& pid) {
-  auto text = sys::read_file("/proc/" + pid + "/cmdline", 1 << 20);
-  std::vector<std::string> words;
-  for (size_t from = 0; text && from < text->size();) {
-    std::string word = text->substr(from, text->find('\0', from) - from);
-    from += word.size() + 1;
-    if (words.empty() && !word.ends_with("/raylet")) return {};
-    if (words.empty() || word.starts_with("--node_id=") || word.starts_with("--gcs-address="))
-      words.push_back(word);
-  }
-  return words;
-}
-
-// ray.init() in a worker, as in the driver of a submitted job, looks for its node among the command
-// lines of all processes. There, too, pid 1 is the raylet: the one that started us, else all that
-// are on this machine, of which Ray takes those of its cluster.
-std::vector<std::string> shown_as_raylet(const Environment& variables) {
-  auto number = [](const std::string& text) {
-    return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
-  };
-  auto found = variables.find("RAY_RAYLET_PID");
-  if (found != variables.end()) {
-    return number(found->second) ? raylet_words(found->second) : std::vector<std::string>();
-  }
-  std::vector<std::string> all;
-  auto proc = sys::open_at(AT_FDCWD, "/proc", O_RDONLY | O_DIRECTORY);
-  if (!proc) return {};
-  auto names = sys::list_dir(proc->get());
-  for (size_t i = 0; names && i < names->size(); ++i) {
-    const std::string& name = (*names)[i];
-    if (!number(name)) continue;
-    for (const std::string& word : raylet_words(name))
-      if (all.empty() || word.starts_with("--")) all.push_back(word);
-  }
-  return all;
-}
-
 // Of the caller's variables only those that the policy names; what a loader heeds is never among
 // them.
 PlanRequest with_allowed_variables(PlanRequest request, const std::vector<std::string>& allowed) {
@@ -396,23 +352,14 @@ std::string home_of(const Environment& variables) {
   return real && *real != "/" && is_directory(*real) ? *real : "";
 }
 
-// Those of other clusters that this machine has or had: their sockets, logs and files. The link
-// session_latest stays as it is.
-std::vector<std::string> other_sessions(const std::string& session) {
-  if (session.empty()) return {};
-  std::string folder = session.substr(0, session.rfind('/')), own = session.substr(folder.size());
-  std::vector<std::string> others;
-  auto dir = sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY);
-  auto names = dir ? sys::list_dir(dir->get()) : Result<std::vector<std::string>>(dir.error());
-  for (size_t i = 0; names && i < names->size(); ++i) {
-    const std::string& name = (*names)[i];
-    struct stat info;
-    bool theirs = name.starts_with("session_") && "/" + name != own &&
-                  ::fstatat(dir->get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 &&
-                  S_ISDIR(info.st_mode);
-    if (theirs) others.push_back(folder + "/" + name);
-  }
-  return others;
+void hide(const RunOptions& options, std::vector<std::string> hidden, Spec& spec) {
+  spec.hidden = std::move(hidden);
+  spec.hidden.insert(spec.hidden.end(), options.hidden.begin(), options.hidden.end());
+  for (std::string& other : other_sessions(options.session)) spec.hidden.push_back(other);
+}
+
+void bind(const RunOptions& options, Spec& spec) {
+  for (const auto& [source, target] : options.binds) spec.binds.push_back({source, target});
 }
 
 // What of the host is there, and how.
@@ -435,7 +382,8 @@ namespace {
 
 // A command in an image begins with the image's variables, as in any container; what the terminal
 // can do is the host's to say.
-PlanRequest with_variables_of(const installers::ImageFacts& image, PlanRequest request) {
+PlanRequest with_variables_of(const installers::ImageFacts& image, const Shape& shape,
+                              PlanRequest request) {
   Environment variables = {{"PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
                            {"HOME", image.home}};
   if (auto term = request.variables.find("TERM"); term != request.variables.end()) {
@@ -446,6 +394,8 @@ PlanRequest with_variables_of(const installers::ImageFacts& image, PlanRequest r
     if (equals == std::string::npos || equals == 0) continue;
     variables[variable.substr(0, equals)] = variable.substr(equals + 1);
   }
+  if (shape.environment) request = with_allowed_variables(std::move(request), *shape.environment);
+  if (shape.shared) keep_rays_variables(request.variables, variables);
   request.variables = std::move(variables);
   return request;
 }
@@ -466,22 +416,28 @@ Result<Spec> spec_in_image(const RunOptions& options, const Shape& shape,
   const Field& field = *plan.find("image_uri");
   installers::ImageFacts image = TRY(installers::image_facts(*field.record));
   Places places = TRY(places_of(options, shape.shared, plan, store));
-  Shape without_bounds = shape;  // of the caller's variables none are there
+  Shape without_bounds = shape;  // of the caller's variables hardly any are there
   without_bounds.environment.reset();
   Spec spec;
   spec.argv = TRY(command_in(image, options));
   spec.cwd = places.working_dir.empty() ? image.working_dir : places.working_dir;
-  spec.env = TRY(worker_environment(without_bounds, with_variables_of(image, request), plan, places,
-                                    spec.cwd));
+  spec.env = TRY(worker_environment(without_bounds, with_variables_of(image, shape, request), plan,
+                                    places, spec.cwd));
   bool root = ::geteuid() == 0;
   spec.keep_caps = root;
-  if (root && image.uid != 0) spec.user = isolation::User{image.uid, image.gid, {}};
+  if (shape.shared) {
+    take_shape(shape, request, spec);
+    show_session(options.session, spec);
+  } else if (root && image.uid != 0) {
+    spec.user = isolation::User{image.uid, image.gid, {}};
+  }
   spec.upper_bytes = options.upper_bytes;
-  spec.hidden = std::move(hidden);
+  hide(options, std::move(hidden), spec);
   mount_image(plan, store, spec);
   mount_working_dir(options, shape.shared, plan, places, store, spec);
   mount_modules(plan, places, store, spec);
   TRY(mount_plugins(plan, places, store, spec));
+  bind(options, spec);
   return spec;
 }
 
@@ -501,14 +457,13 @@ Result<Spec> worker_spec(const RunOptions& options, const Shape& shape, const Pl
   spec.keep_caps = ::geteuid() == 0;
   spec.upper_bytes = options.upper_bytes;
   take_shape(shape, request, spec);
-  spec.hidden = std::move(hidden);
-  spec.hidden.insert(spec.hidden.end(), options.hidden.begin(), options.hidden.end());
-  for (std::string& other : other_sessions(options.session)) spec.hidden.push_back(other);
+  hide(options, std::move(hidden), spec);
   mount_working_dir(options, shape.shared, plan, places, store, spec);
   TRY(mount_packages(plan, store, spec));
   show_cwd(request.cwd, spec);
   mount_modules(plan, places, store, spec);
   TRY(mount_plugins(plan, places, store, spec));
+  bind(options, spec);
   keep_interpreter(request, plan, places, spec);
   // Parents before what lies in them, else the parent's mount would cover it.
   std::stable_sort(

@@ -10,7 +10,9 @@
 // With an image as base, its files are the root, writable and private, and of the host there is
 // only what names it in the network. The command has the image's variables in place of the
 // caller's, starts in its WorkingDir, and is its Entrypoint and Cmd if none is named (a command
-// that is named replaces both, as in Ray). Root's command is run as its User.
+// that is named replaces both, as in Ray). Root's command is run as its User. Of the shared shape
+// it has, beside the image: the host's /dev and ipc, RAY_*, Ray's sessions; it is run as its
+// caller.
 #pragma once
 
 #include <string>

@@ -25,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 import time
@@ -33,6 +34,7 @@ import pytest
 
 from conftest import BIN, SYSTEM_PYTHON
 from daemon_support import Daemon, wait_until
+from image_support import libraries_of, python_files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RAY = ['ray[default,client]==2.60.0', 'virtualenv', 'pip', 'setuptools', 'boto3']
@@ -90,6 +92,17 @@ def shut_in():
         done = subprocess.run(['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', 'sh', '-c', enter, 'sh',
                                scratch, sys.executable, *sys.argv], env={**os.environ, 'RTLAUNCH_GUESTS': '', 'TMPDIR': '/tmp'})
     sys.exit(done.returncode)
+
+
+def image_python(programs):
+    """Files for an image: the system's Python at another place, /opt/py, and the libraries that Ray's code and uv need."""
+    version = sysconfig.get_python_version()
+    files = {name.replace(f'usr/lib/python{version}/', f'opt/py/lib/python{version}/').replace('usr/bin/', 'opt/py/bin/'): file
+             for name, file in python_files().items()}
+    needed = [VENV / f'lib/python{version}/site-packages/ray/_raylet.so', programs / 'uv']
+    for path in (library for program in needed for library in libraries_of(str(program))):
+        files[path.lstrip('/')] = pathlib.Path(os.path.realpath(path))
+    return files
 
 
 def children_of(pid):

@@ -106,6 +106,23 @@ def test_a_root_that_lies_about_mount_points(make_embedded, tmp_path):
     assert not os.listdir(target)
 
 
+@pytest.mark.parametrize('way', ['embedded root', 'daemon root'], indirect=True)
+def test_profile_ray_shares_what_rays_workers_share(way, image):
+    """Devices, shared memory, ipc and the session's folder of the host; RAY_* and what is named; nothing else of it."""
+    session = way.make_dir('ray/session_1')
+    other = way.make_files('ray/session_2', {'theirs': ''})
+    (session / 'log').write_text('of the session\n')
+    (way.folder / 'token').write_text('bound\n')
+    environment = way.ok('env', 'create', '--image', image.uri, verb='env').strip()
+    script = f'''cat {session}/log; echo mine > {session}/log; ls {other}; ls {way.folder}/token 2>/dev/null; cat /etc/token; echo "$RAY_A,$B,$LEVEL,$C,$HOME"
+                 readlink /proc/self/ns/ipc; stat -c %i /dev/shm; cat hello; touch /tmp/x && echo > /dev/null'''
+    lines = way.ok('exec', environment, '--profile', 'ray', '--session', session, '--bind', f'{way.folder}/token=/etc/token', '--', 'sh', '-c',
+                   script, verb='exec', env={'RAY_A': '1', 'B': '2', 'RTLAUNCH_ENV_VARS': '{"C": "${LEVEL}-$RAY_A"}'}).splitlines()
+    assert lines == ['of the session', 'bound', '1,,image,image-1,/root',
+                     os.readlink('/proc/self/ns/ipc'), str(os.stat('/dev/shm').st_ino), 'from the image'], lines
+    assert (session / 'log').read_text() == 'mine\n' and not os.path.exists('/tmp/x')
+
+
 def test_nothing_of_the_host_is_there(way, image):
     """The host's files, the store and the daemon: not by name, not through /proc, not from above."""
     secret = way.folder / 'secret'

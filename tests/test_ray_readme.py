@@ -5,16 +5,18 @@ import subprocess
 import textwrap
 import zipfile
 
-from ray_support import PLUGINS, ROOT, VENV, Node, ours, ours_env, ray_daemon, ray_programs  # noqa: F401
+from image_support import Image
+from ray_support import PLUGINS, ROOT, VENV, Node, image_python, ours, ours_env, ray_daemon, ray_programs  # noqa: F401
 
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
 (EXAMPLES,) = [text for kind, text in BLOCKS if kind == 'python']
 (SHELL,) = [text.splitlines()[1:] for kind, text in BLOCKS if text.startswith('# beside Ray\n')]
 
 
-def test_the_examples(ours):  # noqa: F811
+def test_the_examples(ours, ray_programs):  # noqa: F811
     with zipfile.ZipFile('/tmp/project.zip', 'w') as project:
         project.writestr('main.py', '')
+    Image('/tmp/image', Env=['PATH=/opt/py/bin']).layer(image_python(ray_programs), packed=False).write()
     done = subprocess.run([ours.python, '-c', textwrap.dedent(EXAMPLES)], cwd=ours.home, timeout=120, capture_output=True,
                           text=True, env={**ours.env, 'RAY_ADDRESS': ours.address})
     assert done.returncode == 0, done.stderr

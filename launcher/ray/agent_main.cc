@@ -13,6 +13,7 @@
 #include "launcher/ray/drivers.h"
 #include "launcher/ray/environments.h"
 #include "launcher/ray/http_server.h"
+#include "launcher/ray/in_image.h"
 #include "launcher/ray/parent.h"
 #include "launcher/ray/port_file.h"
 #include "launcher/ray/service.h"
@@ -125,10 +126,11 @@ Status run(const AgentOptions& options) {
   Maker maker(io, {rtlaunch, knobs.python, current_folder(), where,
                    childs_variables(variables, options, auth), knobs.hold});
   Executables executables(io, variables, knobs.python, options);
+  Images images(io, {rtlaunch, where, knobs.python, options.session_dir, auth.file(), variables});
   Drivers drivers(io, knobs.python, variables, options);
   Bridge bridge(io, knobs.python, variables);
   Environments environments(
-      io, options, knobs, maker, executables, drivers, bridge, rtlaunch, where,
+      io, options, knobs, maker, executables, images, drivers, bridge, rtlaunch, where,
       [&](LogLevel level, const std::string& text) { log.write(level, text); });
   Service service(environments, options.node_ip);
   auto server = TRY(HttpServer::listen(io, options.node_ip, options.port, auth,

@@ -32,12 +32,9 @@ Result<std::string> token_in(const std::string& path) {
   return token;
 }
 
-Result<std::string> find_token(const Variables& variables) {
-  std::string token = first_line(value_of(variables, "RAY_AUTH_TOKEN"));
-  if (!token.empty()) return token;
+std::string file_of(const Variables& variables) {
   std::string path = value_of(variables, "RAY_AUTH_TOKEN_PATH");
-  if (!path.empty()) return token_in(path);
-  return token_in(value_of(variables, "HOME") + "/.ray/auth_token");
+  return path.empty() ? value_of(variables, "HOME") + "/.ray/auth_token" : path;
 }
 
 // The cookie's value; "" when it isn't there.
@@ -76,7 +73,10 @@ Result<Auth> Auth::load(const Variables& variables) {
                       "use Ray's own tokens, or Ray's own agent");
   }
   auth.needed_ = true;
-  auth.token_ = TRY(find_token(variables));
+  auth.token_ = first_line(value_of(variables, "RAY_AUTH_TOKEN"));
+  if (!auth.token_.empty()) return auth;
+  auth.token_ = TRY(token_in(file_of(variables)));
+  auth.file_ = TRY(sys::real_path(file_of(variables)));
   return auth;
 }
 

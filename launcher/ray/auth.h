@@ -26,6 +26,7 @@ class Auth {
 
   bool needed() const { return needed_; }
   const std::string& token() const { return token_; }
+  const std::string& file() const { return file_; }  // it is in; "": in a variable
   // Of a request: its headers Authorization and X-Ray-Authorization, and all of its cookies ("" for
   // what isn't there). The first that is there counts. Takes as long for a wrong token as for the
   // right one.
@@ -34,7 +35,7 @@ class Auth {
 
  private:
   bool needed_ = false;
-  std::string token_;
+  std::string token_, file_;
 };
 
 }  // namespace rtlaunch::ray

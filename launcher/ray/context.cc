@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/json.h"
+#include "launcher/asked.h"
 #include "launcher/ray/names.h"
 #include "launcher/words.h"
 
@@ -33,7 +34,8 @@ void put_first(std::string& path, const std::string& entry) {
 std::string python_path(const ContextRequest& request, const std::string& users) {
   std::string path = users;
   const RayEnv& env = request.env;
-  if (!request.pythonpath.empty()) path += (path.empty() ? "" : ":") + request.pythonpath;
+  bool agents = !request.pythonpath.empty() && request.in_image == nullptr;
+  if (agents) path += (path.empty() ? "" : ":") + request.pythonpath;
   if (env.working_dir) {
     put_first(path, place_of("working_dir", *env.working_dir, request.runtime_env_dir));
   }
@@ -45,6 +47,8 @@ std::string python_path(const ContextRequest& request, const std::string& users)
 
 Json variables(const ContextRequest& request) {
   Json json = Json::object();
+  if (request.in_image != nullptr)
+    for (const auto& [name, value] : request.in_image->env_vars) json[name] = value;
   for (const auto& [name, value] : request.env.env_vars) json[name] = value;
   for (const auto& [name, value] : request.run_by.env_vars) json[name] = value;
   if (!request.env.working_dir && request.env.py_modules.empty()) return json;
@@ -83,9 +87,13 @@ std::vector<std::string> sandbox_words(const ContextRequest& request) {
     words.insert(words.end(), {"exec", request.id});
   }
   words.insert(words.end(), {"--profile", "ray", "--die-with-parent"});
-  if (request.zygotes && !request.id.empty()) words.push_back("--zygote");
+  bool image = request.in_image != nullptr;
+  if (request.zygotes && !request.id.empty() && !image) words.push_back("--zygote");
   words.insert(words.end(), request.where.begin(), request.where.end());
-  words.insert(words.end(), {"--session", request.session_dir});
+  for (std::string& word :
+       session_words(request.session_dir, image ? *request.in_image : InImage())) {
+    words.push_back(std::move(word));
+  }
   add_places(request, words);
   for (std::string& word : words) word = shell_quoted(word);
   words.insert(words.end(), {"--job", job_word(request.session_dir), "--"});
@@ -131,6 +139,10 @@ Json context_of(const ContextRequest& request) {
   for (const std::string& uri : request.env.java_jars)
     json["java_jars"].push_back(place_of("java_jars", uri, request.runtime_env_dir));
   if (request.run_by.py_executable) json["py_executable"] = *request.run_by.py_executable;
+  if (request.in_image != nullptr) {
+    if (!request.run_by.py_executable) json["py_executable"] = request.in_image->python;
+    json["override_worker_entrypoint"] = request.in_image->worker;
+  }
   return json;
 }
 
@@ -150,12 +162,31 @@ void take_over(const ContextRequest& request, Json& json) {
   json["override_worker_entrypoint"] = changed.value("override_worker_entrypoint", Json());
 }
 
+std::string text_of(const Json& json) {
+  return json.dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
 }  // namespace
+
+std::vector<std::string> session_words(const std::string& session_dir, const InImage& in) {
+  std::vector<std::string> words = {"--session", session_dir};
+  for (const auto& [source, place] : in.binds) {
+    words.insert(words.end(), {"--bind", source + "=" + place});
+  }
+  return words;
+}
+
+std::string without_dollars(std::string json) {
+  for (size_t at = 0; (at = json.find('$', at)) != std::string::npos; at += 6) {
+    json.replace(at, 1, "\\u0024");
+  }
+  return json;
+}
 
 std::string context_for_plugins(const ContextRequest& request) {
   Json json = context_of(request);
   if (is_shut_in(request)) json["command_prefix"] = Json::array();
-  return json.dump(-1, ' ', true, Json::error_handler_t::replace);
+  return text_of(json);
 }
 
 Result<std::string> make_context(const ContextRequest& request) {
@@ -165,7 +196,10 @@ Result<std::string> make_context(const ContextRequest& request) {
     return make_error("runtime_env", std::string("env_vars.") + kJobVariable,
                       "is Ray's own, and what the node's policy goes by", "leave it out");
   }
-  std::string text = json.dump(-1, ' ', true, Json::error_handler_t::replace);
+  if (request.in_image != nullptr) {
+    json["env_vars"] = {{kGivenVariables, without_dollars(text_of(json["env_vars"]))}};
+  }
+  std::string text = text_of(json);
   if (text.size() <= kMostBytes) return text;
   return Error{"runtime_env",
                EFBIG,

@@ -13,6 +13,7 @@
 
 #include "isolation/sys/result.h"
 #include "launcher/ray/executable.h"
+#include "launcher/ray/in_image.h"
 #include "launcher/ray/ray_env.h"
 
 namespace rtlaunch::ray {
@@ -29,7 +30,14 @@ struct ContextRequest {
   bool plain = false;  // its files lie at their places: no sandbox
   bool zygotes = false;
   std::string changed = "";  // what Ray's plugins made of context_for_plugins(); "": there are none
+  const InImage* in_image = nullptr;
 };
+
+// What says where Ray's session is, and what of the host is shown in an image.
+std::vector<std::string> session_words(const std::string& session_dir, const InImage& in);
+
+// The same JSON, in which nothing is expanded on the way to whom it is for (asked.h).
+std::string without_dollars(std::string json);
 
 // What a plugin of Ray's sees: the context as Ray's own agent would have it by then, without what
 // is rtlaunch's. Words that it puts into command_prefix come before ours.

@@ -74,6 +74,29 @@ TEST(Context, WithoutLayersThereIsASandboxIfAsked) {
             "/s/session_1 --job ray-\"${RAY_JOB_ID:-none}\"-session_1 -- ");
 }
 
+// Its variables are for the image's to expand: on the way nothing that a shell or Ray would expand
+// is left in them.
+TEST(Context, InAnImageItsOwnPythonStartsTheWorker) {
+  RayEnv env = *read_ray_env(
+      R"({"image_uri": "x", "working_dir": "gcs://p.zip", "env_vars": {"A": "${PATH}'$B"}})");
+  RunBy run_by;
+  InImage image{"python3", "/site/ray/default_worker.py", {{"/host site/ray", "/site/ray"}}, {}};
+  ContextRequest request{env, run_by, "1", "/run", "/s/session_1", "/bin/rtlaunch", {}, "/agents"};
+  request.zygotes = true;
+  request.in_image = &image;
+  Json json = Json::parse(*make_context(request));
+  EXPECT_EQ(words(json),
+            "exec /bin/rtlaunch exec 1 --profile ray --die-with-parent --session /s/session_1 "
+            "--bind '/host site/ray=/site/ray' --working-dir-at /run/working_dir_files/p -- ");
+  EXPECT_EQ(json["py_executable"], "python3");
+  EXPECT_EQ(json["override_worker_entrypoint"], "/site/ray/default_worker.py");
+  std::string given = json["env_vars"]["RTLAUNCH_ENV_VARS"];
+  EXPECT_EQ(given.find('$'), std::string::npos);
+  EXPECT_EQ(Json::parse(given),
+            Json::parse(R"({"A": "${PATH}'$B", "PYTHONPATH": "/run/working_dir_files/p"})"));
+  EXPECT_EQ(json["env_vars"].size(), 1u);
+}
+
 TEST(Context, MustFitIntoAnArgument) {
   std::string large = R"({"env_vars": {"A": ")" + std::string(131'000, 'x') + "\"}}";
   EXPECT_NE(context(large, "").get<std::string>().find("bytes"), std::string::npos);

@@ -47,13 +47,15 @@ struct Environments::Entry {
 };
 
 Environments::Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs,
-                           Maker& maker, Executables& executables, Drivers& drivers, Bridge& bridge,
-                           std::string rtlaunch, std::vector<std::string> where, Log log)
+                           Maker& maker, Executables& executables, Images& images, Drivers& drivers,
+                           Bridge& bridge, std::string rtlaunch, std::vector<std::string> where,
+                           Log log)
     : io_(io),
       options_(options),
       knobs_(knobs),
       maker_(maker),
       executables_(executables),
+      images_(images),
       drivers_(drivers),
       bridge_(bridge),
       rtlaunch_(std::move(rtlaunch)),
@@ -193,6 +195,8 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   std::set<std::string> plugins;
   Status found = co_await find_plugins(*env, &plugins, deadline, log);
   if (!found) co_return late_or(found.error(), request.limit);
+  Status goes = check_image(*env, !plugins.empty());
+  if (!goes) co_return goes;
   if (env->makes_conda) {
     auto with_ray = co_await executables_.with_ray(env->runtime_env, deadline);
     if (!with_ray) co_return late_or(with_ray.error(), request.limit);
@@ -223,6 +227,13 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
     for (const std::string& text : layers->warnings) {
       drivers_.warn(request.job, "runtime_env: " + text);
     }
+  }
+  InImage in_image;
+  if (env->has_image()) {
+    auto looked = co_await images_.look(*env, context.id, deadline);
+    if (!looked) co_return late_or(looked.error(), request.limit);
+    in_image = std::move(*looked);
+    context.in_image = &in_image;
   }
   Status places = make_mount_points(*env);
   if (!places) co_return places;
@@ -296,6 +307,7 @@ awaitable<Status> Environments::plug_in(Entry& entry, const GetRequest& request,
   RayEnv theirs;
   theirs.py_executable = executable;
   theirs.uris = env.uris;
+  theirs.image_field = env.image_field;
   theirs.has_plugins = env.has_plugins;
   auto changed = co_await executables_.prepare(theirs, deadline);
   if (!changed) co_return changed.error();
@@ -303,6 +315,21 @@ awaitable<Status> Environments::plug_in(Entry& entry, const GetRequest& request,
   run_by.forks = changed->forks;
   context.plain = run_by.forks;
   co_return check_can_run(theirs, run_by);
+}
+
+// An image has its own environments; and to a plugin of Ray's, which runs on the host, its Python
+// and the files of a working_dir that only workers see are nothing that it could use.
+Status Environments::check_image(const RayEnv& env, bool has_plugins) {
+  if (!env.has_image()) return {};
+  if (env.conda || env.makes_conda) {
+    return make_error("conda", env.image_field,
+                      "a conda environment can't be put into an image yet",
+                      "leave one of them out");
+  }
+  if (!has_plugins || !env.working_dir) return {};
+  return make_error(env.image_field, "working_dir",
+                    "with a plugin of Ray's an image can't have one",
+                    "leave the plugin's field or working_dir out");
 }
 
 // What starts Python as its child isn't shut in (executable.h): its files are copies then, and
@@ -315,8 +342,10 @@ Status Environments::check_can_run(const RayEnv& env, const RunBy& run_by) const
     return make_error("runtime_env", by,
                       "it starts Python as its child, and this node shuts in every worker", cure);
   }
-  if (!env.has_packages() && !env.has_plugins) return {};
-  std::string with = env.has_plugins ? "a plugin" : "pip, uv or conda";
+  if (!env.has_packages() && !env.has_plugins && !env.has_image()) return {};
+  std::string with = env.has_image()   ? "an image"
+                     : env.has_plugins ? "a plugin"
+                                       : "pip, uv or conda";
   return make_error("runtime_env", by,
                     "it starts Python as its child; with " + with + " that can't be", cure);
 }

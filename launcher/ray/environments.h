@@ -24,6 +24,7 @@
 #include "launcher/ray/context.h"
 #include "launcher/ray/drivers.h"
 #include "launcher/ray/executable.h"
+#include "launcher/ray/in_image.h"
 #include "launcher/ray/maker.h"
 #include "launcher/ray/ray_env.h"
 #include "launcher/ray/uri_cache.h"
@@ -56,8 +57,8 @@ class Environments {
  public:
   using Log = std::function<void(LogLevel, const std::string&)>;
   Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs, Maker& maker,
-               Executables& executables, Drivers& drivers, Bridge& bridge, std::string rtlaunch,
-               std::vector<std::string> where, Log log);
+               Executables& executables, Images& images, Drivers& drivers, Bridge& bridge,
+               std::string rtlaunch, std::vector<std::string> where, Log log);
   ~Environments();
 
   // Counts, and answers if nothing has to be made or waited for.
@@ -92,6 +93,7 @@ class Environments {
                             SetupLog& log);
   awaitable<Bridge::Done> run_plugins(Bridge::Setup setup, Clock::time_point deadline,
                                       SetupLog& log);
+  static Status check_image(const RayEnv& env, bool has_plugins);
   Status check_can_run(const RayEnv& env, const RunBy& run_by) const;
 
   asio::io_context& io_;
@@ -99,6 +101,7 @@ class Environments {
   const Knobs& knobs_;
   Maker& maker_;
   Executables& executables_;
+  Images& images_;
   Drivers& drivers_;
   Bridge& bridge_;
   std::string rtlaunch_;

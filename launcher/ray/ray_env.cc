@@ -14,11 +14,6 @@ using config::Json;
 
 constexpr const char* kStep = "runtime_env";
 
-// What can't be made yet, and what to do instead.
-const std::map<std::string, const char*> kLater = {
-    {"container", "use pip, uv and working_dir"},
-    {"image_uri", "use pip, uv and working_dir"},
-};
 const std::vector<std::string> kPassedOver = {"config",
                                               "excludes",
                                               "_ray_release",
@@ -78,16 +73,14 @@ class Reader {
 
  private:
   Status field(const std::string& key, const Json& value) {
-    if (auto later = kLater.find(key); later != kLater.end()) {
-      return bad(key, "is not supported by rtlaunch yet",
-                 std::string(later->second) + ", or run this job with Ray's own agent");
-    }
     if (key == "env_vars") return variables(value);
     if (key == "working_dir") return working_dir(value);
     if (key == "py_modules") return sources(key, value, env_.py_modules);
     if (key == "java_jars") return sources(key, value, env_.java_jars);
     if (key == "py_executable") return executable(value);
     if (key == "conda") return conda(value);
+    if (key == "image_uri" || key == "rtlaunch_image" || key == "container")
+      return image(key, value);
     if (key == "_nsight" || key == "_rocprof_sys") return profiler(key, value);
     if (key == "pip" || key == "uv") return packages(key, value);
     bool known = std::count(kPassedOver.begin(), kPassedOver.end(), key) > 0;
@@ -164,6 +157,19 @@ class Reader {
     return {};
   }
 
+  // What else is wrong with it, whoever makes it says.
+  Status image(const std::string& key, const Json& value) {
+    if (value.empty() || value == "") return {};
+    if (!env_.image_field.empty()) {
+      return bad(key, "`" + env_.image_field + "` is there, too", "leave one of them out");
+    }
+    env_.image_field = key;
+    ours_[key == "container" ? key : "image_uri"] = value;
+    const Json& uri = value.is_object() && value.contains("image") ? value["image"] : value;
+    env_.uris.push_back({"image_uri", uri.is_string() ? uri.get<std::string>() : dump(uri), ""});
+    return {};
+  }
+
   static std::string as_option(const Json& value) {
     return value.is_string() ? value.get<std::string>() : dump(value);
   }
@@ -229,9 +235,9 @@ class Reader {
     std::vector<std::string> modules = env_.py_modules;
     modules.insert(modules.end(), env_.java_jars.begin(), env_.java_jars.end());
     if (!modules.empty()) ours_["py_modules"] = modules;
-    bool layers = ours_.contains("working_dir") || ours_.contains("py_modules") ||
-                  ours_.contains("pip") || ours_.contains("uv") || ours_.contains("conda") ||
-                  env_.has_plugins;
+    bool layers = env_.has_image() || ours_.contains("working_dir") ||
+                  ours_.contains("py_modules") || ours_.contains("pip") || ours_.contains("uv") ||
+                  ours_.contains("conda") || env_.has_plugins;
     if (layers) env_.runtime_env = dump(ours_);
   }
 

@@ -4,8 +4,10 @@
 //
 // An error says which field and what to do. What Ray adds by itself (_ray_commit, ...) and what is
 // no concern of ours (worker_process_setup_hook, config: the request has one of its own) is passed
-// over. Fields that are none of Ray's own are named: they may be a plugin's, and are else, as with
-// Ray, a warning. Values of env_vars are secrets: they are in no error and no warning.
+// over. `rtlaunch_image` is image_uri, by a name that Ray doesn't know: Ray's drivers refuse that
+// one beside most others, and pass this one on. Fields that are none of Ray's own are named: they
+// may be a plugin's, and are else, as with Ray, a warning. Values of env_vars are secrets: they are
+// in no error and no warning.
 #pragma once
 
 #include <optional>
@@ -19,8 +21,8 @@ namespace rtlaunch::ray {
 
 // A thing with a name of its own, that Ray counts and caches.
 struct Uri {
-  std::string field;      // "working_dir", "py_modules", "java_jars", "pip", "uv", "conda"
-  std::string uri;        // "pip://<sha1>" for packages
+  std::string field;  // "working_dir", "py_modules", "java_jars", "pip", "uv", "conda", "image_uri"
+  std::string uri;    // "pip://<sha1>" for packages
   std::string directory;  // below the runtime env folder; "": none
   bool operator==(const Uri&) const = default;
   auto operator<=>(const Uri&) const = default;
@@ -40,12 +42,14 @@ struct RayEnv {
   std::optional<std::string> py_executable;  // raw shell text
   std::optional<std::string> conda;          // the name or prefix of one that is there
   bool makes_conda = false;                  // one that is to be made: it has layers
+  std::string image_field;                   // the one that names an image; "": none
   std::vector<Profiler> profilers;
   std::vector<Uri> uris;
   std::vector<std::string> others;  // names of fields that are none of Ray's own
   bool allows_conflicts() const;    // RTLAUNCH_ALLOW_CONFLICTS=1 in its env_vars
   bool has_plugins = false;         // of ours
-  bool has_packages() const;        // pip, uv or a conda environment that is made
+  bool has_image() const { return !image_field.empty(); }
+  bool has_packages() const;  // pip, uv or a conda environment that is made
 };
 
 // `plugins`: names of those that rtlaunch has (installers/plugin.h).

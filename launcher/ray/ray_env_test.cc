@@ -72,8 +72,24 @@ TEST(RayEnv, CondaIsMadeWithThisPythonAndThisRay) {
   EXPECT_EQ(with_ray_in_conda(locked, "3.9.1", "2.5"), locked);
 }
 
+TEST(RayEnv, AnImageIsALayerByAnyOfItsNames) {
+  for (const char* name : {"image_uri", "rtlaunch_image"}) {
+    auto env = read_ray_env(R"({"pip": ["six"], ")" + std::string(name) + R"(": "x"})");
+    ASSERT_TRUE(env);
+    EXPECT_EQ(env->image_field, name);
+    EXPECT_EQ(Json::parse(env->runtime_env), Json::parse(R"({"pip": ["six"], "image_uri": "x"})"));
+    EXPECT_EQ(env->uris.size(), 2u);
+    EXPECT_TRUE(env->others.empty());
+  }
+  auto older = read_ray_env(R"({"container": {"image": "x", "run_options": ["--rm"]}})");
+  ASSERT_TRUE(older);
+  EXPECT_EQ(older->runtime_env, R"({"container":{"image":"x","run_options":["--rm"]}})");
+  EXPECT_FALSE(read_ray_env(R"({"container": {}, "image_uri": ""})")->has_image());
+}
+
 TEST(RayEnv, SaysWhatIsWrong) {
-  EXPECT_NE(error_of(R"({"image_uri": "x"})").find("image_uri"), std::string::npos);
+  EXPECT_NE(error_of(R"({"image_uri": "x", "rtlaunch_image": "y"})").find("is there, too"),
+            std::string::npos);
   EXPECT_NE(error_of(R"({"working_dir": "/tmp"})").find("Expected URI but received path"),
             std::string::npos);
   EXPECT_NE(error_of(R"({"working_dir": 1})").find("working_dir"), std::string::npos);

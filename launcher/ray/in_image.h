@@ -1,0 +1,78 @@
+// A worker in an OCI image (`image_uri`, `container`): by which Python of the image's it is run,
+// where default_worker.py is there, and what of this node's Ray is brought in where the image has
+// none. The image's own Python is asked, in the sandbox that the worker will have, while the user
+// still hears of what can't be: a worker that can't start is six minutes of silence.
+//
+//   auto found = co_await images.look(env, id, deadline);   // of an environment that is made
+//
+// Brought in are `ray` and what it requires (without extras), each distribution that the image
+// lacks, read-only, into the image's own folder of packages: what the image has comes first. That
+// takes the same minor version of Python, and one ABI. Through a shell nothing goes.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "isolation/sys/result.h"
+#include "launcher/ray/agent_options.h"
+#include "launcher/ray/child.h"
+#include "launcher/ray/ray_env.h"
+
+namespace rtlaunch::ray {
+
+using Pairs = std::vector<std::pair<std::string, std::string>>;
+
+struct InImage {
+  std::string python;  // words, for Ray's context
+  std::string worker;  // default_worker.py, inside
+  Pairs binds;         // {of the host, inside}
+  Pairs env_vars;      // beside the user's
+};
+
+struct ImagesOptions {
+  std::string rtlaunch;            // the program
+  std::vector<std::string> where;  // --socket S, --embedded, --store D
+  std::string python;              // Ray's interpreter; "": the first on PATH
+  std::string session_dir;
+  std::string token_file;  // Ray's token, which a worker has to have; "": none, or by a variable
+  Knobs::Variables variables;
+};
+
+class Images {
+ public:
+  Images(asio::io_context& io, ImagesOptions options) : io_(io), options_(std::move(options)) {}
+  awaitable<Result<InImage>> look(RayEnv env, std::string id, Clock::time_point deadline);
+
+ private:
+  // A Python with, or without, Ray.
+  struct Seen {
+    std::string version, abi, ray, worker;
+    // Of an image: where its packages go, and why its Ray can't be imported.
+    std::string site, failed;
+    // Those that Ray needs: {file or folder of the node's, its place in `site`}.
+    std::map<std::string, Pairs> distributions;
+  };
+  struct Said {
+    int status = 0;
+    std::string out, err;
+  };
+  static Result<Seen> read(const Said& said);
+  awaitable<Result<Said>> run(std::vector<std::string> argv, Knobs::Variables variables,
+                              Clock::time_point deadline);
+  awaitable<Result<Said>> run_inside(InImage in, RayEnv env, std::string id, std::string script,
+                                     Clock::time_point deadline);
+  awaitable<Status> look_at_node(Clock::time_point deadline);
+  awaitable<Result<Seen>> find_python(InImage* in, RayEnv env, std::string id,
+                                      Clock::time_point deadline);
+  Status check(const RayEnv& env, const Seen& image) const;
+  Pairs lacking(const Seen& image) const;
+
+  asio::io_context& io_;
+  ImagesOptions options_;
+  std::optional<Seen> node_;  // once asked
+};
+
+}  // namespace rtlaunch::ray
