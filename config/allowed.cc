@@ -97,6 +97,7 @@ Status check_fields(const RuntimeEnv& env, const Allowed& allowed) {
   if (env.working_dir) TRY(check_field("working_dir", allowed));
   if (!env.excludes.empty()) TRY(check_field("excludes", allowed));
   if (!env.py_modules.empty()) TRY(check_field("py_modules", allowed));
+  if (!env.java_jars.empty()) TRY(check_field("java_jars", allowed));
   if (env.packages) {
     TRY(check_field(env.packages->tool == Packages::Tool::kPip ? "pip" : "uv", allowed));
   }
@@ -109,6 +110,7 @@ Status check_fields(const RuntimeEnv& env, const Allowed& allowed) {
   for (const std::string& module : env.py_modules) {
     TRY(check_place(allowed, "py_modules", module));
   }
+  for (const std::string& jar : env.java_jars) TRY(check_place(allowed, "java_jars", jar));
   return {};
 }
 

@@ -272,9 +272,10 @@ TEST(Policy, FieldsIndexesAndPlaces) {
   allowed.mounts = {{"/srv/data"}};
   EXPECT_TRUE(check_fields(env(R"({"pip": ["x"]})"), allowed).ok());
   EXPECT_TRUE(check_fields(env(R"({"working_dir": "local:///srv/data/x"})"), allowed).ok());
-  for (const char* bad : {R"({"uv": ["x"]})", R"({"env_vars": {"A": "1"}})",
-                          R"({"py_modules": ["/x"]})", R"({"working_dir": "local:///srv/data2"})",
-                          R"({"working_dir": "local:///srv/data/../x"})"}) {
+  for (const char* bad :
+       {R"({"uv": ["x"]})", R"({"env_vars": {"A": "1"}})", R"({"py_modules": ["/x"]})",
+        R"({"java_jars": ["/x.jar"]})", R"({"working_dir": "local:///srv/data2"})",
+        R"({"working_dir": "local:///srv/data/../x"})"}) {
     Status status = check_fields(env(bad), allowed);
     ASSERT_FALSE(status.ok()) << bad;
     EXPECT_EQ(status.error().code, EPERM);

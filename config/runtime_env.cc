@@ -15,12 +15,12 @@ namespace {
 constexpr size_t kMaxList = 100'000;
 
 // Known to Ray, but not to us yet. Saying so is kinder than "unknown".
-const std::vector<std::string> kLater = {
-    "java_jars",   "py_executable", "worker_process_setup_hook", "nsight", "_nsight",
-    "rocprof_sys", "_rocprof_sys"};
-const std::vector<std::string> kFields = {"working_dir", "excludes", "py_modules", "pip",
-                                          "uv",          "conda",    "image_uri",  "container",
-                                          "env_vars",    "config"};
+const std::vector<std::string> kLater = {"py_executable", "worker_process_setup_hook",
+                                         "nsight",        "_nsight",
+                                         "rocprof_sys",   "_rocprof_sys"};
+const std::vector<std::string> kFields = {"working_dir", "excludes", "py_modules", "java_jars",
+                                          "pip",         "uv",       "conda",      "image_uri",
+                                          "container",   "env_vars", "config"};
 // What Ray adds by itself. It changes nothing here.
 const std::set<std::string> kOfRay = {"_ray_release", "_ray_commit", "_inject_current_ray"};
 
@@ -284,6 +284,8 @@ Status Parser::field(const std::string& key, const Json& value) {
     env_.excludes = TRY(texts(key, value));
   } else if (key == "py_modules") {
     env_.py_modules = TRY(texts(key, value));
+  } else if (key == "java_jars") {
+    env_.java_jars = TRY(texts(key, value));
   } else if (key == "pip" || key == "uv") {
     return packages(key, key == "pip" ? Packages::Tool::kPip : Packages::Tool::kUv, value);
   } else if (key == "conda") {

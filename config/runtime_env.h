@@ -42,6 +42,7 @@ struct RuntimeEnv {
   std::optional<std::string> working_dir;  // as written; "" never
   std::vector<std::string> excludes;
   std::vector<std::string> py_modules;  // as written
+  std::vector<std::string> java_jars;   // as written
   std::optional<Packages> packages;
   std::optional<Conda> conda;  // not together with packages
   std::optional<Image> image;

@@ -6,7 +6,7 @@ namespace rtlaunch::config {
 namespace {
 
 constexpr char kAll[] =
-    R"({"working_dir": "/x", "excludes": ["*.log"], "py_modules": ["a.whl", "/m"],
+    R"({"working_dir": "/x", "excludes": ["*.log"], "py_modules": ["a.whl", "/m"], "java_jars": ["/a.jar"],
   "pip": {"packages": ["requests[socks]>=2 ; python_version > '3.8'", "-e ./pkg", "idna @ https://h/i.whl"], "pip_check": true,
     "pip_version": "==23.3", "pip_install_options": ["--no-deps"]},
   "env_vars": {"A": "${PATH}:x", "B": "\u00e9"}, "config": {"setup_timeout_seconds": -1, "eager_install": false, "log_files": ["l"]},

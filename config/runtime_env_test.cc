@@ -45,13 +45,14 @@ class RuntimeEnvTest : public ::testing::Test {
 };
 
 TEST_F(RuntimeEnvTest, AllFields) {
-  RuntimeEnv env =
-      good(R"({"working_dir": "src", "excludes": ["*.log"], "py_modules": ["m", "n.whl"],
+  RuntimeEnv env = good(
+      R"({"working_dir": "src", "excludes": ["*.log"], "py_modules": ["m", "n.whl"], "java_jars": ["a.jar"],
       "pip": {"packages": ["a", "b==1"], "pip_check": true, "pip_version": "==23.3", "pip_install_options": ["--no-deps"]},
       "env_vars": {"Z": "1", "A": ""}, "config": {"setup_timeout_seconds": 5, "eager_install": false, "log_files": ["l"]}})");
   EXPECT_EQ(env.working_dir, "src");
   EXPECT_EQ(env.excludes, Lines{"*.log"});
   EXPECT_EQ(env.py_modules, (Lines{"m", "n.whl"}));
+  EXPECT_EQ(env.java_jars, Lines{"a.jar"});
   EXPECT_EQ(env.packages->lines, (Lines{"a", "b==1"}));
   EXPECT_TRUE(env.packages->check);
   EXPECT_EQ(env.packages->version, "==23.3");
@@ -125,8 +126,8 @@ TEST_F(RuntimeEnvTest, ErrorsNameThePlaceAndTheFix) {
 }
 
 TEST_F(RuntimeEnvTest, LaterFieldsAreSaidToBeLater) {
-  for (const char* field : {"java_jars", "py_executable", "worker_process_setup_hook", "nsight",
-                            "_nsight", "rocprof_sys"}) {
+  for (const char* field :
+       {"py_executable", "worker_process_setup_hook", "nsight", "_nsight", "rocprof_sys"}) {
     std::string message = bad(std::string("{\"") + field + "\": \"x\"}");
     EXPECT_NE(message.find(std::string(field) + ": is not supported yet"), std::string::npos)
         << message;

@@ -130,17 +130,22 @@ Status plan_conda(const PlanRequest& request, Records& records, Plan& plan) {
   return {};
 }
 
+Status plan_list(const std::vector<std::string>& texts, SourceUse use, const PlanRequest& request,
+                 const store::Store& own, Plan& plan) {
+  for (size_t i = 0; i < texts.size(); ++i) {
+    std::string name = std::string(field_of(use)) + "[" + std::to_string(i) + "]";
+    plan.fields.push_back(TRY(plan_source(name, texts[i], use, request, own)));
+  }
+  return {};
+}
+
 Status plan_sources(const PlanRequest& request, const store::Store& own, Plan& plan) {
   if (request.env.working_dir) {
     plan.fields.push_back(TRY(plan_source("working_dir", *request.env.working_dir,
                                           SourceUse::kWorkingDir, request, own)));
   }
-  for (size_t i = 0; i < request.env.py_modules.size(); ++i) {
-    plan.fields.push_back(
-        TRY(plan_source("py_modules[" + std::to_string(i) + "]", request.env.py_modules[i],
-                        SourceUse::kPyModule, request, own)));
-  }
-  return {};
+  TRY(plan_list(request.env.py_modules, SourceUse::kPyModule, request, own, plan));
+  return plan_list(request.env.java_jars, SourceUse::kJavaJar, request, own, plan);
 }
 
 }  // namespace

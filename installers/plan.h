@@ -40,10 +40,12 @@ struct PlanRequest {
       allowed;  // by the policy; what is not makes planning fail, and nothing is fetched
 };
 
-// One layer recipe: an image, a working_dir, one py_module, the packages, or what a plugin makes.
+// One layer recipe: an image, a working_dir, one py_module or jar, the packages, or what a plugin
+// makes.
 struct Field {
-  std::string name;  // "image_uri", "working_dir", "py_modules[0]", "pip", "uv", a plugin's
-  std::optional<Source> source;  // of a working_dir or py_module
+  std::string
+      name;  // "image_uri", "working_dir", "py_modules[0]", "java_jars[0]", "pip", "uv", ...
+  std::optional<Source> source;  // of a working_dir, py_module, jar
   std::optional<ImageRef> image;
   std::optional<Plugin> plugin;
   std::optional<store::Key> key;        // none: used in place, or one before it is to be made first

@@ -12,13 +12,9 @@
 namespace rtlaunch::installers {
 namespace {
 
-const char* field_name(SourceUse use) {
-  return use == SourceUse::kWorkingDir ? "working_dir" : "py_modules";
-}
-
 Error bad(SourceUse use, const std::string& object, const std::string& reason,
           const std::string& cure) {
-  return make_error(field_name(use), object, reason, cure);
+  return make_error(field_of(use), object, reason, cure);
 }
 
 // As RFC 3986: a letter, then letters, digits, `+`, `-`, `.`, up to a colon.
@@ -65,8 +61,9 @@ Source::Format format_of(std::string_view path, SourceUse use) {
 }
 
 const char* formats(SourceUse use) {
-  return use == SourceUse::kWorkingDir ? ".zip, .tar.gz, .tgz or .tar.xz"
-                                       : ".whl, .zip, .tar.gz, .tgz or .tar.xz";
+  if (use == SourceUse::kPyModule) return ".whl, .zip, .tar.gz, .tgz or .tar.xz";
+  if (use == SourceUse::kJavaJar) return ".jar, .zip, .tar.gz, .tgz or .tar.xz";
+  return ".zip, .tar.gz, .tgz or .tar.xz";
 }
 
 bool is_set(const char* name) {
@@ -201,7 +198,7 @@ Result<Source> from_path(const std::string& text, const std::string& path, Sourc
   struct stat info;
   if (!real || ::stat(real->c_str(), &info) != 0) {
     int code = real ? errno : real.error().code;
-    return Error{field_name(source.use), code, text, "", not_there_cure(text, source.use), 125};
+    return Error{field_of(source.use), code, text, "", not_there_cure(text, source.use), 125};
   }
   source.path = source.shown = *real;
   source.name = path.substr(path.rfind('/') + 1);
@@ -233,6 +230,11 @@ Result<Source> from_file_uri(const std::string& text, Source source) {
 
 }  // namespace
 
+const char* field_of(SourceUse use) {
+  if (use == SourceUse::kPyModule) return "py_modules";
+  return use == SourceUse::kJavaJar ? "java_jars" : "working_dir";
+}
+
 Error package_gone(const std::string& uri) {
   return make_error(
       "", "",
@@ -258,7 +260,7 @@ std::string shown_url(const std::string& url) {
 Result<Source> classify_source(const std::string& text, const std::string& cwd, SourceUse use) {
   Source source;
   source.use = use;
-  source.gitignore = !is_set("RAY_RUNTIME_ENV_IGNORE_GITIGNORE");
+  source.gitignore = use != SourceUse::kJavaJar && !is_set("RAY_RUNTIME_ENV_IGNORE_GITIGNORE");
   source.default_excludes = default_excludes(use);
   if (text.empty()) return bad(use, "", "is empty", "write . for the current directory");
   std::string scheme = scheme_of(text);

@@ -1,6 +1,7 @@
-// What an entry of `working_dir` or `py_modules` names, and the key of the layer it makes. Warm
-// half: it neither downloads nor unpacks. On an unchanged directory a key costs the walk only,
-// since <store>/wd/ remembers the SHA-256 of each file with its size, times, inode and mode.
+// What an entry of `working_dir`, `py_modules` or `java_jars` names, and the key of the layer it
+// makes. Warm half: it neither downloads nor unpacks. On an unchanged directory a key costs the
+// walk only, since <store>/wd/ remembers the SHA-256 of each file with its size, times, inode and
+// mode.
 //
 //   Source source = TRY(classify_source("./project", cwd, SourceUse::kWorkingDir));
 //   if (source.kind != Source::Kind::kInPlace) {
@@ -25,7 +26,10 @@
 
 namespace rtlaunch::installers {
 
-enum class SourceUse { kWorkingDir, kPyModule };
+enum class SourceUse { kWorkingDir, kPyModule, kJavaJar };
+
+// The field's name: "working_dir", "py_modules", "java_jars".
+const char* field_of(SourceUse use);
 
 struct Source {
   enum class Kind {
@@ -46,7 +50,7 @@ struct Source {
   std::string python;      // of a cloud's URL: the interpreter whose libraries fetch it
   std::string shown;       // for people: the path, or the URL without credentials and query
   bool strip_top = false;  // a single folder at the top is taken off (file:, http:, https:)
-  bool gitignore = true;   // false with RAY_RUNTIME_ENV_IGNORE_GITIGNORE=1
+  bool gitignore = true;   // false with RAY_RUNTIME_ENV_IGNORE_GITIGNORE=1, and for jars
   // In front of `excludes`: .git .venv venv __pycache__ for a working_dir, or what
   // RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES says (comma-separated).
   std::vector<std::string> default_excludes;

@@ -193,10 +193,6 @@ void write_cache(const store::Store& store, const std::string& name, const Walk&
   }
 }
 
-const char* step_of(const Source& source) {
-  return source.use == SourceUse::kWorkingDir ? "working_dir" : "py_modules";
-}
-
 // The SHA-256 of `size` bytes at `from`; sets `size` to how many there were.
 Result<std::string> hash_span(int fd, const std::string& path, uint64_t from, uint64_t& size,
                               std::vector<char>& buffer) {
@@ -288,7 +284,7 @@ Status hash_entry(const Source& source, const std::string& path, WalkEntry& entr
     auto fd = sys::open_at(AT_FDCWD, path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
     auto read = fd ? hash_once(source, fd->get(), path, entry, buffer) : Result<bool>(fd.error());
     if (!read) {
-      return Error{step_of(source),
+      return Error{field_of(source.use),
                    read.error().code,
                    path,
                    "",
@@ -298,7 +294,7 @@ Status hash_entry(const Source& source, const std::string& path, WalkEntry& entr
     if (*read) return {};
   }
   return make_error(
-      step_of(source), path, "changes while it is read",
+      field_of(source.use), path, "changes while it is read",
       "wait for whoever writes it, or put it into excludes, .gitignore or .rayignore");
 }
 

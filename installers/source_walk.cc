@@ -55,9 +55,7 @@ class Walker {
   }
 
  private:
-  const char* step() const {
-    return source_.use == SourceUse::kWorkingDir ? "working_dir" : "py_modules";
-  }
+  const char* step() const { return field_of(source_.use); }
 
   Error failed(Error error, const std::string& path) const {
     error.step = step();

@@ -26,8 +26,11 @@ using std::chrono::steady_clock;
 constexpr int kAttempts = 3;
 constexpr auto kProgressEvery = std::chrono::milliseconds(40);
 
-const char* layer_name(const Source& source) {
-  return source.use == SourceUse::kWorkingDir ? "working_dir" : "py_modules";
+const char* layer_name(const Source& source) { return field_of(source.use); }
+
+const char* kind_of(const Source& source) {
+  if (source.use == SourceUse::kPyModule) return "py_module";
+  return source.use == SourceUse::kJavaJar ? "java_jar" : "working_dir";
 }
 
 // A layer on its way: staged, filled, then published.
@@ -234,7 +237,7 @@ class Making {
     if (source_.format == Source::Format::kWheel)
       record.data = TRY(wheel_needs_data(staging.tree(), source_.shown));
     store::LayerInfo info;
-    info.kind = source_.use == SourceUse::kWorkingDir ? "working_dir" : "py_module";
+    info.kind = kind_of(source_);
     info.name = source_.shown;
     info.build_ms =
         std::chrono::duration_cast<std::chrono::milliseconds>(steady_clock::now() - started_)

@@ -5,8 +5,9 @@
 // PYTHONPATH: a directory `mod/` is `mod/` inside it, a .py file itself, an archive's content as it
 // is, a wheel's as `pip install --target` lays it out, without the console scripts that only its
 // entry points name; what a wheel requires is noted in its record, and installed with pip or uv's
-// lines (wheel_needs.h). A single folder at the top of an archive is taken off where Ray does: for
-// file:, http: and https:, not for a local path.
+// lines (wheel_needs.h). A jar's layer is its content, on CLASSPATH as itself and, for jars within,
+// as its `*`. A single folder at the top of an archive is taken off where Ray does: for file:,
+// http: and https:, not for a local path or a .jar.
 //
 // Downloads send RAY_RUNTIME_ENV_BEARER_TOKEN, if it is set, as Ray's do.
 //
@@ -30,7 +31,7 @@
 namespace rtlaunch::installers {
 
 // The caller holds store.lock(key). Publishes one layer and records it (kind "working_dir" or
-// "py_module").
+// "py_module", "java_jar").
 Result<store::Record> make_source_layer(const Source& source, const store::Key& key,
                                         const std::vector<std::string>& excludes,
                                         store::Store& store, Progress& progress, Deadline deadline);

@@ -73,6 +73,7 @@ Json runtime_env_json(const config::RuntimeEnv& env) {
   if (env.working_dir) json["working_dir"] = *env.working_dir;
   if (!env.excludes.empty()) json["excludes"] = env.excludes;
   if (!env.py_modules.empty()) json["py_modules"] = env.py_modules;
+  if (!env.java_jars.empty()) json["java_jars"] = env.java_jars;
   if (env.packages) {
     json[env.packages->tool == config::Packages::Tool::kPip ? "pip" : "uv"] =
         packages_json(*env.packages);

@@ -41,8 +41,8 @@ std::vector<std::string> fields_to_make(const Plan& plan) {
 }
 
 bool asks_for_layers(const config::RuntimeEnv& env) {
-  return env.image || env.working_dir || !env.py_modules.empty() || env.packages || env.conda ||
-         !env.plugins.empty();
+  return env.image || env.working_dir || !env.py_modules.empty() || !env.java_jars.empty() ||
+         env.packages || env.conda || !env.plugins.empty();
 }
 
 // Without a field nothing has to be looked up, and a daemon's client needs no store of its own.

@@ -55,7 +55,9 @@ struct Guard {
   Status target(const std::string& path) const {
     bool in_cover = path == store + kWorkingDirInStore ||
                     path == store + installers::kCondaInStore ||
-                    sys::is_beneath(path, store + kPyModulesInStore);
+                    sys::is_beneath(path, store + kPyModulesInStore) ||
+                    sys::is_beneath(path, store + kJavaJarsInStore) ||
+                    sys::is_beneath(path, store + kPluginsInStore);
     return in_cover ? Status() : none(path);
   }
 };

@@ -37,12 +37,14 @@ std::vector<std::string> layer_paths(const std::vector<store::Digest>& layers,
   return paths;
 }
 
-bool is_module(const Field& field) { return field.name.rfind("py_modules[", 0) == 0; }
+bool is_module(const Field& field) { return field.name.starts_with("py_modules["); }
+bool is_jar(const Field& field) { return field.name.starts_with("java_jars["); }
 
 // Where the fields are inside.
 struct Places {
   std::string working_dir;           // "" when the env has none
   std::vector<std::string> modules;  // in the order of the fields
+  std::vector<std::string> jars;     // the same
   std::string plugins;               // a folder each below
 };
 
@@ -69,26 +71,26 @@ Result<Places> places_of(const RunOptions& options, bool shared, const Plan& pla
                          const std::string& store) {
   bool image = has_image(plan);
   std::string modules = image ? kPyModulesInImage : shared ? store + kPyModulesInStore : kPyModules;
+  std::string jars = image ? kJavaJarsInImage : shared ? store + kJavaJarsInStore : kJavaJars;
   Places places;
   places.plugins = image ? kPluginsInImage : shared ? store + kPluginsInStore : kPlugins;
   places.working_dir = TRY(working_dir_place(options, plan,
                                              image    ? kWorkingDirInImage
                                              : shared ? store + kWorkingDirInStore
                                                       : kWorkingDir));
+  size_t number = 0;  // jars have their places behind the modules, as Ray's agent names them
   for (const Field& field : plan.fields) {
-    if (!is_module(field)) continue;
-    size_t number = places.modules.size();
-    std::string place = number < options.py_modules_at.size()
-                            ? options.py_modules_at[number]
-                            : modules + "/" + std::to_string(number);
-    places.modules.push_back(field.in_place() ? field.source->path : place);
+    if (!is_module(field) && !is_jar(field)) continue;
+    std::vector<std::string>& list = is_jar(field) ? places.jars : places.modules;
+    std::string place = (is_jar(field) ? jars : modules) + "/" + std::to_string(list.size());
+    if (number < options.py_modules_at.size()) place = options.py_modules_at[number];
+    list.push_back(field.in_place() ? field.source->path : place);
+    ++number;
   }
-  if (options.py_modules_at.empty() || options.py_modules_at.size() == places.modules.size()) {
-    return places;
-  }
+  if (options.py_modules_at.empty() || options.py_modules_at.size() == number) return places;
   return no_place("--py-module-at", "there are " + std::to_string(options.py_modules_at.size()) +
-                                        " for " + std::to_string(places.modules.size()) +
-                                        " py_modules");
+                                        " for " + std::to_string(number) +
+                                        " py_modules and java_jars");
 }
 
 // `/` is no mount point in a sandbox, and of /dev and /proc it has its own.
@@ -171,10 +173,10 @@ Status mount_packages(const Plan& plan, const std::string& store, Spec& spec) {
 }
 
 void mount_modules(const Plan& plan, const Places& places, const std::string& store, Spec& spec) {
-  size_t number = 0;
+  auto module = places.modules.begin(), jar = places.jars.begin();
   for (const Field& field : plan.fields) {
-    if (!is_module(field)) continue;
-    const std::string& target = places.modules[number++];
+    if (!is_module(field) && !is_jar(field)) continue;
+    const std::string& target = is_jar(field) ? *jar++ : *module++;
     if (field.in_place()) {
       show(target, spec);
     } else {
@@ -290,6 +292,14 @@ void set_python_path(const Places& places, Environment& variables) {
   }
 }
 
+// Behind the jars comes what a JVM would have without the list: the caller's, or where it starts.
+void set_class_path(const Places& places, Environment& variables) {
+  if (places.jars.empty()) return;
+  std::string& list = variables.try_emplace("CLASSPATH", ".").first->second;
+  for (auto jar = places.jars.rbegin(); jar != places.jars.rend(); ++jar)
+    list = *jar + "/*:" + *jar + (list.empty() ? "" : ":" + list);
+}
+
 // The scripts that the packages bring must be found, as in an activated environment.
 void set_path(const Plan& plan, Environment& variables) {
   if (!plan.python) return;
@@ -337,6 +347,7 @@ Result<std::vector<std::string>> worker_environment(const Shape& shape, const Pl
       installers::expanded_variables(with_conda_variables(std::move(allowed), plan));
   TRY(add_plugins_variables(plan, places, variables));
   set_python_path(places, variables);
+  set_class_path(places, variables);
   set_path(plan, variables);
   if (shape.shared) name_raylet(variables);
   variables["PWD"] = cwd;

@@ -26,18 +26,21 @@
 
 namespace rtlaunch {
 
-// Where a working_dir that is no directory of this host is mounted, and each py_module below.
+// Where a working_dir that is no directory of this host is mounted, and each of the others below.
 inline constexpr char kWorkingDir[] = "/tmp/rtlaunch/working_dir";
 inline constexpr char kPyModules[] = "/tmp/rtlaunch/py_modules";
+inline constexpr char kJavaJars[] = "/tmp/rtlaunch/java_jars";
 inline constexpr char kPlugins[] = "/tmp/rtlaunch/plugins";
 // With an image as base, whatever the shape.
 inline constexpr char kWorkingDirInImage[] = "/rtlaunch/working_dir";
 inline constexpr char kPyModulesInImage[] = "/rtlaunch/py_modules";
+inline constexpr char kJavaJarsInImage[] = "/rtlaunch/java_jars";
 inline constexpr char kPluginsInImage[] = "/rtlaunch/plugins";
 // The same where the shape is shared, and /tmp is the host's: below the store's path, in what
 // covers it.
 inline constexpr char kWorkingDirInStore[] = "/working_dir";
 inline constexpr char kPyModulesInStore[] = "/py_modules";
+inline constexpr char kJavaJarsInStore[] = "/java_jars";
 inline constexpr char kPluginsInStore[] = "/plugins";
 
 // `store` is the absolute path of the store that the layers lie in; `hidden` are folders that are

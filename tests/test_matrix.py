@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import zipfile
 
 import pytest
 
@@ -29,13 +30,14 @@ print(json.dumps({
     'pip': seen(lambda: module('idna').__version__ == '3.7'),
     'working_dir': seen(lambda: open('data.txt').read() == 'seven'),
     'py_modules': seen(lambda: module('helper').WORD == 'helped'),
+    'java_jars': seen(lambda: any(os.path.exists(place + '/seen/word.txt') for place in os.environ['CLASSPATH'].split(':'))),
     'env_vars': seen(lambda: os.environ['LEVEL'] == '3'),
     'dataset': seen(lambda: open(os.environ['DATASET'] + '/a.txt').read() == 'text'),
     'image': seen(lambda: open('/srv/app/hello').read() == 'from the image\\n'),
     'conda': seen(lambda: module('one').WORD == 'first'),
 }))
 '''
-FIELDS = ['pip', 'working_dir', 'py_modules', 'env_vars', 'dataset']
+FIELDS = ['pip', 'working_dir', 'py_modules', 'java_jars', 'env_vars', 'dataset']
 
 
 @pytest.fixture(scope='module')
@@ -65,11 +67,19 @@ def way(request, programs, tmp_path, plugins):
     node.stop()
 
 
+def a_jar(way):
+    jar = way.make_dir('jars') / 'seen.jar'
+    with zipfile.ZipFile(jar, 'w') as made:
+        made.writestr(zipfile.ZipInfo('seen/word.txt'), 'seen')
+    return way.own(jar)
+
+
 def values(way):
     return {
         'pip': ['idna==3.7'],
         'working_dir': str(way.make_files('work', {'data.txt': 'seven'})),
         'py_modules': [str(way.make_files('modules/helper', {'__init__.py': 'WORD = "helped"\n'}))],
+        'java_jars': [str(a_jar(way))],
         'env_vars': {'LEVEL': '3'},
         'dataset': {'files': {'a.txt': 'text'}},
     }

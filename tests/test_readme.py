@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import zipfile
 
 import pytest
 
@@ -28,6 +29,8 @@ def there(rt_one, request):
     (rt_one.home / 'main.py').write_text('import pendulum, requests\nprint(requests.__version__)\n')
     (rt_one.home / 'helper').mkdir()
     (rt_one.home / 'helper/__init__.py').write_text('')
+    with zipfile.ZipFile(rt_one.home / 'tool.jar', 'w') as made:
+        made.writestr('tool/Tool.class', '')
     shutil.copytree(ROOT / 'installers/examples', rt_one.home / 'plugins')
     shutil.copytree(request.getfixturevalue('image').folder, rt_one.home / 'image')
     (rt_one.home / 'channel').symlink_to(str(request.getfixturevalue('channel')).removeprefix('file://'))

@@ -82,7 +82,7 @@ struct Lease {
 
 // What is known of one layer when it is published; becomes meta.json.
 struct LayerInfo {
-  std::string kind;      // "wheel", "pyc", "mask", "glue", "capture", "working_dir", "py_module"
+  std::string kind;      // "wheel", "pyc", "capture", "working_dir", "py_module", "java_jar", ...
   std::string name;      // for people: "requests 2.27.1", "/home/me/project"; never a secret
   int64_t build_ms = 0;  // what it would cost to make again
 };

@@ -230,14 +230,13 @@ class Reader {
   }
 
   // Variables alone make no layer; with one they may matter to it (an index, a name in a line).
-  // Jars are layers as modules are, mounted behind them; who looks into them is another.
   void finish() {
-    std::vector<std::string> modules = env_.py_modules;
-    modules.insert(modules.end(), env_.java_jars.begin(), env_.java_jars.end());
-    if (!modules.empty()) ours_["py_modules"] = modules;
+    if (!env_.py_modules.empty()) ours_["py_modules"] = env_.py_modules;
+    if (!env_.java_jars.empty()) ours_["java_jars"] = env_.java_jars;
     bool layers = env_.has_image() || ours_.contains("working_dir") ||
-                  ours_.contains("py_modules") || ours_.contains("pip") || ours_.contains("uv") ||
-                  ours_.contains("conda") || env_.has_plugins;
+                  ours_.contains("py_modules") || ours_.contains("java_jars") ||
+                  ours_.contains("pip") || ours_.contains("uv") || ours_.contains("conda") ||
+                  env_.has_plugins;
     if (layers) env_.runtime_env = dump(ours_);
   }
 
