@@ -368,12 +368,9 @@ Json start_request(const char* op, const Launch& launch) {
 
 Result<std::unique_ptr<Running>> DaemonHost::start(Launch launch) {
   if (launch.spec.same_pid) TRY(check_same_processes(client_));
-  if (launch.spec.user) {  // the spawner starts for whoever asks, nobody else
-    return make_error("image_uri", std::to_string(launch.spec.user->uid),
-                      "rtlaunchd runs root's commands as root, not as an image's user",
-                      "start it as that user, or with --embedded");
-  }
-  auto running = start_by(client_, start_request("start", launch), std::move(launch.spec));
+  Json request = start_request("start", launch);
+  if (const auto& user = launch.spec.user) request["user"] = {user->uid, user->gid};
+  auto running = start_by(client_, std::move(request), std::move(launch.spec));
   if (!running && running.error().code == ESTALE) return std::unique_ptr<Running>();
   return running;
 }

@@ -28,6 +28,8 @@
 //             "controls": [[name, applied, why not]...]}
 //             Layers that the document names must belong to records of `keys`. A layer or record
 //             that is gone: error with code ESTALE; plan again. "env" and "name" may be absent.
+//             "user": [uid, gid], root's alone: run as that one, for whom the layers' files are
+//             then his own (an image's User); where the policy has uids, it stays one of those.
 //             ASKED, all of which may be left out: "profile": name, "controls": {name: text},
 //             "job", "labels": {name: text}. The policy decides what is given for it (EPERM: less);
 //             the document is held to that. "shape": what the document was written for
@@ -71,11 +73,14 @@
 // says that the same request may simply be sent again (a restart was under way, a queue full).
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "isolation/sys/result.h"
@@ -151,6 +156,7 @@ struct Request {
   bool all = false, follow = false, pinned = false;
   int64_t ttl = 0, signal = 0;
   std::optional<int64_t> max_bytes, min_free, max_inodes, max_age;
+  std::optional<std::pair<uid_t, gid_t>> user;
 };
 Result<Request> parse_request(std::string_view json);
 size_t fds_of(Op op);  // how many descriptors come with a request

@@ -35,7 +35,7 @@ const std::vector<Rule>& rules() {
        Op::kStart,
        kStartFds,
        {"keys"},
-       {"env", "name", "shape", "profile", "controls", "job", "labels"}},
+       {"env", "name", "shape", "profile", "controls", "job", "labels", "user"}},
       {"remember", Op::kRemember, 0, {"key", "name", "layers", "data", "keys"}, {}},
       {"env", Op::kEnv, 0, {"id"}, {}},
       {"hold", Op::kHold, 0, {"name", "env", "ttl"}, {}},
@@ -182,6 +182,14 @@ Result<int64_t> number_of(const std::string& key, const Json& value, int64_t lea
   return number;
 }
 
+Status take_user(const Json& value, Request& request) {
+  if (!value.is_array() || value.size() != 2) return bad("user", "must be [uid, gid]");
+  constexpr int64_t kMost = UINT32_MAX - 1;  // the last is none
+  request.user = {static_cast<uid_t>(TRY(number_of("user", value[0], 1, kMost))),
+                  static_cast<gid_t>(TRY(number_of("user", value[1], 0, kMost)))};
+  return {};
+}
+
 Status take(const std::string& key, const Json& value, Request& request) {
   if (key == "client") return take_text(key, value, kMostName, is_plain, request.client);
   if (key == "name") return take_text(key, value, kMostName, is_plain, request.name);
@@ -194,6 +202,7 @@ Status take(const std::string& key, const Json& value, Request& request) {
   if (key == "shape") return take_text(key, value, 64 << 10, is_plain, request.shape);
   if (key == "controls") return take_map(key, value, request.controls);
   if (key == "labels") return take_map(key, value, request.labels);
+  if (key == "user") return take_user(value, request);
   if (key == "keys") return take_list(key, value, kMostKeys, is_hex, request.keys);
   if (key == "layers") return take_list(key, value, kMostLayers, is_hex, request.layers);
   if (key == "fields") return take_list(key, value, kMostFields, is_field, request.fields);

@@ -19,7 +19,7 @@ std::vector<std::string> good_requests() {
       R"({"op":"hello","version":1,"client":"rtlaunch 0.1.0"})",
       R"({"op":"lookup","keys":[")" + kHex + R"("]})",
       R"({"op":"make","fields":["pip","py_modules[0]"]})",
-      R"({"op":"start","keys":[],"env":")" + kHex + R"(","name":"a b"})",
+      R"({"op":"start","keys":[],"env":")" + kHex + R"(","name":"a b","user":[7,0]})",
       R"({"op":"remember","key":")" + kHex + R"(","name":"n","layers":[],"data":"{}","keys":[]})",
       R"({"op":"env","id":"aaaa"})",
       R"({"op":"hold","name":"mine","env":"aaaa","ttl":60})",
@@ -80,6 +80,9 @@ TEST(Protocol, WhatARequestMayNotBe) {
       {R"({"op":"profile","controls":{"memory":1}})", "controls"},
       {R"({"op":"profile","labels":{"a":"b\nc"}})", "labels"},
       {R"({"op":"start","keys":[],"profile":7})", "profile"},
+      {R"({"op":"start","keys":[],"user":[0,0]})", "user"},
+      {R"({"op":"start","keys":[],"user":[1001]})", "user"},
+      {R"({"op":"start","keys":[],"user":[4294967295,0]})", "user"},
       {std::string("{\"op\":\"status\"}\0", 16), "request"},
   };
   for (const auto& [text, object] : kBad) {

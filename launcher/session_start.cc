@@ -88,6 +88,18 @@ Result<Given> given_for(Session& session, const protocol::Request& request) {
   return given;
 }
 
+// Root may ask for another, whom the policy's own choice of one goes before.
+Result<isolation::User> user_of(Session& session, const Given& given,
+                                const protocol::Request& request) {
+  const isolation::User& peer = session.peer().user;
+  if (request.user && peer.uid != 0)
+    return Error{"start", EPERM, "user", "only root starts commands as somebody else", "", 125};
+  if (given.uids.want != config::Want::kOff)
+    return job_user(given.uids, request.job, session.server().workers());
+  if (request.user) return isolation::User{request.user->first, request.user->second, {}};
+  return peer;
+}
+
 // The request, and the worker's record with its first line.
 Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worker) {
   Server& server = session.server();
@@ -99,12 +111,12 @@ Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worke
   worker.profile = given.verdict.profile.name;
   worker.shield = encode(given.shield);
   worker.way_out = given.shield.bound.network == isolation::Network::kEgress;
-  spawn.caller = session.peer().user;
-  worker.uid = spawn.caller.uid;
-  if (given.uids.want != config::Want::kOff) {
-    spawn.caller = TRY(job_user(given.uids, incoming.request.job, server.workers()));
+  spawn.caller = TRY(user_of(session, given, incoming.request));
+  spawn.owner = worker.uid = session.peer().user.uid;
+  if (spawn.caller.uid != worker.uid) {
     worker.runs_as = spawn.caller.uid;
-    worker.job = incoming.request.job;
+    worker.runs_as_group = spawn.caller.gid;
+    if (given.uids.want != config::Want::kOff) worker.job = incoming.request.job;
   }
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
@@ -247,8 +259,7 @@ Result<SpawnRequest> prepare_enter(Session& session, Incoming& incoming) {
   spawn.kind = SpawnRequest::Kind::kEnter;
   spawn.caller = session.peer().user;
   if (worker->runs_as != 0) {
-    spawn.caller = {};
-    spawn.caller.uid = spawn.caller.gid = worker->runs_as;
+    spawn.caller = {worker->runs_as, worker->runs_as_group, {}};
   }
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));

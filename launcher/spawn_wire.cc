@@ -185,6 +185,7 @@ std::string encode_request(const SpawnRequest& request, std::vector<int>* fds) {
   out.long_number(request.id).number(static_cast<uint32_t>(request.kind));
   out.flag(request.may_hang);  // up to here: RequestHead
   write_user(request.caller, &out);
+  out.number(request.owner);
   out.number(static_cast<uint32_t>(request.entitled.size()));
   for (const store::Digest& digest : request.entitled) out.text(digest.hex);
   out.texts(request.arguments).text(request.shield).flag(request.idle);
@@ -209,6 +210,7 @@ Result<SpawnRequest> decode_request(Packet packet) {
   request.kind = static_cast<SpawnRequest::Kind>(kind);
   request.may_hang = in.flag();
   request.caller = read_user(&in);
+  request.owner = in.number();
   read_entitled(&in, &request.entitled);
   request.arguments = in.texts();
   request.shield = in.text();

@@ -149,7 +149,9 @@ Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config
   TRY(lease(layers, store, &spec));
   spec.closed = {store.path(), config.runtime};
   spec.networks = config.runtime + "/networks";
-  spec.job = std::to_string(request.caller.uid) + "-" + spec.job;  // nobody joins another's
+  // Nobody joins another's, and whom root runs as joins none of that user's own.
+  std::string whose = std::to_string(request.owner) + "." + std::to_string(request.caller.uid);
+  spec.job = whose + "-" + spec.job;
   return spec;
 }
 

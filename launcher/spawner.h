@@ -49,6 +49,7 @@ struct SpawnRequest {
   uint64_t id = 0;  // comes back in the reply
   Kind kind = Kind::kStart;
   isolation::User caller;               // whose rights open files, and who the worker runs as
+  uid_t owner = 0;                      // who asked: the same, or root
   std::vector<store::Digest> entitled;  // kStart: the layers that `document` may name; those that
                                         // it does are leased in the child, and held by pid 1
   std::vector<std::string> arguments;   // kBuild: of rtlaunch-build, without argv[0]

@@ -42,6 +42,7 @@ void take_line(const Json& line, Record& record) {
     worker.since = line.value("since", int64_t{0});
     worker.way_out = line.value("way_out", false);
     worker.runs_as = line.value("runs_as", uid_t{0});
+    worker.runs_as_group = line.value("runs_as_group", worker.runs_as);
     worker.job = line.value("job", "");
     record.unlocked = line.value("unlocked", false);
   } else if (line.contains("pid")) {
@@ -80,7 +81,11 @@ std::string first_line(const Worker& worker, bool unlocked) {
                {"shield", worker.shield},
                {"since", worker.since}};
   if (worker.way_out) json["way_out"] = true;
-  if (worker.runs_as != 0) json["runs_as"] = worker.runs_as, json["job"] = worker.job;
+  if (worker.runs_as != 0) {
+    json["runs_as"] = worker.runs_as;
+    json["runs_as_group"] = worker.runs_as_group;
+    json["job"] = worker.job;
+  }
   if (unlocked) json["unlocked"] = true;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -163,6 +168,7 @@ Result<UniqueFd> Workers::create(Worker& worker) {
   kept.since = worker.since;
   kept.way_out = worker.way_out;
   kept.runs_as = worker.runs_as;
+  kept.runs_as_group = worker.runs_as_group;
   kept.job = worker.job;
   return file;
 }

@@ -1,7 +1,7 @@
 // The workers of one daemon: those that run, and the last kMostEnded that have ended. Each has a
 // file RUNTIME/workers/<id>, of JSON lines, which is all that a new daemon needs to adopt it:
 //   {"format": 1, "id", "uid", "name", "env", "profile", "shield", "since", "way_out",
-//   "runs_as", "job"}                                      the daemon, before it asks for the start
+//   "runs_as", "runs_as_group", "job"}                     the daemon, before it asks for the start
 //   {"pid", "start_time", "cgroup"}                        the spawner, before the exec; who starts
 //   one past us (Host::start_past) writes both, and "not_applied"
 //   {"status", "ended"}                                    pid 1, at the end (seconds)
@@ -43,8 +43,9 @@ struct Worker {
   uid_t uid = 0;
   std::string name, env;
   std::string profile, shield;   // shield.h: whoever enters is held to the same
-  uid_t runs_as = 0;             // if not `uid`: job_user.h
-  std::string job;               // with runs_as
+  uid_t runs_as = 0;             // if not `uid`: job_user.h, or an image's User
+  gid_t runs_as_group = 0;       // with runs_as
+  std::string job;               // with job_user.h
   std::string lacking;           // controls that were preferred and not to be had; "" if not said
   std::string cgroup;            // its leaf, from the hierarchy's root; "" when it has none
   int64_t since = 0, ended = 0;  // microseconds since 1970

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -78,8 +79,9 @@ def test_an_environment_of_one_is_exec_ed(way, image):
         assert way.ok('exec', name, '--', 'sh', '-c', 'echo $LEVEL; ls', verb='exec') == 'image\na\n'
 
 
-def test_its_own_command_and_user(make_embedded, tmp_path, image):
-    rt = make_embedded(0)
+@pytest.mark.parametrize('way', ['embedded root', 'daemon root'], indirect=True)
+def test_its_own_command_and_user(way, tmp_path, image):
+    rt = way
     own = Image(tmp_path / 'own-image', Entrypoint=['/bin/sh', '-c', 'id -u; id -g; echo "$HOME $0"; touch here && echo mine'],
                 Cmd=['argument'], User='ray', WorkingDir='/home/ray')
     own.layers = list(image.layers)
@@ -87,7 +89,27 @@ def test_its_own_command_and_user(make_embedded, tmp_path, image):
     own.layer({'home/ray/': ''}).write()
     assert rt.ok('--image', own.uri) == '1001\n100\n/home/ray argument\nmine\n'
     assert rt.ok('--image', own.uri, '--', 'sh', '-c', 'id -u') == '1001\n'
+    assert rt.ok('--image', own.uri, '--', 'sh', '-c', 'touch /usr/bin/mine && echo all of it is his') == 'all of it is his\n'
     assert 'has none of its own' in rt.fails('--image', image.uri)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can start rtlaunchd')
+def test_root_runs_an_images_command_as_its_user_through_the_daemon(daemon, tmp_path, image):  # noqa: F811
+    """The daemon's books have both; who enters is the same; nobody but root may ask for it."""
+    rt = daemon.launcher(0)
+    own = Image(tmp_path / 'own-image', User='1001:100')
+    own.layers = list(image.layers)
+    shutil.copytree(image.folder / 'blobs', own.folder / 'blobs')
+    own.write()
+    stays = rt.popen('--image', own.uri, '--', 'sh', '-c', 'id -u; read x', text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert stays.stdout.readline() == '1001\n'
+    [worker] = daemon.workers()
+    assert (worker['uid'], worker['runs_as']) == (0, 1001)
+    told = rt.ok('enter', worker['id'], '--', 'sh', '-c', 'id -u; id -g; id -G; cat /proc/self/status', verb='enter')
+    assert told.startswith('1001\n100\n100\n') and 'CapPrm:\t0000000000000000' in told
+    stays.communicate('\n', timeout=60)
+    answer = daemon.client(PLAIN_UID).ask([0] * 5, op='start', keys=[], user=[1001, 100])
+    assert 'only root starts commands as somebody else' in answer['error']['reason'], answer
 
 
 def test_a_root_that_lies_about_mount_points(make_embedded, tmp_path):
