@@ -1,6 +1,7 @@
 // The warm half: keys and records. Nothing here makes anything.
 #include "installers/conda.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "config/yaml.h"
@@ -27,6 +28,22 @@ std::vector<std::string> condarc_files(const Environment& variables) {
   return files;
 }
 
+std::vector<std::string> texts_in(const json& said, const char* key) {
+  std::vector<std::string> texts;
+  if (!said.contains(key) || !said[key].is_array()) return texts;
+  for (const auto& one : said[key])
+    if (one.is_string()) texts.push_back(one.get<std::string>());
+  return texts;
+}
+
+void replace_defaults(const std::vector<std::string>& defaults, std::vector<std::string>* names) {
+  if (defaults.empty()) return;
+  auto found = std::find(names->begin(), names->end(), "defaults");
+  if (found == names->end()) return;
+  found = names->erase(found);
+  names->insert(found, defaults.begin(), defaults.end());
+}
+
 // Of the first file that is there. What isn't YAML is conda's to complain about.
 void read_condarc(const Environment& variables, CondaChannels* channels) {
   for (const std::string& file : condarc_files(variables)) {
@@ -37,10 +54,8 @@ void read_condarc(const Environment& variables, CondaChannels* channels) {
     if (channels->alias.empty() && said->contains("channel_alias") &&
         (*said)["channel_alias"].is_string())
       channels->alias = (*said)["channel_alias"].get<std::string>();
-    if (!channels->names.empty() || !said->contains("channels")) return;
-    for (const auto& name : (*said)["channels"])
-      if (name.is_string()) channels->names.push_back(name.get<std::string>());
-    return;
+    if (channels->names.empty()) channels->names = texts_in(*said, "channels");
+    return replace_defaults(texts_in(*said, "default_channels"), &channels->names);
   }
 }
 
@@ -55,6 +70,17 @@ CondaChannels channels_of(const config::Conda& conda, const Environment& variabl
   return channels;
 }
 
+std::string plain_channel(const std::string& url) {
+  if (url.find("://") == std::string::npos || url.starts_with("file:")) return url;
+  size_t query = url.find('?'), mark = url.find('#');
+  std::string plain = url.substr(0, std::min(query, mark));
+  if (mark != std::string::npos) plain += url.substr(mark);  // of a lock: a package's hash
+  plain = strip_credentials(plain);
+  size_t token = plain.find("/t/");
+  if (token == std::string::npos) return plain;
+  return plain.erase(token, plain.find('/', token + 3) - token);
+}
+
 std::string conda_prefix(const std::string& store) { return store + kCondaInStore; }
 
 Result<store::Key> conda_key(const config::Conda& conda, const Environment& variables,
@@ -67,14 +93,16 @@ Result<store::Key> conda_key(const config::Conda& conda, const Environment& vari
   config::Conda made = conda;
   made.variables.clear();  // whoever starts a command brings them
   made.pip.clear();        // a layer of their own
-  hash.field("conda 1")
+  made.channels.clear();   // below, without their secrets
+  for (std::string& line : made.locked) line = plain_channel(line);
+  hash.field("conda 2")
       .field(prefix)
       .field(config::conda_json(made).dump())
       .number(conda.pip.empty());
   CondaChannels channels = channels_of(conda, variables);
   hash.number(channels.names.size());
-  for (const std::string& name : channels.names) hash.field(strip_credentials(name));
-  hash.field(strip_credentials(channels.alias));
+  for (const std::string& name : channels.names) hash.field(plain_channel(name));
+  hash.field(plain_channel(channels.alias));
   for (const auto& [name, value] : variables)
     if (name.starts_with("CONDA_OVERRIDE_")) hash.field(name).field(value);
   return store::Key{hash.hex()};

@@ -5,17 +5,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <deque>
 #include <map>
-#include <mutex>
 #include <optional>
-#include <thread>
 
+#include "installers/conda_channels.h"
 #include "installers/conda_md5.h"
 #include "installers/early_wheels.h"
 #include "installers/fetch.h"
 #include "installers/index.h"
+#include "installers/workshop.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
@@ -26,9 +25,11 @@ using store::Whose;
 
 constexpr size_t kThreads = 2;
 
-// A local one may be changed by its owner while it is unpacked: it is for him alone.
+// A local one may be changed by its owner while it is unpacked, and one that is had for a secret
+// only is no right of who knows its SHA-256: they are for the caller alone.
 Whose whose_is(const CondaPackage& package) {
-  return package.url.starts_with("file:") ? Whose::kCaller : Whose::kEverybody;
+  bool own = package.url.starts_with("file:") || plain_channel(package.url) != package.url;
+  return own ? Whose::kCaller : Whose::kEverybody;
 }
 
 struct Item {
@@ -39,75 +40,16 @@ struct Item {
   std::optional<store::Staging> staging;
   store::Manifest manifest;
   std::optional<CondaLayer> layer;
-  Status status;
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
 };
 
-// Unpacks in threads of its own. They touch only their item: the Store is its maker's.
-class Linkers {
- public:
-  explicit Linkers(const CondaPlace& place) : place_(place) {
-    for (size_t i = 0; i < kThreads; ++i) threads_.emplace_back([this] { work(); });
-  }
-  ~Linkers() {
-    {
-      std::lock_guard lock(mutex_);
-      ended_ = true;
-      waiting_.clear();
-      changed_.notify_all();
-    }
-    for (std::thread& thread : threads_) thread.join();
-  }
-
-  void push(Item* item) {
-    std::lock_guard lock(mutex_);
-    waiting_.push_back(item);
-    ++pushed_;
-    changed_.notify_all();
-  }
-
-  // The next that is done; null after all that were pushed.
-  Item* next_done() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return taken_ == pushed_ || !done_.empty(); });
-    if (done_.empty()) return nullptr;
-    Item* item = done_.front();
-    done_.pop_front();
-    ++taken_;
-    return item;
-  }
-
- private:
-  void work() {
-    for (;;) {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return ended_ || !waiting_.empty(); });
-      if (waiting_.empty()) return;
-      Item* item = waiting_.front();
-      waiting_.pop_front();
-      lock.unlock();
-      item->status = link(*item);
-      lock.lock();
-      done_.push_back(item);
-      changed_.notify_all();
-    }
-  }
-
-  Status link(Item& item) {
-    item.layer = TRY(
-        link_conda_package(item.file.get(), item.package, place_, *item.staging, item.manifest));
-    item.file.reset();
-    return item.manifest.finish();
-  }
-
-  const CondaPlace& place_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Item*> waiting_, done_;
-  size_t pushed_ = 0, taken_ = 0;
-  bool ended_ = false;
-  std::vector<std::thread> threads_;
-};
+// In a thread of its own.
+Status link(Item& item, const CondaPlace& place) {
+  item.layer =
+      TRY(link_conda_package(item.file.get(), item.package, place, *item.staging, item.manifest));
+  item.file.reset();
+  return item.manifest.finish();
+}
 
 Error wrong_hash(const CondaPackage& package, const std::string& is) {
   return make_error(
@@ -185,12 +127,12 @@ class Making {
   }
 
   Status make_missing() {
-    Linkers linkers(place_);
+    Workshop<Item> linkers(kThreads, [this](Item& item) { return link(item, place_); });
     linkers_ = &linkers;
     TRY(fetch());
-    while (Item* item = linkers.next_done()) {
-      TRY(item->status);
-      TRY(publish(*item));
+    while (auto done = linkers.next_done()) {
+      TRY(std::move(done->status));
+      TRY(publish(*done->item));
     }
     return {};
   }
@@ -207,6 +149,7 @@ class Making {
       item.file = TRY(scratch_file(store_));
       FetchJob job;
       job.url = item.package.url;
+      job.shown = plain_channel(job.url);
       if (!item.package.sha256.empty()) job.sha256 = item.package.sha256;
       if (item.package.size != 0) job.size = item.package.size;
       job.fd = item.file.get();
@@ -273,7 +216,7 @@ class Making {
   std::vector<store::Lease>& leases_;
   std::map<size_t, CondaLayer> layers_;  // by index of the packages
   std::deque<Item> items_;               // that are to be made
-  Linkers* linkers_ = nullptr;
+  Workshop<Item>* linkers_ = nullptr;
 };
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "installers/captured.h"
 #include "installers/conda.h"
 #include "installers/conda_layers.h"
+#include "installers/conda_merge.h"
 #include "installers/conda_room.h"
 #include "installers/conda_solve.h"
 #include "installers/index.h"
@@ -28,7 +29,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr size_t kMostPackages = 450;  // with bytecode and what scripts wrote, below overlayfs' 500
 constexpr size_t kMostSaid = 1000;
 constexpr size_t kMostVariables = 256;
 
@@ -46,16 +46,12 @@ CondaPlace place_of(const CondaSolution& solution, const std::string& prefix) {
   return place;
 }
 
-Status check_size(const CondaSolution& solution) {
+Status check_names(const CondaSolution& solution) {
   std::set<std::string> names;
   for (const CondaPackage& package : solution.packages)
     if (!names.insert(package.name).second)
       return make_error("conda", package.name, "is locked twice", "keep one of the two");
-  if (names.size() <= kMostPackages) return {};
-  return make_error("conda", "",
-                    std::to_string(names.size()) + " packages, and at most " +
-                        std::to_string(kMostPackages) + " can be stacked",
-                    "ask for fewer, or leave some to pip");
+  return {};
 }
 
 std::string tail(const std::string& text) {
@@ -78,11 +74,12 @@ class Making {
 
   Result<store::Record> run(const store::Key& key) {
     solution_ = TRY(solve_conda(conda_, context_, store_, progress_));
-    TRY(check_size(solution_));
+    TRY(check_names(solution_));
     CondaPlace place = place_of(solution_, prefix_);
     layers_ =
         TRY(conda_layers(solution_.packages, place, context_.deadline, store_, progress_, leases_));
     for (const CondaLayer& layer : layers_) stack_.insert(stack_.begin(), layer.digest);
+    TRY(merge_lowest());
     TRY(run_scripts());
     TRY(look_at_python());
     TRY(look_at_activation());
@@ -101,6 +98,30 @@ class Making {
   std::vector<std::string> room_variables() const {
     return {"PREFIX=" + prefix_, "CONDA_PREFIX=" + prefix_,
             "PATH=" + prefix_ + "/bin:/usr/local/bin:/usr/bin:/bin"};
+  }
+
+  // overlayfs has an end.
+  Status merge_lowest() {
+    merged_ = conda_layers_to_merge(layers_);
+    if (merged_ == 0) return {};
+    progress_.report({"conda", "build", std::to_string(merged_) + " packages as one layer"});
+    std::vector<store::Digest> parts(stack_.rbegin(), stack_.rbegin() + std::ptrdiff_t(merged_));
+    store::Lease lease = TRY(merged_layer(parts, store_));
+    stack_.resize(stack_.size() - merged_);
+    stack_.push_back(lease.digest);
+    leases_.push_back(std::move(lease));
+    return {};
+  }
+
+  // The layers that want bytecode.
+  std::set<std::string> modules() const {
+    std::set<std::string> digests;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      // Scripts' own layer lies above all, the merged one below.
+      const std::string& hex = i < merged_ ? stack_.back().hex : layers_[i].digest.hex;
+      if (layers_[i].modules) digests.insert(hex);
+    }
+    return digests;
   }
 
   // ---- post-link scripts ------------------------------------------------------------------------
@@ -251,8 +272,8 @@ class Making {
     store::Record record{"conda", "", stack_, ""};
     json indices = json::array(), compile = json::array(), packages = json::array();
     for (size_t i = 0; i < stack_.size(); ++i) indices.push_back(i);
+    if (!interpreter_.is_null()) compile = modules();
     for (const CondaLayer& layer : layers_) {
-      if (layer.modules && !interpreter_.is_null()) compile.push_back(layer.digest.hex);
       packages.push_back({layer.name, layer.version, layer.build});
       if (record.name.size() < 120)
         record.name += (record.name.empty() ? "" : ", ") + layer.name + " " + layer.version;
@@ -279,6 +300,7 @@ class Making {
   CondaSolution solution_;
   std::vector<CondaLayer> layers_;    // in the solution's order
   std::vector<store::Digest> stack_;  // top first
+  size_t merged_ = 0;                 // so many of the first are its lowest layer
   std::vector<store::Lease> leases_;
   json interpreter_;
   json variables_ = json::array();

@@ -10,6 +10,7 @@
 #include "installers/capture.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/fs.h"
 #include "isolation/sys/run_program.h"
 
 namespace rtlaunch::installers {
@@ -70,6 +71,20 @@ Status CondaRoom::show(const std::string& path) {
 
 void CondaRoom::show_own(const std::string& source, const std::string& target) {
   spec_.binds.push_back({source, target, false, false});
+}
+
+Status CondaRoom::keep(const store::Store& store, const std::string& name,
+                       const std::string& target) {
+  const sys::Caller* caller = sys::acting_for();
+  std::string folder =
+      "blobs/" + name + "-" + std::to_string(caller != nullptr ? caller->uid : ::geteuid());
+  sys::AsRoot root;
+  TRY(sys::make_dirs_at(store.dir(), folder, 0700));
+  kept_ = TRY(sys::open_at(store.dir(), folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  if (uid_ && ::fchown(kept_.get(), *uid_, *uid_) != 0) return sys_error("chown", folder);
+  TRY(sys::touch_at(store.dir(), folder));  // its last use
+  spec_.binds.push_back({store.path() + "/" + folder, target, true, false});
+  return {};
 }
 
 Status CondaRoom::mount(const std::string& prefix, std::vector<std::string> layers, bool writable) {

@@ -26,6 +26,8 @@ class CondaRoom {
   Status show(const std::string& path);
   // What is ours, at `target`.
   void show_own(const std::string& source, const std::string& target);
+  // A folder of the caller's in the store's caches, at `target`; emptied by no one but the store.
+  Status keep(const store::Store& store, const std::string& name, const std::string& target);
   // The environment's layers, top first, at `prefix`; with `writable` its writes go to the
   // staging's tree.
   Status mount(const std::string& prefix, std::vector<std::string> layers, bool writable);
@@ -46,6 +48,7 @@ class CondaRoom {
   const Deadline deadline_;
   isolation::Spec spec_;
   std::vector<CallersPath> shown_;
+  UniqueFd kept_;
   std::optional<uid_t> uid_;
   std::optional<Forwarder> forwarder_;
   int runs_ = 0;

@@ -13,6 +13,7 @@ namespace {
 
 using nlohmann::json;
 
+constexpr const char* kCache = "/build/indexes";
 constexpr const char* kSolver = "/build/conda/rtlaunch-conda.py";
 constexpr size_t kMostSaid = 4000;  // of why there is no solution
 constexpr int kOldestMinor = 10;    // py-rattler's
@@ -90,7 +91,7 @@ Error explained(const std::string& kind, const std::string& said,
 class Solver {
  public:
   static Result<Solver> make(const CondaContext& context, store::Store& store) {
-    Solver solver(context, TRY(store.stage()));
+    Solver solver(context, store, TRY(store.stage()));
     solver.python_ = TRY(solvers_python(context, store));
     return solver;
   }
@@ -106,7 +107,7 @@ class Solver {
     for (const std::string& url : urls)
       if (url.starts_with("file://")) TRY(show_channel(room, url));
     TRY(show_tools(room));
-    std::vector<std::string> variables = {"RATTLER_CACHE_DIR=/build/tmp/rattler"};
+    std::vector<std::string> variables = {"RATTLER_CACHE_DIR=" + TRY(show_cache(room, urls))};
     for (const auto& [name, value] : context_.environment)
       if (name.starts_with("CONDA_OVERRIDE_")) variables.push_back(name + "=" + value);
     std::string authorities = get(context_.environment, "SSL_CERT_FILE");
@@ -124,12 +125,22 @@ class Solver {
   }
 
  private:
-  Solver(const CondaContext& context, store::Staging staging)
-      : context_(context), staging_(std::move(staging)) {}
+  Solver(const CondaContext& context, store::Store& store, store::Staging staging)
+      : context_(context), store_(store), staging_(std::move(staging)) {}
 
   std::string variable(const char* small, const char* large) const {
     std::string value = get(context_.environment, small);
     return value.empty() ? get(context_.environment, large) : value;
+  }
+
+  // Channels' indexes are kept, for whoever asked, and only asked for when they have changed. Of a
+  // channel with a secret, which would stand beside them, nothing is ever on the disk.
+  Result<std::string> show_cache(CondaRoom& room, const std::vector<std::string>& urls) {
+    bool secret = std::any_of(urls.begin(), urls.end(),
+                              [](const std::string& url) { return plain_channel(url) != url; });
+    if (secret) return std::string("/dev/shm/rattler");
+    TRY(room.keep(store_, "conda", kCache));
+    return std::string(kCache);
   }
 
   static Status show_channel(CondaRoom& room, const std::string& url) {
@@ -148,6 +159,7 @@ class Solver {
   }
 
   const CondaContext& context_;
+  store::Store& store_;
   store::Staging staging_;
   std::optional<Interpreter> python_;
 };
@@ -185,8 +197,8 @@ Result<CondaSolution> solved(const config::Conda& conda, const CondaContext& con
   CondaSolution solution;
   auto urls = TRY(channel_urls(channels_of(conda, context.environment), solver));
   for (const std::string& url : urls) {
-    solution.channels.push_back(shown_channel(url));
-    TRY(check_channel(strip_credentials(url), context.allowed));
+    solution.channels.push_back(plain_channel(url));
+    TRY(check_channel(solution.channels.back(), context.allowed));
   }
   json question = {{"ask", "solve"}, {"channels", urls}, {"specs", conda.specs}};
   json answer = TRY(solver.ask(question, urls));
@@ -217,9 +229,9 @@ Result<CondaSolution> locked(const config::Conda& conda, const CondaContext& con
     size_t mark = line.find('#');
     CondaPackage package = TRY(conda_package_of(line.substr(0, mark)));
     if (mark != std::string::npos) TRY(take_hash(line.substr(mark + 1), package));
-    std::string url = strip_credentials(package.url);
+    std::string url = plain_channel(package.url);
     TRY(check_channel(url, context.allowed));
-    std::string folder = shown_channel(url.substr(0, url.rfind('/') + 1));
+    std::string folder = url.substr(0, url.rfind('/') + 1);
     auto& channels = solution.channels;
     if (std::find(channels.begin(), channels.end(), folder) == channels.end())
       channels.push_back(folder);
@@ -229,14 +241,6 @@ Result<CondaSolution> locked(const config::Conda& conda, const CondaContext& con
 }
 
 }  // namespace
-
-std::string shown_channel(const std::string& url) {
-  std::string shown = strip_credentials(url.substr(0, url.find('?')));
-  size_t token = shown.find("/t/");
-  if (token == std::string::npos) return shown;
-  size_t end = std::min(shown.find('/', token + 3), shown.size());
-  return shown.substr(0, token + 3) + "***" + shown.substr(end);
-}
 
 Result<CondaSolution> solve_conda(const config::Conda& conda, const CondaContext& context,
                                   store::Store& store, Progress& progress) {

@@ -21,7 +21,4 @@ struct CondaSolution {
 Result<CondaSolution> solve_conda(const config::Conda& conda, const CondaContext& context,
                                   store::Store& store, Progress& progress);
 
-// Without credentials, and without the tokens that channels have in their paths.
-std::string shown_channel(const std::string& url);
-
 }  // namespace rtlaunch::installers

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "config/yaml.h"
+#include "installers/conda_channels.h"
 #include "installers/conda_package.h"
-#include "installers/conda_solve.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -59,8 +59,13 @@ TEST(Conda, NamesOfPackages) {
 }
 
 TEST(Conda, TokensOfChannelsAreNotShown) {
-  EXPECT_EQ(shown_channel("https://me:word@c.example/t/tk-123/main/"),
-            "https://c.example/t/***/main/");
+  EXPECT_EQ(plain_channel("https://me:word@c.example/t/tk-123/main/?a=b"),
+            "https://c.example/main/");
+  EXPECT_EQ(plain_channel("https://c.example/t/tk-123"), "https://c.example");
+  EXPECT_EQ(plain_channel("https://me:w@c.example/t/tk/a-1-0.conda?x#abc"),
+            "https://c.example/a-1-0.conda#abc");
+  EXPECT_EQ(plain_channel("conda-forge"), "conda-forge");
+  for (const char* mine : {"/t/of/mine", "file:///t/of/mine"}) EXPECT_EQ(plain_channel(mine), mine);
 }
 
 TEST(Conda, YamlIsTextButForNull) {

@@ -252,7 +252,8 @@ class Fetches::Transfers {
     transfer->needed = needed;
     transfer->job = std::move(job);
     transfer->max_bytes = options_.max_bytes;
-    transfer->result.url = installers::shown_url(transfer->job.url);
+    const std::string& shown = transfer->job.shown;
+    transfer->result.url = shown.empty() ? installers::shown_url(transfer->job.url) : shown;
     name(*transfer);
     all_.push_back(std::move(transfer));
     return all_.size() - 1;

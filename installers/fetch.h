@@ -47,6 +47,7 @@ struct FetchJob {
   std::optional<std::string> sha256;  // hex; other content is an error
   std::optional<uint64_t> size;       // other sizes are an error, as soon as it is exceeded
   int fd = -1;                        // borrowed; written from offset 0 with pwrite(2)
+  std::string shown;                  // what the URL is called; "": itself, without credentials
   std::string label;                  // in progress and errors; "": the last part of the URL
   // Run in the calling thread as soon as this file is complete and checked, while the others go
   // on in the kernel's buffers. An error ends everything and is returned.

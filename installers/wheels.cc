@@ -4,16 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <deque>
 #include <map>
-#include <mutex>
 #include <optional>
-#include <thread>
 
 #include "installers/fetch.h"
 #include "installers/first_import.h"
 #include "installers/index.h"
+#include "installers/workshop.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
@@ -84,57 +81,16 @@ Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& 
   return std::optional<WheelLayer>{std::move(layer.value())};
 }
 
-// Unpacks in a thread of its own, in the order the files arrive, while the others arrive. Touches
-// only its item: the Store belongs to the thread that made it.
+// Unpacks in a thread of its own, in the order the files arrive, while the others arrive.
 class Unpacker {
  public:
   Unpacker(const Interpreter& python, FirstImport* first)
-      : python_(python), first_(first), thread_([this] { work(); }) {}
-  ~Unpacker() { (void)finish(); }
+      : python_(python), first_(first), shop_(1, [this](Item& item) { return unpack(item); }) {}
 
   bool foresees() const { return first_ != nullptr; }
-
-  void push(Item* item) {
-    std::lock_guard lock(mutex_);
-    waiting_.push_back(item);
-    changed_.notify_all();
-  }
-  // The next that is unpacked; nullptr after all of `count`, or an error.
-  Item* next_done(size_t count) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return taken_ == count || !done_.empty() || failed_; });
-    if (done_.empty() || failed_) return nullptr;
-    Item* item = done_.front();
-    done_.pop_front();
-    ++taken_;
-    return item;
-  }
-  Status finish() {
-    {
-      std::lock_guard lock(mutex_);
-      ended_ = true;
-      changed_.notify_all();
-    }
-    if (thread_.joinable()) thread_.join();
-    return std::move(result_);
-  }
+  Workshop<Item>& shop() { return shop_; }
 
  private:
-  void work() {
-    for (;;) {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return ended_ || !waiting_.empty(); });
-      if (waiting_.empty()) return;
-      Item* item = waiting_.front();
-      waiting_.pop_front();
-      lock.unlock();
-      Status status = failed_ ? Status() : unpack(*item);
-      lock.lock();
-      if (!status.ok()) result_ = std::move(status), failed_ = true;
-      done_.push_back(item);
-      changed_.notify_all();
-    }
-  }
   Status unpack(Item& item) {
     auto layer = unpack_wheel(*item.zip, item.locked.name, item.locked.version, python_,
                               item.staging->tree(), item.manifest, {});
@@ -151,13 +107,7 @@ class Unpacker {
 
   const Interpreter& python_;
   FirstImport* const first_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Item*> waiting_, done_;
-  size_t taken_ = 0;
-  bool ended_ = false, failed_ = false;
-  Status result_;
-  std::thread thread_;
+  Workshop<Item> shop_;
 };
 
 Status start_unpacking(const Job& job, Item& item, Unpacker& unpacker) {
@@ -166,7 +116,7 @@ Status start_unpacking(const Job& job, Item& item, Unpacker& unpacker) {
   if (unpacker.foresees()) item.bytecode = TRY(job.store.stage());
   TRY(job.store.reserve(*item.staging, item.zip->bytes(), item.zip->count()));
   job.progress.report({"pip", "unpack", title(item.locked), 0, item.zip->bytes()});
-  unpacker.push(&item);
+  unpacker.shop().push(&item);
   return {};
 }
 
@@ -271,9 +221,10 @@ Status make_missing(const Job& job, std::vector<Item*> items, EarlyWheels& early
             [](Item* a, Item* b) { return a->locked.size > b->locked.size; });
   Unpacker unpacker(job.python, first.get());
   TRY(fetch_items(job, items, early, unpacker));
-  while (Item* item = unpacker.next_done(items.size()))
-    layers.emplace(item->number, TRY(publish_item(job, *item, made)));
-  TRY(unpacker.finish());
+  while (auto done = unpacker.shop().next_done()) {
+    TRY(std::move(done->status));
+    layers.emplace(done->item->number, TRY(publish_item(job, *done->item, made)));
+  }
   if (first == nullptr) return {};
   job.progress.report({job.field, "bytecode", "what is imported first"});
   first->finish(kBytecodeBudget);

@@ -47,16 +47,17 @@ Result<config::RuntimeEnv> read_runtime_env(const std::string& option,
 Status add_requirements(const std::vector<std::string>& lines, const std::string& cwd,
                         config::RuntimeEnv& env) {
   if (lines.empty()) return {};
-  if (!env.packages) env.packages.emplace();
+  if (!env.conda && !env.packages) env.packages.emplace();
+  std::vector<std::string>& into = env.conda ? env.conda->pip : env.packages->lines;
   for (const std::string& line : lines) {
     size_t file = line.rfind("-r", 0) == 0 ? line.find_first_not_of(" =", 2) : std::string::npos;
     if (file == std::string::npos) {
-      env.packages->lines.push_back(line);
+      into.push_back(line);
       continue;
     }
     for (std::string& read :
          TRY(config::read_requirements(sys::absolute_path(line.substr(file), cwd)))) {
-      env.packages->lines.push_back(std::move(read));
+      into.push_back(std::move(read));
     }
   }
   return {};
