@@ -57,6 +57,10 @@ if how == 'plant':
     os.chmod(layer + '/tool', 0o6755)
     os.mkfifo(layer + '/pipe')
     os.symlink('/etc/shadow', layer + '/link')
+if how == 'fill':
+    with open(layer + '/big', 'wb') as big:
+        for _ in range(10 << 10):
+            big.write(b'x' * (1 << 20))
 print(json.dumps(value.get('answer', {})))
 '''
 
@@ -189,6 +193,20 @@ def command(pid):
         return pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().split(b'\0')[1]
     except (OSError, IndexError):
         return b''
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can make a small disk')
+def test_one_that_fills_the_disk_is_ended(own_one):
+    """10 GB, on 200 MB: it is told why, the room is there again, and others go on."""
+    os.mkdir(own_one.store, 0o700)
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=200m,mode=700', 'none', own_one.store], check=True)
+    own_one.ok(*env(greet='before'), '--', 'true')
+    free = shutil.disk_usage(own_one.store).free
+    said = own_one.fails(*env(bad={'how': 'fill'}), '--', 'true')
+    assert 'plugin bad: build: it fills the disk of the store' in said and 'make room' in said, said
+    assert staging(own_one) == []
+    wait_until(lambda: shutil.disk_usage(own_one.store).free > free - (8 << 20), 60)
+    assert own_one.ok(*env(greet='after'), '--', 'greet', 'x') == 'after, x\n'
 
 
 def test_children_that_it_leaves_end_with_it(own_one):
