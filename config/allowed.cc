@@ -53,8 +53,9 @@ Status check_place(const Allowed& allowed, const std::string& field, const std::
 }  // namespace
 
 std::optional<std::vector<std::string>>& list_of(Allowed& allowed, size_t key) {
-  std::optional<std::vector<std::string>>* lists[] = {
-      &allowed.fields, &allowed.indexes, &allowed.images, &allowed.mounts, &allowed.plugins};
+  std::optional<std::vector<std::string>>* lists[] = {&allowed.fields,  &allowed.indexes,
+                                                      &allowed.images,  &allowed.mounts,
+                                                      &allowed.plugins, &allowed.special_files};
   return *lists[key];
 }
 
@@ -73,12 +74,28 @@ bool allows_path(const std::optional<std::vector<std::string>>& list, std::strin
   });
 }
 
+namespace {
+
 // As a policy's list has it: without a transport a registry is meant.
-Status check_image(const std::string& uri, const Allowed& allowed) {
+std::string plain_image(const std::string& uri) {
   constexpr std::string_view kRegistry = "docker://";
-  std::string plain = uri.rfind(kRegistry, 0) == 0 ? uri.substr(kRegistry.size()) : uri;
+  return uri.starts_with(kRegistry) ? uri.substr(kRegistry.size()) : uri;
+}
+
+bool is_listed(const std::string& plain, const std::optional<std::vector<std::string>>& list) {
   bool upwards = (plain + "/").find("/../") != std::string::npos;
-  if (!allowed.images || (allows(allowed.images, plain) && !upwards)) return {};
+  return list && allows(list, plain) && !upwards;
+}
+
+}  // namespace
+
+bool keeps_special_files(const std::string& uri, const Allowed& allowed) {
+  return is_listed(plain_image(uri), allowed.special_files);
+}
+
+Status check_image(const std::string& uri, const Allowed& allowed) {
+  std::string plain = plain_image(uri);
+  if (!allowed.images || is_listed(plain, allowed.images)) return {};
   return refused("image_uri", plain + " may not be used: " + joined(*allowed.images) + " may");
 }
 

@@ -1,4 +1,5 @@
-// What a caller may use of what a runtime env can name: one list a kind, and no list is no bound.
+// What a caller may use of what a runtime env can name: one list a kind, and no list is no bound
+// (but of special_files: there it is none).
 #pragma once
 
 #include <cstddef>
@@ -16,10 +17,11 @@ struct RuntimeEnv;
 // Patterns (a word, or a beginning with `*` behind it), but for `mounts`: directories of the host
 // that may be used in place. `indexes` are URLs that packages and archives may come from.
 struct Allowed {
-  std::optional<std::vector<std::string>> fields, indexes, images, mounts, plugins;
+  std::optional<std::vector<std::string>> fields, indexes, images, mounts, plugins, special_files;
   bool operator==(const Allowed&) const = default;
 };
-inline constexpr const char* kAllowedKeys[] = {"fields", "indexes", "images", "mounts", "plugins"};
+inline constexpr const char* kAllowedKeys[] = {"fields", "indexes", "images",
+                                               "mounts", "plugins", "special_files"};
 std::optional<std::vector<std::string>>& list_of(Allowed& allowed, size_t key);
 const std::optional<std::vector<std::string>>& list_of(const Allowed& allowed, size_t key);
 
@@ -34,6 +36,9 @@ Status check_field(const std::string& field, const Allowed& allowed);
 // A registry's image by its name, "host.example/team/*"; a local one with its transport,
 // "oci:/images/*".
 Status check_image(const std::string& uri, const Allowed& allowed);
+// Through the daemon none: its clients, whose keys it shares, aren't told. Embedded, as root:
+// whether an image's setuid bits, file capabilities and devices are kept, named as above.
+bool keeps_special_files(const std::string& uri, const Allowed& allowed);
 // Of a plugin: the field `plugins` must be allowed, and it by its own name.
 Status check_plugin(const std::string& name, const Allowed& allowed);
 // `url` without credentials.

@@ -6,7 +6,7 @@
 //    "profiles": {NAME: {"about": TEXT, "extends": PROFILE, CONTROL: VALUE...}},
 //    "ceiling": PROFILE or {"extends": PROFILE, CONTROL: VALUE...},
 //    "allow": {"fields": [...], "indexes": [...], "images": [...], "mounts": [...],
-//              "plugins": [...]},
+//              "plugins": [...], "special_files": [...]},
 //    "rules": [{"name": NAME, "if": MATCH, "unless": MATCH, and of the keys above
 //               "profile" (a default), "choose", "ceiling", "allow"}]}
 //   MATCH: {"user": [...], "group": [...], "job": [...], "label": {NAME: [...]}}

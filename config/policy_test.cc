@@ -286,6 +286,23 @@ TEST(Policy, FieldsIndexesAndPlaces) {
   EXPECT_FALSE(check_index("https://index.example.evil.example/simple", allowed).ok());
 }
 
+// Of all lists the one that is empty where it isn't there.
+TEST(Policy, SpecialFilesAreKeptOfImagesThatAreNamed) {
+  EXPECT_FALSE(keeps_special_files("oci:/images/a", Allowed()));
+  auto policy =
+      parsed(R"({"version": 1, "allow": {"special_files": ["oci:/images/*", "h.example/*"]},
+    "rules": [{"name": "few", "if": {"user": [1001]}, "allow": {"special_files": ["oci:/images/a"]}},
+              {"name": "none", "if": {"user": [1002]}, "allow": {"special_files": []}}]})");
+  auto keeps = [&](uid_t user, const char* image) {
+    auto verdict = resolve(*policy, {user, user, {}, "", {}}, {});
+    return verdict.ok() && keeps_special_files(image, verdict->allow);
+  };
+  EXPECT_TRUE(keeps(1000, "oci:/images/b") && keeps(1000, "docker://h.example/x:1"));
+  EXPECT_FALSE(keeps(1000, "oci:/images/../b") || keeps(1000, "oci:/other/b"));
+  EXPECT_TRUE(keeps(1001, "oci:/images/a"));
+  EXPECT_FALSE(keeps(1001, "oci:/images/b") || keeps(1002, "oci:/images/a"));
+}
+
 // The whole of what explain prints, so that no change of it goes unseen.
 TEST(Policy, ExplainGolden) {
   auto policy = parsed(R"({"version": 1,

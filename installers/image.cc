@@ -132,7 +132,7 @@ Result<store::Key> image_key(const ImageRef& ref, const store::Store& store) {
   store::Hasher hash;
   hash.field("image").number(kVersion).field(config::image_architecture());
   hash.number(static_cast<uint64_t>(ref.kind)).field(ref.path).field(ref.name);
-  hash.field(TRY(content_of(ref, store)));
+  hash.field(TRY(content_of(ref, store))).number(ref.special_files);
   return store::Key{hash.hex()};
 }
 

@@ -23,9 +23,10 @@ namespace rtlaunch::installers {
 struct ImageRef {
   enum class Kind { kRegistry, kOci, kDir, kOciArchive, kDockerArchive };
   Kind kind = Kind::kRegistry;
-  std::string path;   // of a local one: absolute, links resolved
-  std::string name;   // within it, or the registry's; may be "" for a local one
-  std::string shown;  // for people
+  std::string path;            // of a local one: absolute, links resolved
+  std::string name;            // within it, or the registry's; may be "" for a local one
+  std::string shown;           // for people
+  bool special_files = false;  // setuid bits, capabilities, devices are kept (image_layer.h)
 };
 
 // Relative paths start from `cwd`. Errors: nothing there, a transport that can't be used,

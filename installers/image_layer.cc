@@ -107,19 +107,24 @@ class Applier {
     std::string path = TRY(path_of(archive_name(entry)));
     std::string leaf = leaf_of(path);
     if (leaf.starts_with(kWhiteout)) return take_mark(parent_of(path), leaf);
-    if (::archive_entry_xattr_count(entry) > 0) ++left_out_.attributes;
     int64_t mtime = ::archive_entry_mtime(entry);
     if (mtime < 0 || mtime > kLatest) mtime = store::kFixedMtime;
     std::string target = archive_hard_link(entry);
     if (!target.empty()) return add_hard_link(path, TRY(path_of(target)));
     uint32_t mode = ::archive_entry_perm(entry) & 07777;
+    std::map<std::string, std::string> attributes = attributes_of(entry);
     switch (::archive_entry_filetype(entry)) {
       case AE_IFDIR:
-        return add_directory(path, mode, mtime);
+        return add_directory(path, mode, mtime, attributes);
       case AE_IFLNK:
+        if (!attributes.empty()) ++left_out_.attributes;
         return add_link(path, archive_symlink(entry), mtime);
       case AE_IFREG:
-        return add_file(path, mode, mtime, ::archive_entry_size(entry));
+        return add_file(path, mode, mtime, ::archive_entry_size(entry), attributes);
+      case AE_IFCHR:
+      case AE_IFBLK:
+        return add_device(path, ::archive_entry_filetype(entry) | (mode & 0777),
+                          ::archive_entry_rdev(entry), mtime);
       default:
         ++left_out_.devices;
         return {};
@@ -208,21 +213,69 @@ class Applier {
     return {};
   }
 
-  // --- kinds ---
+  // --- what isn't for everybody ---
+
+  bool keeps_special() const { return limits_.special_files && ::geteuid() == 0; }
 
   uint32_t kept_mode(uint32_t mode, bool is_directory) {
-    if ((mode & 06000) != 0) ++left_out_.setuid;
-    if (is_directory) return (mode & 01777) | 0700;  // its owner is who has to read and remove it
-    return (mode & 0777) | 0400;
+    uint32_t special = keeps_special() ? 06000 : 0;
+    if ((mode & 06000 & ~special) != 0) ++left_out_.setuid;
+    // Its owner is who has to read and remove it.
+    if (is_directory) return (mode & (01777 | special)) | 0700;
+    return (mode & (0777 | special)) | 0400;
   }
 
-  Status add_directory(const std::string& path, uint32_t mode, int64_t mtime) {
+  static std::map<std::string, std::string> attributes_of(archive_entry* entry) {
+    std::map<std::string, std::string> attributes;
+    const char* name = nullptr;
+    const void* value = nullptr;
+    size_t size = 0;
+    ::archive_entry_xattr_reset(entry);
+    while (::archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK)
+      if (name != nullptr) attributes[name] = std::string(static_cast<const char*>(value), size);
+    return attributes;
+  }
+
+  // Those that stay; what the file system doesn't take is left out as well.
+  void set_attributes(int fd, const std::map<std::string, std::string>& attributes, Entry* entry) {
+    for (const auto& [name, value] : attributes) {
+      bool stays = store::is_kept_attribute(name) && (name.starts_with("user.") || keeps_special());
+      if (stays && sys::set_xattr(fd, name, value)) entry->attributes[name] = value;
+    }
+    if (entry->attributes.size() < attributes.size()) ++left_out_.attributes;
+  }
+
+  // --- kinds ---
+
+  Status add_directory(const std::string& path, uint32_t mode, int64_t mtime,
+                       const std::map<std::string, std::string>& attributes) {
     auto known = entries_.find(path);
     if (known != entries_.end() && known->second.type != Type::kDirectory) TRY(make_room(path));
-    TRY(directory(path));
+    int fd = TRY(directory(path));
     Entry& entry = entries_[path];
+    for (const auto& [name, value] : entry.attributes) TRY(sys::remove_xattr(fd, name));
+    entry.attributes.clear();
+    set_attributes(fd, attributes, &entry);
     entry.mode = kept_mode(mode, true);
     entry.mtime = mtime;
+    return {};
+  }
+
+  // c0:0 is overlayfs' whiteout, which only marks make.
+  Status add_device(const std::string& path, mode_t mode, dev_t number, int64_t mtime) {
+    TRY(make_room(path));
+    bool whiteout = S_ISCHR(mode) && number == 0;
+    int above = TRY(parent(path));
+    std::string leaf = leaf_of(path);
+    bool made = keeps_special() && !whiteout && ::mknodat(above, leaf.c_str(), mode, number) == 0;
+    if (!made) {
+      ++left_out_.devices;
+      return {};
+    }
+    if (::fchmodat(above, leaf.c_str(), mode & 0777, 0) != 0) return sys_error(kStep, path);
+    TRY(sys::set_mtime_at(above, leaf, mtime));
+    std::string text = store::device_text(mode, number);
+    entries_[path] = Entry{path, Type::kDevice, mode & 0777, 0, text, mtime, false};
     return {};
   }
 
@@ -257,7 +310,8 @@ class Applier {
     return {};
   }
 
-  Status add_file(const std::string& path, uint32_t mode, int64_t mtime, int64_t size) {
+  Status add_file(const std::string& path, uint32_t mode, int64_t mtime, int64_t size,
+                  const std::map<std::string, std::string>& attributes) {
     TRY(make_room(path));
     int above = TRY(parent(path));
     Entry entry{path, Type::kFile, kept_mode(mode, false), 0, "", mtime, false};
@@ -265,6 +319,7 @@ class Applier {
         TRY(sys::open_at(above, leaf_of(path), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
     TRY(write_file(file.get(), std::max<int64_t>(size, 0), entry));
     TRY(sys::set_mode(file.get(), entry.mode, path));
+    set_attributes(file.get(), attributes, &entry);
     TRY(sys::set_mtime(file.get(), mtime, path));
     entries_[path] = std::move(entry);
     return {};

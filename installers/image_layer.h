@@ -8,9 +8,10 @@
 // one inode, within their layer; holes of sparse files stay holes.
 //
 // What a layer of the store doesn't have: owners (all of it belongs to whoever runs the command,
-// store/README.md), extended attributes, setuid and setgid bits (no command could use them, since
-// no mount honours them and none gains privileges), devices, fifos and sockets. Left out, and
-// counted.
+// store/README.md), fifos and sockets, extended attributes but user.* (and these only where the
+// store's file system has them). What it has only if the policy says so, and root makes it: setuid
+// and setgid bits, file capabilities, devices; to be seen, since no mount honours them and no
+// command gains privileges. Left out, and counted.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +27,7 @@ namespace rtlaunch::installers {
 struct LayerLimits {
   uint64_t max_bytes = 100ull << 30;  // of the archive, unpacked
   uint64_t max_entries = 2'000'000;
+  bool special_files = false;  // are kept
 };
 
 struct LayerLeftOut {

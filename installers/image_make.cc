@@ -20,12 +20,12 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr const char* kStep = "image_uri";
-constexpr int kLayerVersion = 1;  // of what is made of a layer's archive
+constexpr int kLayerVersion = 2;  // of what is made of a layer's archive
 constexpr auto kProgressEvery = std::chrono::milliseconds(40);
 
-store::Key layer_key(const std::string& diff_id) {
+store::Key layer_key(const std::string& diff_id, bool special_files) {
   store::Hasher hash;
-  hash.field("image layer").number(kLayerVersion).field(diff_id);
+  hash.field("image layer").number(kLayerVersion).field(diff_id).number(special_files);
   return store::Key{hash.hex()};
 }
 
@@ -125,7 +125,7 @@ class Making {
 
   // By its diffID, which covers all that is in it: everybody's who has shown that he has it, too.
   Result<store::Digest> layer(const ImageLayout& layout, size_t i) {
-    store::Key key = layer_key(layout.config().diff_ids[i]);
+    store::Key key = layer_key(layout.config().diff_ids[i], ref_.special_files);
     UniqueFd lock = TRY(store_.lock(
         key, [&] { report("wait", 0, 0); }, store::Whose::kEverybody));
     if (auto known = TRY(store_.lookup(key, store::Whose::kEverybody))) {
@@ -190,6 +190,7 @@ class Making {
   Status apply(UniqueFd fd, const config::ImageBlob& blob, const std::string& diff_id,
                const std::string& name, const store::Staging& staging, store::Manifest& manifest) {
     LayerLimits limits;
+    limits.special_files = ref_.special_files;
     LayerLeftOut left_out;
     ImageStream stream(std::move(fd), name, limits.max_bytes);
     Status applied = apply_image_layer(stream, name, staging.tree(), manifest, &left_out, limits,

@@ -187,6 +187,59 @@ TEST(ImageLayer, DevicesAndAttributesAreLeftOutAndCounted) {
   }
 }
 
+TEST(ImageLayer, AttributesOfUsersStay) {
+  TempDir dir;
+  TarText tar;
+  tar.add("noted/", '5', "", {.pax = {{"SCHILY.xattr.user.note", "of a folder"}}});
+  tar.add("noted/file", '0', "x",
+          {.pax = {{"SCHILY.xattr.user.note", "a = b\n"},
+                   {"SCHILY.xattr.user.other", "y"},
+                   {"SCHILY.xattr.trusted.x", "z"}}});
+  tar.hard("same", "noted/file");
+  auto applied = applied_from(tar.text(), dir.path());
+  ASSERT_OK(applied);
+  EXPECT_EQ(applied->left_out.attributes, 1u) << "trusted.x";
+  char value[32];
+  EXPECT_EQ(::getxattr((dir / "noted/file").c_str(), "user.note", value, sizeof value), 6);
+  EXPECT_EQ(::getxattr((dir / "noted").c_str(), "user.note", value, sizeof value), 11);
+  EXPECT_EQ(entry(applied->manifest, "same")->attributes.at("user.other"), "y");
+  auto tree = sys::open_at(AT_FDCWD, dir.path(), O_RDONLY | O_DIRECTORY);
+  ASSERT_OK(store::seal_tree(tree->get(), applied->manifest));
+  auto scanned = store::scan_tree(tree->get());
+  ASSERT_OK(scanned);
+  EXPECT_EQ(scanned->digest(), applied->manifest.digest());
+  EXPECT_EQ(store::Manifest::parse(applied->manifest.text())->digest(), scanned->digest());
+  ASSERT_EQ(::setxattr((dir / "noted/file").c_str(), "user.note", "c", 1, 0), 0);
+  EXPECT_NE(store::scan_tree(tree->get())->digest(), scanned->digest());
+  EXPECT_FALSE(store::seal_tree(tree->get(), applied->manifest).ok());
+}
+
+TEST(ImageLayer, SpecialFilesStayWhereThePolicySaysAndRootMakesThem) {
+  TarText tar;
+  tar.add("dev/zero", '3', "", {.mode = 0666, .device = {1, 5}});
+  tar.add("dev/planted", '3', "", {.mode = 0666}).add("pipe", '6', "", {});
+  tar.add("bin/su", '0', "x", {.mode = 04755});
+  tar.add("shared", '5', "", {.mode = 02775});
+  LayerLimits limits;
+  limits.special_files = true;
+  TempDir dir;
+  auto applied = applied_from(tar.text(), dir.path(), limits);
+  ASSERT_OK(applied);
+  bool root = ::geteuid() == 0;
+  EXPECT_EQ(applied->left_out.devices, root ? 2u : 3u) << "a whiteout that is none, and the pipe";
+  EXPECT_EQ(applied->left_out.setuid, root ? 0u : 2u);
+  EXPECT_EQ(entry(applied->manifest, "bin/su")->mode, root ? 04755u : 0755u);
+  EXPECT_EQ(entry(applied->manifest, "shared")->mode, root ? 02775u : 0775u);
+  EXPECT_FALSE(entry(applied->manifest, "dev/planted"));
+  if (root) {
+    EXPECT_EQ(entry(applied->manifest, "dev/zero")->content, "c1:5");
+  }
+  auto tree = sys::open_at(AT_FDCWD, dir.path(), O_RDONLY | O_DIRECTORY);
+  ASSERT_OK(store::seal_tree(tree->get(), applied->manifest));
+  EXPECT_EQ(store::scan_tree(tree->get())->digest(), applied->manifest.digest());
+  EXPECT_EQ(store::Manifest::parse(applied->manifest.text())->digest(), applied->manifest.digest());
+}
+
 TEST(ImageLayer, LimitsAndDamage) {
   TempDir one, two, three;
   auto applied =

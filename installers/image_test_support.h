@@ -20,6 +20,7 @@ class TarText {
     std::string link = {};
     std::map<std::string, std::string> pax = {};  // of an extended header
     int64_t mtime = 1'600'000'000;
+    std::pair<unsigned, unsigned> device = {};
   };
   TarText& add(const std::string& name, char type, const std::string& content, const More& more) {
     std::string records;
@@ -69,6 +70,8 @@ class TarText {
     put(257, std::string("ustar\0"
                          "00",
                          8));
+    octal(329, 7, more.device.first);
+    octal(337, 7, more.device.second);
     unsigned sum = 0;
     for (unsigned char c : head) sum += c;
     octal(148, 6, sum);

@@ -41,6 +41,7 @@ Result<Field> plan_image(const PlanRequest& request, const store::Store& own) {
   Field field;
   field.name = "image_uri";
   field.image = TRY(parse_image_ref(request.env.image->uri, request.cwd));
+  field.image->special_files = config::keeps_special_files(request.env.image->uri, request.allowed);
   field.key = TRY(image_key(*field.image, own));
   return field;
 }

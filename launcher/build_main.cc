@@ -145,7 +145,10 @@ struct Ready {
 // Beyond this point paths are opened with the caller's rights.
 Result<Ready> prepare(const Work& work) {
   BuildRequest request = TRY(read_request());
-  if (work.caller) request.plan.allowed = work.allowed;
+  if (work.caller) {
+    request.plan.allowed = work.allowed;
+    request.plan.allowed.special_files.reset();  // a client, who makes the same key, isn't told
+  }
   if (work.caller) request.plan.plugin_folders = {work.plugins};
   if (!work.caller) {
     store::Store own = TRY(store::Store::open(request.store, true));

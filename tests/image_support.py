@@ -62,18 +62,24 @@ def tar_of(files, mode=0o644):
             info = tarfile.TarInfo(name.rstrip('/'))
             info.uid = info.gid = 1000
             info.mtime = 1_600_000_000
+            header = content if isinstance(content, Special) else {}
+            content = content.content if header else content
+            for key in set(header) - {'mode'}:
+                setattr(info, key, header[key])
             if isinstance(content, Link):
                 info.type, info.linkname = tarfile.SYMTYPE, content
+                archive.addfile(info)
+            elif info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
                 archive.addfile(info)
             elif name.endswith('/'):
                 info.type, info.mode = tarfile.DIRTYPE, 0o755
                 archive.addfile(info)
             else:
                 if isinstance(content, pathlib.Path):
-                    info.mode = content.stat().st_mode & 0o7777
+                    info.mode = header.get('mode', content.stat().st_mode & 0o7777)
                     content = content.read_bytes()
                 else:
-                    info.mode = mode
+                    info.mode = header.get('mode', mode)
                     content = content.encode() if isinstance(content, str) else content
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
@@ -82,6 +88,14 @@ def tar_of(files, mode=0o644):
 
 class Link(str):
     pass
+
+
+class Special(dict):
+    """A file with what else a tar header says of it: Special('text', mode=0o4755)."""
+
+    def __init__(self, content='', **header):
+        super().__init__(header)
+        self.content = content
 
 
 def digest(data):
@@ -128,12 +142,12 @@ class Image:
 
 
 class Registry(http.server.ThreadingHTTPServer):
-    """Serves one image as registries do, by plain http, to who knows `login`."""
+    """Serves one image as registries do, by plain http, to who knows `login`, or to all."""
 
-    def __init__(self, image, name, login):
+    def __init__(self, image, name, login=None):
         super().__init__(('127.0.0.1', 0), Answer)
         self.image, self.name, self.asked = image, name, []
-        self.header = 'Basic ' + base64.b64encode(login.encode()).decode()
+        self.header = login and 'Basic ' + base64.b64encode(login.encode()).decode()
         self.at = f'127.0.0.1:{self.server_port}'
         threading.Thread(target=self.serve_forever, daemon=True).start()
 

@@ -7,12 +7,13 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import tarfile
 
 import pytest
 
 from conftest import PLAIN_UID
 from daemon_support import daemon, stopped_daemon, wait_until  # noqa: F401
-from image_support import PASSWD, Image, Link, Registry, programs_of, python_files
+from image_support import PASSWD, Image, Link, Registry, Special, programs_of, python_files
 
 TOOLS = [f'/usr/bin/{name}' for name in ('cat', 'ls', 'id', 'env', 'stat', 'touch', 'rm', 'mkdir', 'readlink')]
 PYTHON = '/usr/bin/python3'
@@ -228,6 +229,26 @@ def refused(rt, image, *args):
     return rt.fails('--image', image, *args, '--', 'true')
 
 
+CLOSED = '''mount -t tmpfs -o mode=755 none /run && mkdir -m 700 /run/containers &&
+exec setpriv --reuid={uid} --regid={uid} --clear-groups "$@"'''
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can close a folder to others')
+def test_pulling_past_a_folder_that_podman_has_closed(make_embedded, tmp_path):
+    """The control: skopeo by itself gives up where it may not look for credentials."""
+    rt = make_embedded(PLAIN_UID)
+    made = Image(tmp_path / 'served').layer({**programs_of('/bin/sh'), 'bin/sh': pathlib.Path(os.path.realpath('/bin/sh'))})
+    registry = Registry(made.write(), 'team/tool')
+    env = {**rt.env, **registry.configure(rt.make_dir('registry'))}
+    shut = ['unshare', '--mount', 'sh', '-c', CLOSED.format(uid=PLAIN_UID), 'sh']
+    alone = subprocess.run([*shut, 'skopeo', 'inspect', '--tls-verify=false', f'docker://{registry.at}/team/tool:1'], env=env,
+                           capture_output=True, text=True)
+    assert alone.returncode != 0 and '/run/containers' in alone.stderr, alone
+    done = subprocess.run([*shut, *rt.command('--image', f'{registry.at}/team/tool:1', '--', 'sh', '-c', 'echo pulled')], env=env,
+                          cwd=rt.home, capture_output=True, text=True)
+    assert done.stdout == 'pulled\n', done
+
+
 def test_bad_images(make_embedded, tmp_path, image):
     rt = make_embedded(0)
     other = Image(tmp_path / 'other', architecture='s390x').layer({'a': 'b'}).write()
@@ -256,3 +277,64 @@ def test_a_policy_says_which_images(stopped_daemon, image):  # noqa: F811
     wait_until(lambda: len(stopped_daemon.events('policy')) > before, seconds=60)
     assert 'may not be used: oci:/elsewhere/* may' in refused(rt, image.uri)
     assert 'may not be used' in rt.fails('exec', 'img', '--', 'true', verb='exec')
+
+
+def special_image(folder):
+    """With a setuid copy of `id`, a program with capabilities, a device, a note on a file; and what shows them."""
+    made = Image(folder, Env=['PATH=/usr/bin:/bin'])
+    made.layer({**programs_of('/bin/sh', *TOOLS), **python_files(), 'bin/sh': pathlib.Path(os.path.realpath('/bin/sh'))})
+    everything = bytes.fromhex('0100000202200000000000000000000000000000')   # cap_chown, cap_dac_override and setfcap
+    made.layer({'srv/su': Special(pathlib.Path('/usr/bin/id'), mode=0o4755),
+                'srv/capable': Special('x', pax_headers={'SCHILY.xattr.security.capability': everything.decode('latin-1')}),
+                'srv/zero': Special(type=tarfile.CHRTYPE, devmajor=1, devminor=5, mode=0o666),
+                'srv/noted': Special('x', pax_headers={'SCHILY.xattr.user.note': 'of the image'})})
+    return made.write()
+
+
+LOOK = '''
+import os, stat
+mode = os.stat('/srv/su').st_mode
+print(oct(mode & 0o7777), sorted(set(os.listdir('/srv'))), os.getxattr('/srv/noted', 'user.note').decode())
+print(os.popen('/srv/su -u').read().strip() == str(os.getuid()))
+try:
+    print(open('/srv/zero', 'rb').read(1))
+except OSError as error:
+    print(type(error).__name__)
+'''
+PLAIN = "0o755 ['capable', 'noted', 'su'] of the image\nTrue\nFileNotFoundError\n"
+KEPT = "0o4755 ['capable', 'noted', 'su', 'zero'] of the image\nTrue\nPermissionError\n"
+
+
+def test_special_files_of_an_image_are_left_out_and_told(way, tmp_path):
+    special = special_image(tmp_path / 'special')
+    done = way.run('--image', special.uri, '--', 'python3', '-c', LOOK)
+    assert done.stdout == PLAIN, done
+    for words in ('1 devices, fifos or sockets', '1 setuid or setgid bits', "1 files' extended attributes"):
+        assert words in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='a policy is root\'s')
+def test_special_files_stay_where_the_policy_says_and_do_nothing(make_embedded, tmp_path):
+    """Of root's own, without a daemon; of an image of the same layers that isn't named they don't."""
+    special, other, rt = special_image(tmp_path / 'special'), special_image(tmp_path / 'other'), make_embedded(0)
+    (tmp_path / 'policy.json').write_text(json.dumps({'version': 1, 'allow': {'special_files': [special.uri]}}))
+    own_etc = """cd $1 && mkdir up work && mount -t overlay -o lowerdir=/etc,upperdir=up,workdir=work none /etc &&
+                 mkdir -p -m 755 /etc/rtlaunch && install -m 644 policy.json /etc/rtlaunch/ && cd / && shift && exec "$@" """
+
+    def said(image):
+        shutil.rmtree(tmp_path / 'up', ignore_errors=True), shutil.rmtree(tmp_path / 'work', ignore_errors=True)
+        done = subprocess.run(['unshare', '--mount', 'sh', '-c', own_etc, 'sh', str(tmp_path),
+                               *rt.command('--image', image.uri, '--', 'python3', '-c', LOOK)], env=rt.env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    assert (said(special), said(other)) == (KEPT, PLAIN)
+    assert rt.run('store', 'verify', verb='store').returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can start rtlaunchd')
+def test_through_the_daemon_no_special_files_stay(stopped_daemon, tmp_path):  # noqa: F811
+    special = special_image(tmp_path / 'special')
+    policy = stopped_daemon.folder / 'policy.json'
+    policy.write_text(json.dumps({'version': 1, 'allow': {'special_files': [special.uri]}}))
+    rt = stopped_daemon.start('--policy', str(policy)).launcher(0)
+    assert rt.ok('--image', special.uri, '--', 'python3', '-c', LOOK) == PLAIN

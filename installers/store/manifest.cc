@@ -1,5 +1,8 @@
 #include "installers/store/manifest.h"
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
@@ -8,19 +11,21 @@
 
 namespace rtlaunch::store {
 
-// Content and path follow the header. All are 8-byte aligned.
+// Content, path and attributes follow the header. All are 8-byte aligned.
 struct Manifest::Packed {
   uint64_t size;
   int64_t mtime;
   uint32_t path_size;
   uint16_t content_size;
   uint16_t mode;
+  uint16_t attributes_size;
   char type;
   bool opaque;
   char data[];
 
   std::string_view content() const { return {data, content_size}; }
   std::string_view path() const { return {data + content_size, path_size}; }
+  std::string_view attributes() const { return {data + content_size + path_size, attributes_size}; }
   bool is_directory() const { return type == static_cast<char>(Entry::Type::kDirectory); }
 };
 
@@ -78,6 +83,17 @@ Status check_path(std::string_view path) {
   }
 }
 
+bool is_device_text(const std::string& text) {
+  size_t colon = text.find(':');
+  auto number = [](std::string_view digits) {
+    return !digits.empty() && digits.size() < 10 &&
+           digits.find_first_not_of("0123456789") == std::string_view::npos;
+  };
+  return colon != std::string::npos && (text[0] == 'c' || text[0] == 'b') && text != "c0:0" &&
+         number(std::string_view(text).substr(1, colon - 1)) &&
+         number(std::string_view(text).substr(colon + 1));
+}
+
 Status check_content(const Entry& entry) {
   if (entry.type == Entry::Type::kFile && entry.content.size() != 32) {
     return bad_entry(entry.path, "a file without its SHA-256");
@@ -85,6 +101,14 @@ Status check_content(const Entry& entry) {
   if (entry.type == Entry::Type::kLink &&
       (entry.content.empty() || entry.content.size() > kLongestPath)) {
     return bad_entry(entry.path, "a link without a target, or with too long a one");
+  }
+  if (entry.type == Entry::Type::kDevice && !is_device_text(entry.content)) {
+    return bad_entry(entry.path, "a device without its number");
+  }
+  bool can_have = entry.type == Entry::Type::kFile || entry.type == Entry::Type::kDirectory;
+  for (const auto& [name, value] : entry.attributes) {
+    if (can_have && is_kept_attribute(name)) continue;
+    return bad_entry(entry.path, "has an attribute that has no place in a layer");
   }
   if (entry.opaque && entry.type != Entry::Type::kDirectory) {
     return bad_entry(entry.path, "only a directory can be opaque");
@@ -95,10 +119,10 @@ Status check_content(const Entry& entry) {
   return {};
 }
 
-void append_escaped(std::string& out, std::string_view text) {
+void append_escaped(std::string& out, std::string_view text, char also = '\\') {
   for (char byte : text) {
     auto value = static_cast<unsigned char>(byte);
-    if (value > 0x20 && value != 0x7f && value != '\\') {
+    if (value > 0x20 && value != 0x7f && value != '\\' && byte != also) {
       out += byte;
       continue;
     }
@@ -123,6 +147,32 @@ bool unescape(std::string_view text, std::string& out) {
   return true;
 }
 
+// As it is packed and hashed: the end of a line.
+std::string attributes_text(const std::map<std::string, std::string>& attributes) {
+  std::string text;
+  for (const auto& [name, value] : attributes) {
+    text += ' ';
+    append_escaped(text, name, '=');
+    text += '=';
+    append_escaped(text, value, '=');
+  }
+  return text;
+}
+
+bool parse_attributes(std::string_view text, std::map<std::string, std::string>& attributes) {
+  while (!text.empty()) {
+    text.remove_prefix(1);
+    std::string_view one = text.substr(0, text.find(' '));
+    text.remove_prefix(one.size());
+    size_t equals = one.find('=');
+    std::string name, value;
+    bool good = equals != std::string_view::npos && unescape(one.substr(0, equals), name) &&
+                unescape(one.substr(equals + 1), value);
+    if (!good || !attributes.emplace(std::move(name), std::move(value)).second) return false;
+  }
+  return true;
+}
+
 std::string line_of(const Entry& entry) {
   char head[80];
   std::snprintf(head, sizeof head, "%c %04o %lld %llu ", static_cast<char>(entry.type), entry.mode,
@@ -130,7 +180,7 @@ std::string line_of(const Entry& entry) {
   std::string line = head;
   if (entry.type == Entry::Type::kFile) {
     line += hex_of(entry.content);
-  } else if (entry.type == Entry::Type::kLink) {
+  } else if (entry.type == Entry::Type::kLink || entry.type == Entry::Type::kDevice) {
     append_escaped(line, entry.content);
   } else {
     line += entry.opaque ? "opaque" : "-";
@@ -138,6 +188,7 @@ std::string line_of(const Entry& entry) {
   line += ' ';
   if (entry.path.empty()) line += '.';
   append_escaped(line, entry.path);
+  line += attributes_text(entry.attributes);
   line += '\n';
   return line;
 }
@@ -156,9 +207,10 @@ bool parse_line(std::string_view line, Entry& entry) {
     field[i] = line.substr(0, space);
     line = line.substr(space + 1);
   }
-  field[5] = line;
+  field[5] = line.substr(0, line.find(' '));
+  if (!parse_attributes(line.substr(field[5].size()), entry.attributes)) return false;
   if (field[0].size() != 1 ||
-      std::string_view("fdlw").find(field[0][0]) == std::string_view::npos) {
+      std::string_view("fdlwn").find(field[0][0]) == std::string_view::npos) {
     return false;
   }
   entry.type = static_cast<Entry::Type>(field[0][0]);
@@ -167,12 +219,23 @@ bool parse_line(std::string_view line, Entry& entry) {
     return false;
   }
   if (entry.type == Entry::Type::kFile) entry.content = raw_of(field[4]);
-  if (entry.type == Entry::Type::kLink && !unescape(field[4], entry.content)) return false;
+  bool text = entry.type == Entry::Type::kLink || entry.type == Entry::Type::kDevice;
+  if (text && !unescape(field[4], entry.content)) return false;
   entry.opaque = field[4] == "opaque" && entry.type == Entry::Type::kDirectory;
   return field[5] == "." || (!field[5].empty() && unescape(field[5], entry.path));
 }
 
 }  // namespace
+
+bool is_kept_attribute(const std::string& name) {
+  bool users = name.starts_with("user.") && !name.starts_with("user.overlay.");
+  return (users || name == "security.capability") && name.size() <= 255;
+}
+
+std::string device_text(mode_t type, dev_t number) {
+  return std::string(1, S_ISBLK(type) ? 'b' : 'c') + std::to_string(major(number)) + ":" +
+         std::to_string(minor(number));
+}
 
 char* Manifest::allocate(size_t size) {
   size = (size + 7) & ~size_t{7};
@@ -186,27 +249,34 @@ char* Manifest::allocate(size_t size) {
 }
 
 Manifest::Packed* Manifest::pack(const Entry& entry) {
-  auto* packed = new (allocate(sizeof(Packed) + entry.content.size() + entry.path.size())) Packed;
+  std::string attributes = attributes_text(entry.attributes);
+  if (attributes.size() > UINT16_MAX) attributes = " too=much";  // finish() refuses it
+  size_t size = entry.content.size() + entry.path.size() + attributes.size();
+  auto* packed = new (allocate(sizeof(Packed) + size)) Packed;
   packed->size = entry.size;
   packed->mtime = entry.mtime;
   packed->path_size = static_cast<uint32_t>(entry.path.size());
   packed->content_size = static_cast<uint16_t>(entry.content.size());
   packed->mode = static_cast<uint16_t>(entry.mode & 07777);
+  packed->attributes_size = static_cast<uint16_t>(attributes.size());
   packed->type = static_cast<char>(entry.type);
   packed->opaque = entry.opaque;
   std::memcpy(packed->data, entry.content.data(), entry.content.size());
   std::memcpy(packed->data + entry.content.size(), entry.path.data(), entry.path.size());
+  std::memcpy(packed->data + size - attributes.size(), attributes.data(), attributes.size());
   return packed;
 }
 
 Entry Manifest::unpack(const Packed* packed) {
-  return Entry{std::string(packed->path()),
-               static_cast<Entry::Type>(packed->type),
-               packed->mode,
-               packed->size,
-               std::string(packed->content()),
-               packed->mtime,
-               packed->opaque};
+  Entry entry{std::string(packed->path()),
+              static_cast<Entry::Type>(packed->type),
+              packed->mode,
+              packed->size,
+              std::string(packed->content()),
+              packed->mtime,
+              packed->opaque};
+  (void)parse_attributes(packed->attributes(), entry.attributes);  // our own text
+  return entry;
 }
 
 void Manifest::set_file(size_t i, uint64_t size, const std::string& content) {
@@ -287,7 +357,9 @@ Digest Manifest::digest() const {
   std::vector<Open> open;
   auto begin = [](const Packed* record) {
     Hasher hash;
-    hash.field("rtlaunch-tree-1").bytes(&record->type, 1);
+    bool plain = record->attributes().empty();
+    hash.field(plain ? "rtlaunch-tree-1" : "rtlaunch-tree-1+").bytes(&record->type, 1);
+    if (!plain) hash.field(record->attributes());
     hash.number(record->mode).number(0).number(0).number(static_cast<uint64_t>(record->mtime));
     return hash;
   };

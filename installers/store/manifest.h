@@ -2,9 +2,9 @@
 // encoding: entries sorted by the raw bytes of their names within each directory, domain-separated
 // per type, every string and number length-prefixed. It covers name, type, mode (07777), uid and
 // gid (0:0, always), size and SHA-256 of a file, target of a link, `overlay.opaque` (the neutral
-// name for both trusted. and user.), and mtime in seconds. It does not cover inode, nlink, atime,
-// ctime, blocks. A link's mode is 0777 and a whiteout's is 0 with the fixed mtime, whatever was
-// said: they mean nothing.
+// name for both trusted. and user.), the other extended attributes that a layer can have, and mtime
+// in seconds. It does not cover inode, nlink, atime, ctime, blocks. A link's mode is 0777 and a
+// whiteout's is 0 with the fixed mtime, whatever was said: they mean nothing.
 //
 // The text form (one entry a line, sorted) is the `manifest` file beside each layer's tree:
 //   rtlaunch-manifest 1
@@ -13,14 +13,20 @@
 //   f 0644 315532800 5 <sha256 in hex> lib/a
 //   l 0777 315532800 0 a lib/b              content is the target
 //   w 0000 315532800 0 - lib/c
-// In targets and paths the bytes 0x00-0x20, 0x7f and `\` are written `\xHH`.
+//   n 0600 315532800 0 c1:3 dev/null        a device
+//   f 0644 315532800 5 <sha256> lib/d user.note=text user.other=x     attributes, by name
+// In targets, paths and attributes (there `=` as well) the bytes 0x00-0x20, 0x7f and `\` are
+// written `\xHH`.
 //
 // Entries are kept packed, about 110 bytes each, so that 100,000 files fit in 12 MB.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -32,14 +38,21 @@
 namespace rtlaunch::store {
 
 struct Entry {
-  enum class Type : char { kFile = 'f', kDirectory = 'd', kLink = 'l', kWhiteout = 'w' };
+  enum class Type : char {
+    kFile = 'f',
+    kDirectory = 'd',
+    kLink = 'l',
+    kWhiteout = 'w',
+    kDevice = 'n'
+  };
   std::string path;  // relative, no leading or trailing slash; "" is the root of the tree
   Type type = Type::kFile;
   uint32_t mode = 0644;  // 07777
   uint64_t size = 0;
-  std::string content = {};  // kFile: raw 32-byte SHA-256; kLink: target
+  std::string content = {};  // kFile: raw 32-byte SHA-256; kLink: target; kDevice: "c1:3", "b8:0"
   int64_t mtime = 0;         // seconds
   bool opaque = false;       // kDirectory: hides what lies below it in lower layers
+  std::map<std::string, std::string> attributes = {};  // kFile, kDirectory: see is_kept_attribute()
 
   bool operator==(const Entry&) const = default;
 };
@@ -113,7 +126,12 @@ inline constexpr int64_t kFixedMtime = 315532800;
 
 // Reads the tree below `dir` (hashing every file, with up to `threads` threads) into a manifest.
 // uid, gid are not looked at: our layers are 0:0 by definition. Fails on a type that has no place
-// in a layer (device, fifo, socket), naming it.
+// in a layer (fifo, socket), naming it.
+// Extended attributes that a layer can have: user.*, but for overlayfs' own, and a program's
+// capabilities, where whoever fills the tree left them there.
+bool is_kept_attribute(const std::string& name);
+std::string device_text(mode_t type, dev_t number);  // as `content` has it
+
 Result<Manifest> scan_tree(int dir, unsigned threads = 2);
 
 // Compares the tree with the manifest by names, types, modes, sizes, times and link targets,

@@ -20,12 +20,22 @@ Result<Type> type_of(const struct stat& info, const std::string& path) {
   if (S_ISDIR(info.st_mode)) return Type::kDirectory;
   if (S_ISLNK(info.st_mode)) return Type::kLink;
   if (S_ISCHR(info.st_mode) && info.st_rdev == 0) return Type::kWhiteout;
-  return make_error("scan", path, "a device, fifo or socket has no place in a layer");
+  if (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode)) return Type::kDevice;
+  return make_error("scan", path, "a fifo or socket has no place in a layer");
 }
 
 bool is_opaque(int dir) {
   return sys::get_xattr(dir, "trusted.overlay.opaque") == "y" ||
          sys::get_xattr(dir, "user.overlay.opaque") == "y";
+}
+
+std::map<std::string, std::string> attributes_of(int fd) {
+  std::map<std::string, std::string> attributes;
+  for (const std::string& name : sys::list_xattrs(fd)) {
+    if (!is_kept_attribute(name)) continue;
+    if (auto value = sys::get_xattr(fd, name)) attributes[name] = *value;
+  }
+  return attributes;
 }
 
 std::string below(const std::string& directory, const std::string& name) {
@@ -53,8 +63,8 @@ class Scanner {
  private:
   Status add_directory(int dir, const std::string& path) {
     struct stat info = TRY(sys::stat_fd(dir, path));
-    manifest_.add(
-        {path, Type::kDirectory, info.st_mode & 07777, 0, "", info.st_mtime, is_opaque(dir)});
+    manifest_.add({path, Type::kDirectory, info.st_mode & 07777, 0, "", info.st_mtime,
+                   is_opaque(dir), attributes_of(dir)});
     for (const std::string& name : TRY(sys::list_dir(dir))) TRY(add(dir, name, below(path, name)));
     return {};
   }
@@ -67,7 +77,14 @@ class Scanner {
       return add_directory(sub.get(), path);
     }
     if (entry.type == Type::kLink) entry.content = TRY(sys::read_link_at(dir, name));
-    if (entry.type == Type::kFile) entry.content.assign(32, '\0');
+    if (entry.type == Type::kDevice) entry.content = device_text(info.st_mode, info.st_rdev);
+    if (entry.type == Type::kFile) {
+      entry.content.assign(32, '\0');
+      if (!sys::list_xattrs_at(dir, name).empty()) {
+        UniqueFd file = TRY(sys::open_at(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+        entry.attributes = attributes_of(file.get());
+      }
+    }
     manifest_.add(entry);
     return {};
   }
@@ -200,6 +217,9 @@ class Sealer {
 
   Status settle(int dir, const Entry& entry) {
     TRY(set_opaque(dir, entry));
+    if (attributes_of(dir) != entry.attributes) {
+      return differs(entry.path, "has other attributes");
+    }
     TRY(sys::set_mode(dir, entry.mode, entry.path));
     TRY(sys::set_mtime(dir, entry.mtime, entry.path));
     blocks_ += static_cast<uint64_t>(TRY(sys::stat_fd(dir, entry.path)).st_blocks);
@@ -223,7 +243,17 @@ class Sealer {
     if (entry.type == Type::kLink && TRY(sys::read_link_at(dir, name)) != entry.content) {
       return differs(entry.path, "links elsewhere");
     }
-    if (entry.type == Type::kFile && (info.st_mode & 07777) != entry.mode) {
+    if (entry.type == Type::kDevice && device_text(info.st_mode, info.st_rdev) != entry.content) {
+      return differs(entry.path, "is another device");
+    }
+    if (!entry.attributes.empty() && entry.type == Type::kFile) {
+      UniqueFd file = TRY(sys::open_at(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+      if (attributes_of(file.get()) != entry.attributes) {
+        return differs(entry.path, "has other attributes");
+      }
+    }
+    bool has_mode = entry.type == Type::kFile || entry.type == Type::kDevice;
+    if (has_mode && (info.st_mode & 07777) != entry.mode) {
       return differs(entry.path, "has another mode");
     }
     if (entry.type == Type::kFile && static_cast<uint64_t>(info.st_size) != entry.size) {
