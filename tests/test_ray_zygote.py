@@ -336,6 +336,7 @@ else:
 
 @pytest.mark.parametrize('what, environment', [
     ('another version of what Ray imports', {'pip': ['filelock==3.18.0']}),
+    ('another version of what a worker imports later', {'pip': ['pydantic==2.10.6']}),
     ('what Ray would have used', {'pip': ['tqdm==4.66.4']}),
     ('a variable that is read at the start', {'pip': ['idna==3.7'], 'env_vars': {'PYTHONHASHSEED': '5'}}),
     ('a variable that Ray reads', {'pip': ['idna==3.7'], 'env_vars': {'RAY_DEDUP_LOGS': '1'}}),
@@ -343,12 +344,21 @@ else:
 def test_where_a_copy_would_be_wrong_there_is_none(node, what, environment):
     versions, copies = node.drive(with_zygote(f'''
 one, copy = actor({environment!r})
-version = "import importlib, sys; value = [getattr(importlib.import_module(name), '__version__', '') for name in ('filelock', 'idna')]"
+version = "import importlib, sys; value = [getattr(importlib.import_module(name), '__version__', '') for name in ('filelock', 'pydantic')]"
 answer([ray.get(one.run.remote(version)), [copy, a_copy()[1]]])'''))
     assert copies == [False, True]
-    if 'filelock==3.18.0' in environment['pip']:
-        assert versions[0] == '3.18.0'
+    for index, asked in enumerate(('filelock==3.18.0', 'pydantic==2.10.6')):
+        assert asked not in environment['pip'] or versions[index] == asked.partition('==')[2]
     assert 'no worker from a zygote' in node.log('raylet.err')
+
+
+def test_what_each_worker_imports_is_shared_by_copies(node):
+    """What the zygote had is frozen, and the collector knows nothing of it."""
+    own = "import gc, sys; live = set(map(id, gc.get_objects())); value = [name for name in ('ray', 'pydantic.main') if id(vars(sys.modules[name])) in live]"
+    assert node.drive(with_zygote(f'''
+one, copy = a_copy()
+other, other_copy = actor({{**PIP, 'env_vars': {{'PYTHONHASHSEED': '1'}}}})
+answer([copy, other_copy, ray.get(one.run.remote({own!r})), ray.get(other.run.remote({own!r}))])''')) == [True, False, [], ['ray', 'pydantic.main']]
 
 
 def test_a_module_of_the_working_dir_that_is_called_like_one_of_rays(node, tmp_path):

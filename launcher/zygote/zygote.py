@@ -76,6 +76,7 @@ def import_all():
     import ray
     import ray._private.workers.default_worker
     import ray._common.usage.usage_lib   # at connect()
+    import ray._common.pydantic_compat, ray._private.arrow_serialization   # with the first value that is pickled
     for name in LATER:
         if isinstance(sys.modules.get(name), Later):
             del sys.modules[name]
