@@ -106,8 +106,10 @@ def test_exit_statuses_are_the_commands(rt):
 
 def test_of_the_host_only_processes_are_out_of_sight(rt):
     shared = rt.make_dir('shared')
+    of_the_host = pathlib.Path(f'/tmp/of-the-host-{os.getpid()}')
+    of_the_host.touch()
     script = f'''echo written 2>/dev/null > {shared}/file; for n in mnt pid ipc uts net; do readlink /proc/self/ns/$n; done
-                 ls /proc | grep -c "^[0-9]"; ls -A /tmp | wc -l; ls -A /dev | wc -l; hostname'''
+                 ls /proc | grep -c "^[0-9]"; ls /tmp | grep -c "^{of_the_host.name}$"; ls -A /dev | wc -l; hostname'''
     outside = [subprocess.Popen(['sleep', '600']) for _ in range(8)]
     try:
         lines = rt.ok(*RAY, '--', 'sh', '-c', script).split()
@@ -118,13 +120,14 @@ def test_of_the_host_only_processes_are_out_of_sight(rt):
     host = [os.readlink(f'/proc/self/ns/{name}') for name in ('mnt', 'pid', 'ipc', 'uts', 'net')]
     assert [a == b for a, b in zip(lines, host)] == [False, False, True, True, True]
     assert int(lines[5]) < len(outside)
-    assert int(lines[6]) == len(os.listdir('/tmp'))
+    assert int(lines[6]) == 1
     assert lines[8] == os.uname().nodename
     assert int(lines[7]) == len(os.listdir('/dev'))
     assert (shared / 'file').read_text() == 'written\n'
     (shared / 'file').unlink()
     control = rt.ok('--', 'sh', '-c', script, cwd='/').split()
-    assert control[2] != host[2] and int(control[6]) < len(os.listdir('/tmp')) and not (shared / 'file').exists()
+    assert control[2] != host[2] and int(control[6]) == 0 and not (shared / 'file').exists()
+    of_the_host.unlink()
 
 
 def test_shared_memory_is_the_hosts(rt):

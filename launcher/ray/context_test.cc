@@ -87,7 +87,8 @@ TEST(Context, InAnImageItsOwnPythonStartsTheWorker) {
   Json json = Json::parse(*make_context(request));
   EXPECT_EQ(words(json),
             "exec /bin/rtlaunch exec 1 --profile ray --die-with-parent --session /s/session_1 "
-            "--bind '/host site/ray=/site/ray' --working-dir-at /run/working_dir_files/p -- ");
+            "--bind '/host site/ray=/site/ray' --working-dir-at /run/working_dir_files/p "
+            "--job ray-\"${RAY_JOB_ID:-none}\"-session_1 -- ");
   EXPECT_EQ(json["py_executable"], "python3");
   EXPECT_EQ(json["override_worker_entrypoint"], "/site/ray/default_worker.py");
   std::string given = json["env_vars"]["RTLAUNCH_ENV_VARS"];
