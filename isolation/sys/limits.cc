@@ -1,6 +1,5 @@
 #include "isolation/sys/limits.h"
 
-#include <linux/ioprio.h>
 #include <linux/sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -12,6 +11,7 @@
 #include <sstream>
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/priority.h"
 #include "isolation/sys/process.h"
 
 namespace rtlaunch::sys {
@@ -57,7 +57,7 @@ Status take_scheduling(const Limits& limits) {
   attr.priority = limits.priority;
   if (::syscall(SYS_sched_setattr, 0, &attr, 0) != 0) return sys_error("sched_setattr", "");
   if (limits.io == 0) return {};  // never chosen: it follows the nice value
-  if (::syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, limits.io) == 0) return {};
+  if (::syscall(SYS_ioprio_set, kIoOfProcess, 0, limits.io) == 0) return {};
   return sys_error("ioprio_set", "");
 }
 
@@ -122,7 +122,7 @@ Result<Limits> limits_of(pid_t pid) {
   std::string process = pid == 0 ? "self" : std::to_string(pid);
   std::string score = TRY(read_file("/proc/" + process + "/oom_score_adj", 64));
   limits.oom_score = std::atoi(score.c_str());
-  long io = ::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, pid);
+  long io = ::syscall(SYS_ioprio_get, kIoOfProcess, pid);
   if (io > 0) limits.io = static_cast<uint32_t>(io);
   return limits;
 }

@@ -6,6 +6,10 @@
 
 namespace rtlaunch::sys {
 
+// As ioprio_set(2) has them: not all of Debian 12's <linux/ioprio.h> are C++.
+inline constexpr int kIoOfProcess = 1;        // IOPRIO_WHO_PROCESS
+inline constexpr int kIdleIoClass = 3 << 13;  // IOPRIO_CLASS_IDLE
+
 void step_back();
 
 }  // namespace rtlaunch::sys
