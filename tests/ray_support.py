@@ -354,3 +354,14 @@ def ended(pids, seconds=10):
     while left() and time.monotonic() < end:
         time.sleep(0.05)
     return not left()
+
+
+@contextlib.contextmanager
+def our_node_either_way(request, programs, tmp_path_factory):
+    """For a fixture with the params daemon and embedded: of the daemon that all share, or without one."""
+    if request.param == 'embedded':
+        with our_node(programs, store=tmp_path_factory.mktemp('store')) as made:
+            yield made
+    else:
+        with our_node(programs, request.getfixturevalue('ray_daemon')) as made:
+            yield made

@@ -6,7 +6,7 @@ import pytest
 
 from conda_fixtures import channel, compiled, conda  # noqa: F401
 from conda_support import VERSION, Link
-from ray_support import VENV, our_node, ray_daemon, ray_programs  # noqa: F401 (fixtures)
+from ray_support import VENV, our_node_either_way, ray_daemon, ray_programs  # noqa: F401 (fixtures)
 
 
 def add_ray(channel):
@@ -26,12 +26,8 @@ def add_ray(channel):
 @pytest.fixture(scope='module', params=['daemon', 'embedded'])
 def one(request, conda, ray_programs, channel, tmp_path_factory):
     add_ray(channel)
-    if request.param == 'embedded':
-        with our_node(ray_programs, store=tmp_path_factory.mktemp('store')) as made:
-            yield made
-    else:
-        with our_node(ray_programs, request.getfixturevalue('ray_daemon')) as made:
-            yield made
+    with our_node_either_way(request, ray_programs, tmp_path_factory) as made:
+        yield made
 
 
 def test_a_worker_in_a_conda_environment(one, channel):

@@ -9,7 +9,7 @@ import sysconfig
 import pytest
 
 from image_support import Image, programs_of
-from ray_support import VENV, image_python, our_node, ray_daemon, ray_programs  # noqa: F401 (fixtures)
+from ray_support import VENV, image_python, our_node_either_way, ray_daemon, ray_programs  # noqa: F401 (fixtures)
 
 VERSION = sysconfig.get_python_version()
 SAID = """
@@ -31,12 +31,8 @@ def image(ray_programs, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture(scope='module', params=['daemon', 'embedded'])
 def one(request, ray_programs, tmp_path_factory):  # noqa: F811
-    if request.param == 'embedded':
-        with our_node(ray_programs, store=tmp_path_factory.mktemp('store')) as made:
-            yield made
-    else:
-        with our_node(ray_programs, request.getfixturevalue('ray_daemon')) as made:
-            yield made
+    with our_node_either_way(request, ray_programs, tmp_path_factory) as made:
+        yield made
 
 
 def test_an_image_with_a_python_and_without_ray(one, image):
