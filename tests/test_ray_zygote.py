@@ -215,8 +215,7 @@ TIGHTER = [({}, True), ({'no_debug': 'require', 'rlimits': {'core': 4096}, 'no_o
 
 
 @pytest.fixture(scope='module')
-def held(ray_programs):  # noqa: F811
-    """A daemon that can be given another policy."""
+def held_node(ray_programs):  # noqa: F811
     with contextlib.ExitStack() as ends:
         folder = pathlib.Path(tempfile.mkdtemp(prefix='ray-node-'))
         folder.chmod(0o755)
@@ -224,6 +223,13 @@ def held(ray_programs):  # noqa: F811
         daemon = Daemon(ray_programs, folder, options=['--policy', str(folder / 'policy.json')]).start()
         ends.callback(daemon.stop)
         yield ends.enter_context(our_node(ray_programs, daemon))
+
+
+@pytest.fixture
+def held(held_node):
+    """A daemon that can be given another policy; each test begins with none, whatever the last one left."""
+    put_in_force(held_node.daemon, {})
+    return held_node
 
 
 def put_in_force(daemon, ceiling, rules=()):
@@ -284,7 +290,6 @@ answer([copy, other_copy, ray.get(one.run.remote({core!r})), ray.get(other.run.r
     put_in_force(held.daemon, {}, [rule])
     (tmp_path / 'go').touch()
     bound, free = map(held.finish, drivers)
-    put_in_force(held.daemon, {})
     assert bound == [True, False, 4096, 4096]
     assert free[:2] == [True, False] and 4096 not in free
 
@@ -298,7 +303,6 @@ def test_what_a_copy_is_given_is_said_to_root_alone_and_refused_as_a_start_is(he
     assert others.ask(**asked)['error']['errno'] == errno.EPERM
     for refused in ({'profile': 'nope'}, {'controls': {'no_bpf': 'off'}}, {'shape': 'another'}, {'keys': ['ab' * 32]}):
         assert not mine.ask(**{**asked, **refused})['ok'], refused
-    put_in_force(held.daemon, {})
 
 
 def test_each_has_its_own_working_dir(node, tmp_path):
