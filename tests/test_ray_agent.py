@@ -455,8 +455,9 @@ def test_no_descriptor_reaches_a_child(make_agent):
             asked = pool.submit(agent.get, {'working_dir': f'http://127.0.0.1:{silent.getsockname()[1]}/x.zip'}, timeout=3)
             children = pathlib.Path(f'/proc/{agent.process.pid}/task/{agent.process.pid}/children')
             wait_until(lambda: children.read_text().strip(), 10)
-            inherited = [os.readlink(f'/proc/{children.read_text().split()[0]}/fd/{fd}')
-                         for fd in os.listdir(f'/proc/{children.read_text().split()[0]}/fd')]
+            child = f'/proc/{children.read_text().split()[0]}'
+            wait_until(lambda: os.readlink(f'{child}/exe').endswith('/rtlaunch'), 10)   # until its exec it has all of ours
+            inherited = [os.readlink(f'{child}/fd/{fd}') for fd in os.listdir(f'{child}/fd')]
             assert os.readlink(f'/proc/self/fd/{ours}') not in inherited
             asked.result()
     agent.stop()

@@ -5,8 +5,8 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
+#include <list>
 
 namespace rtlaunch::ray {
 namespace {
@@ -18,10 +18,12 @@ using boost::system::error_code;
 
 constexpr uint64_t kMostBody = 64 << 20;
 constexpr uint32_t kMostHeader = 64 << 10;
+constexpr size_t kRead = 16 << 10;
 constexpr size_t kMostConnections = 1024;
 constexpr auto kIdle = std::chrono::hours(1);       // nothing but a leak is idle for so long
 constexpr auto kRequest = std::chrono::minutes(1);  // from its first byte to its last
 constexpr auto kAnswer = std::chrono::minutes(1);   // to be taken
+constexpr auto kLook = std::chrono::seconds(10);    // for those that are late
 
 using Parser = http::request_parser<http::string_body>;
 
@@ -68,53 +70,93 @@ class Server : public HttpServer {
   void start() override { spawn(io_, accept_all(this)); }
 
  private:
+  struct Line;
+  using Lines = std::list<Line*>;
+
+  // A connection, which is on the server's list while it is there; it may outlive the server.
+  struct Line {
+    Line(std::shared_ptr<Lines> all, tcp::socket from)
+        : lines(std::move(all)), socket(std::move(from)) {
+      at = lines->insert(lines->end(), this);
+    }
+    ~Line() { lines->erase(at); }
+    Line(const Line&) = delete;
+    Line& operator=(const Line&) = delete;
+
+    std::shared_ptr<Lines> lines;
+    Lines::iterator at;
+    tcp::socket socket;
+    beast::flat_buffer buffer;
+    Clock::time_point late = Clock::time_point::max();
+  };
+
   static awaitable<void> accept_all(Server* self) {
     for (;;) {
       error_code error;
       tcp::socket socket =
           co_await self->acceptor_.async_accept(asio::redirect_error(asio::use_awaitable, error));
-      if (error || self->connections_ >= kMostConnections) {
+      if (error || self->lines_->size() >= kMostConnections) {
         co_await sleep_for(self->io_, milliseconds(100));
         if (error) continue;
       }
       socket.set_option(tcp::no_delay(true), error);
-      spawn(self->io_, attend(self, beast::tcp_stream(std::move(socket))));
+      socket.non_blocking(true, error);
+      spawn(self->io_, attend(self, std::move(socket)));
+      if (!self->looking_) spawn(self->io_, close_late_ones(self));
+      self->looking_ = true;
     }
   }
 
-  static awaitable<void> attend(Server* self, beast::tcp_stream stream) {
-    ++self->connections_;
-    beast::flat_buffer buffer;
+  // One timer for all: setting one for each request is a system call for each.
+  static awaitable<void> close_late_ones(Server* self) {
+    while (!self->lines_->empty()) {
+      co_await sleep_for(self->io_, kLook);
+      for (Line* line : *self->lines_) {
+        error_code ignored;
+        if (line->late < Clock::now()) line->socket.close(ignored);
+      }
+    }
+    self->looking_ = false;
+  }
+
+  static awaitable<void> attend(Server* self, tcp::socket socket) {
+    Line line(self->lines_, std::move(socket));
     bool open = true;
-    while (open) open = co_await serve_one(self, stream, buffer);
+    while (open) open = co_await serve_one(self, line);
     error_code ignored;
-    stream.socket().shutdown(tcp::socket::shutdown_send, ignored);
-    --self->connections_;
+    line.socket.shutdown(tcp::socket::shutdown_send, ignored);
+  }
+
+  // True when the request is whole, or never will be one.
+  static bool take(beast::flat_buffer& buffer, Parser& parser, error_code& error) {
+    if (buffer.size() == 0) return false;
+    buffer.consume(parser.put(buffer.data(), error));
+    if (error == http::error::need_more) error = {};
+    return error || parser.is_done();
   }
 
   // False when there will be no further request.
-  static awaitable<bool> serve_one(Server* self, beast::tcp_stream& stream,
-                                   beast::flat_buffer& buffer) {
+  static awaitable<bool> serve_one(Server* self, Line& line) {
     error_code error;
     Parser parser;
     parser.body_limit(kMostBody);
     parser.header_limit(kMostHeader);
-    stream.expires_after(kIdle);
-    if (buffer.size() == 0) {
-      co_await http::async_read_some(stream, buffer, parser,
-                                     asio::redirect_error(asio::use_awaitable, error));
+    parser.eager(true);
+    bool begun = line.buffer.size() > 0;
+    line.late = Clock::now() + (begun ? Clock::duration(kRequest) : kIdle);
+    while (!take(line.buffer, parser, error)) {
+      size_t count = co_await line.socket.async_read_some(
+          line.buffer.prepare(kRead), asio::redirect_error(asio::use_awaitable, error));
+      if (error) break;
+      if (!std::exchange(begun, true)) line.late = Clock::now() + kRequest;
+      line.buffer.commit(count);
     }
-    if (!error && !parser.is_done()) {
-      stream.expires_after(kRequest);
-      co_await http::async_read(stream, buffer, parser,
-                                asio::redirect_error(asio::use_awaitable, error));
-    }
-    stream.expires_never();
+    line.late = Clock::time_point::max();
     if (error && !is_our_answer(error)) co_return false;
     bool keep_alive = !error && parser.keep_alive();
     HttpAnswer answer = error ? refuse(error) : HttpAnswer();
     if (!error) answer = co_await respond(self, parser.release());
-    co_return co_await send(stream, answer, keep_alive);
+    co_return co_await send(line, answer, keep_alive);
   }
 
   // What the client should hear of; of all else there is nobody to hear.
@@ -145,13 +187,19 @@ class Server : public HttpServer {
     co_return co_await self->handler_(std::move(path), std::move(request.body()));
   }
 
-  static awaitable<bool> send(beast::tcp_stream& stream, const HttpAnswer& answer,
-                              bool keep_alive) {
+  // Nearly always at once: to wait for it would be one more turn of the loop.
+  static awaitable<bool> send(Line& line, const HttpAnswer& answer, bool keep_alive) {
     error_code error;
     std::string head = head_of(answer, keep_alive);
     std::array<asio::const_buffer, 2> parts = {asio::buffer(head), asio::buffer(answer.body)};
-    stream.expires_after(kAnswer);
-    co_await asio::async_write(stream, parts, asio::redirect_error(asio::use_awaitable, error));
+    size_t sent = line.socket.write_some(parts, error);
+    if (error == asio::error::would_block) error = {};
+    if (!error && sent < head.size() + answer.body.size()) {
+      std::string rest = (head + answer.body).substr(sent);
+      line.late = Clock::now() + kAnswer;
+      co_await asio::async_write(line.socket, asio::buffer(rest),
+                                 asio::redirect_error(asio::use_awaitable, error));
+    }
     co_return !error && keep_alive;
   }
 
@@ -159,7 +207,8 @@ class Server : public HttpServer {
   tcp::acceptor acceptor_;
   Auth auth_;
   Handler handler_;
-  size_t connections_ = 0;
+  std::shared_ptr<Lines> lines_ = std::make_shared<Lines>();
+  bool looking_ = false;
 };
 
 }  // namespace
