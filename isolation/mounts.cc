@@ -50,11 +50,20 @@ Error no_mount_point(Error error, const std::string& path) {
 
 bool is_absent(const Error& error) { return error.code == ENOENT || error.code == ENOTDIR; }
 
+// What a caller may change was judged by its path: a link that has come into it since isn't
+// followed.
+Result<sys::Mount> clone_itself(const std::string& path) {
+  UniqueFd root = TRY(sys::open_at(AT_FDCWD, "/", O_PATH | O_DIRECTORY));
+  UniqueFd fd = TRY(sys::open_beneath(root.get(), below(path, "/"), O_PATH));
+  return sys::clone_mount(fd.get(), "", true);
+}
+
 // A clone of what the host has at `path`, safe; an invalid one when `optional` and not there.
 Result<sys::Mount> clone_host(const std::string& path, uint64_t attributes, bool optional,
                               const Rights& rights) {
   Rights::Borrowed as_caller = TRY(rights.borrow_for(path));
-  Result<sys::Mount> mount = sys::clone_mount(AT_FDCWD, path, true);
+  bool judged = rights.caller() != nullptr && !(attributes & MOUNT_ATTR_RDONLY);
+  Result<sys::Mount> mount = judged ? clone_itself(path) : sys::clone_mount(AT_FDCWD, path, true);
   if (!mount && optional && (is_absent(mount.error()) || mount.error().code == EACCES)) {
     return sys::Mount();
   }

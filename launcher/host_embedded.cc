@@ -5,6 +5,7 @@
 #include "isolation/userns.h"
 #include "launcher/builder.h"
 #include "launcher/host_parts.h"
+#include "launcher/job_user.h"
 
 namespace rtlaunch {
 namespace {
@@ -42,7 +43,7 @@ class EmbeddedHost : public Host {
     isolation::Spec spec = launch.spec;
     bool held = hold_to_policy(launch.asked, &spec).ok();
     auto leases = store_.acquire_all(launch.layers);
-    if (!held || !leases || !*leases) return std::nullopt;
+    if (!held || gives_users() || !leases || !*leases) return std::nullopt;
     return Past{std::move(spec), profile(), std::move(**leases), {}, ""};
   }
   void started_past(const Past&, pid_t, const std::string&) override {}
@@ -79,6 +80,7 @@ class EmbeddedHost : public Host {
     auto leases = TRY(store_.acquire_all(launch.layers));
     if (!leases) return std::unique_ptr<Running>();
     for (const store::Lease& lease : *leases) launch.spec.leases.push_back(lease.fd.get());
+    UniqueFd user = TRY(take_job_user(launch.asked.job, &launch.spec));
     UniqueFd id_map = TRY(become(&launch.spec));
     isolation::Sandbox sandbox = TRY(isolation::start(launch.spec));
     return std::unique_ptr<Running>(
@@ -114,7 +116,19 @@ class EmbeddedHost : public Host {
   void ended() override { background_.release(); }
 
  private:
-  // An image's own user: as if that one had asked, and what is in the image is that user's.
+  // Of the profile's `uids`, before whom an image's own user gives way.
+  bool gives_users() const {
+    return ::geteuid() == 0 && verdict_ && verdict_->profile.uids.want != config::Want::kOff;
+  }
+  Result<UniqueFd> take_job_user(const std::string& job, isolation::Spec* spec) const {
+    if (!gives_users()) return UniqueFd();
+    HeldUser held = TRY(hold_job_user(verdict_->profile.uids, job, store_.path() + "/uids"));
+    spec->user = held.user;
+    spec->leases.push_back(held.hold.get());
+    return std::move(held.hold);
+  }
+
+  // Another user: as if that one had asked, and what is in the image is that user's.
   Result<UniqueFd> become(isolation::Spec* spec) const {
     if (!spec->user) return UniqueFd();
     UniqueFd id_map = TRY(isolation::make_id_map(spec->user->uid, spec->user->gid));
@@ -127,8 +141,10 @@ class EmbeddedHost : public Host {
   std::string profile() const { return verdict_ ? verdict_->profile.name : ""; }
   Status hold_to_policy(const Asked& asked, isolation::Spec* spec) const {
     if (!verdict_) return {};
-    Shield shield = TRY(shield_of(*verdict_, asked.job));
-    return apply(shield, ::geteuid(), spec);
+    config::Verdict verdict = *verdict_;
+    if (gives_users()) verdict.profile.uids = {};  // that one is ours to give
+    Shield shield = TRY(shield_of(verdict, asked.job));
+    return apply(shield, ::geteuid(), store_.path(), spec);
   }
 
   store::Store store_;

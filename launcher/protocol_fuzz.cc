@@ -66,7 +66,7 @@ const FuzzTarget kShield(
     [](std::string_view input) {
       Result<Shield> shield = decode_shield(input);
       isolation::Spec spec;
-      if (shield) (void)apply(*shield, 1000, &spec).ok();
+      if (shield) (void)apply(*shield, 1000, "/store", &spec).ok();
     });
 
 std::string example_packet() {

@@ -87,10 +87,16 @@ std::string home_of(uid_t uid) {
   return "";
 }
 
+// Whatever links are in it: who makes one gets no more by it.
+std::string really(const std::string& path) {
+  auto real = sys::real_path(path);
+  return real ? std::move(*real) : path;
+}
+
 // Who isn't in passwd(5) has what belongs to him: of root's that would be everything.
 bool is_home(uid_t caller, const std::string& path) {
   std::string home = home_of(caller);
-  if (!home.empty() && sys::is_beneath(path, home)) return true;
+  if (!home.empty() && sys::is_beneath(path, really(home))) return true;
   struct stat info;
   return home.empty() && caller != 0 && ::stat(path.c_str(), &info) == 0 && info.st_uid == caller;
 }
@@ -110,11 +116,48 @@ Status check_writable(const Shield& shield, uid_t caller, const std::string& pat
   return not_yours(path, "the policy doesn't let this directory be changed inside");
 }
 
-Status check_places(const Shield& shield, uid_t caller, const Spec& spec) {
+Status check_places(const Shield& shield, uid_t caller, Spec* spec) {
   if (!shield.read_only) return {};
-  for (const std::string& path : spec.writable) TRY(check_writable(shield, caller, path));
+  for (std::string& path : spec->writable) {
+    path = really(path);
+    TRY(check_writable(shield, caller, path));
+  }
+  for (isolation::Bind& bind : spec->binds) {
+    if (!bind.writable) continue;
+    bind.source = really(bind.source);
+    TRY(check_writable(shield, caller, bind.source));
+  }
+  return {};
+}
+
+bool has_image(const Spec& spec) {
+  return std::any_of(spec.overlays.begin(), spec.overlays.end(), [](const isolation::Overlay& one) {
+    return one.target == "/" && !one.over_host;
+  });
+}
+
+// In the host's root it is there anyhow; an image gets what every image gets (worker.cc). What may
+// be changed has been judged.
+bool is_there_anyhow(const isolation::Bind& bind, bool image) {
+  if (bind.writable) return true;
+  if (bind.source != bind.target) return false;
+  return !image || bind.source == "/etc/resolv.conf" || bind.source == "/etc/hosts" ||
+         bind.source == "/sys";
+}
+
+// What of the host is brought to another place, or into an image, is used in place.
+Status check_brought(const Shield& shield, const std::string& store, const Spec& spec) {
+  if (!shield.mounts) return {};
+  auto check = [&](const std::string& path) -> Status {
+    if (sys::is_beneath(path, store) || config::allows_path(shield.mounts, really(path))) return {};
+    return not_yours(path, "the policy doesn't let this be brought in");
+  };
+  bool image = has_image(spec);
   for (const isolation::Bind& bind : spec.binds) {
-    if (bind.writable) TRY(check_writable(shield, caller, bind.source));
+    if (!is_there_anyhow(bind, image)) TRY(check(bind.source));
+  }
+  for (const isolation::Overlay& overlay : spec.overlays) {
+    for (const std::string& lower : overlay.lowers) TRY(check(lower));
   }
   return {};
 }
@@ -331,10 +374,8 @@ Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job)
   TRY(take_network(profile.network, &bound));
   bound.job = plain_job(job);
   bound.controls = TRY(controls_of(profile));
-  TRY(unless_required(
-      profile.uids.want, "uids",
-      "rtlaunchd gives them, who knows which are taken, and to root's workers alone",
-      "as root start it through rtlaunchd, else use a profile without uids"));
+  TRY(unless_required(profile.uids.want, "uids", "only root's workers can be somebody else",
+                      "use a profile without uids"));
   TRY(unless_required(profile.own_user, "own_user", "root's workers have no user namespace yet"));
   return shield;
 }
@@ -378,11 +419,12 @@ Result<Shield> decode_shield(std::string_view text) {
   return shield;
 }
 
-Status apply(const Shield& shield, uid_t caller, Spec* spec) {
+Status apply(const Shield& shield, uid_t caller, const std::string& store, Spec* spec) {
   const Spec& bound = shield.bound;
   bool own = bound.root == isolation::Root::kHost;
   if (own && spec->root == isolation::Root::kShared) spec->root = isolation::Root::kHost;
-  if (own) TRY(check_places(shield, caller, *spec));
+  if (own) TRY(check_places(shield, caller, spec));
+  TRY(check_brought(shield, store, *spec));
   if (bound.network != isolation::Network::kHost && spec->network != isolation::Network::kNone) {
     spec->network = bound.network;
     spec->destinations = bound.destinations;

@@ -6,7 +6,7 @@
 //           from the caller but what the policy let through, and it can only take away.
 //
 //   Shield shield = TRY(shield_of(verdict));       // EOPNOTSUPP: a required control isn't there
-//   TRY(apply(shield, caller, &spec));             // EACCES: the Spec has more than it may
+//   TRY(apply(shield, caller, store, &spec));      // EACCES: the Spec has more than it may
 #pragma once
 
 #include <map>
@@ -50,7 +50,9 @@ Result<std::string> compiled_filter(const Shield& shield);
 std::string encode(const Shield& shield);
 Result<Shield> decode_shield(std::string_view text);
 
-Status apply(const Shield& shield, uid_t caller, isolation::Spec* spec);
+// `store`: what lies below is layers, which are not for this to judge. Paths that may be changed
+// inside become what they really are.
+Status apply(const Shield& shield, uid_t caller, const std::string& store, isolation::Spec* spec);
 
 // Names of controls that were preferred and not to be had: "keyring, landlock_ports".
 std::string lacking_of(const std::vector<isolation::Applied>& applied);

@@ -67,7 +67,7 @@ TEST(Shield, TakesAwayAndNeverGives) {
   asked.root = Root::kShared;
   asked.keep_caps = true;
   asked.upper_bytes = 0;
-  ASSERT_TRUE(apply(shield("strict", {{"upper_bytes", "1M"}}), 1000, &asked).ok());
+  ASSERT_TRUE(apply(shield("strict", {{"upper_bytes", "1M"}}), 1000, "/store", &asked).ok());
   EXPECT_EQ(asked.root, Root::kHost);
   EXPECT_FALSE(asked.keep_caps);
   EXPECT_EQ(asked.network, isolation::Network::kNone);
@@ -77,7 +77,7 @@ TEST(Shield, TakesAwayAndNeverGives) {
   tight.network = isolation::Network::kNone;
   tight.upper_bytes = 4096;
   tight.keep_caps = false;
-  ASSERT_TRUE(apply(shield("ray", {{"upper_bytes", "1M"}}), 1000, &tight).ok());
+  ASSERT_TRUE(apply(shield("ray", {{"upper_bytes", "1M"}}), 1000, "/store", &tight).ok());
   EXPECT_EQ(tight.root, Root::kHost);
   EXPECT_FALSE(tight.keep_caps);
   EXPECT_EQ(tight.network, isolation::Network::kNone);
@@ -111,6 +111,32 @@ TEST(Shield, BasesAreInOrder) {
   }
 }
 
+// By a bind or an overlay, to another place or into an image: with a list only what lies in it.
+TEST(Shield, WhatIsBroughtInIsHeldToTheList) {
+  Shield bound = shield("ml");
+  auto over = [](const std::string& target, const std::string& lower) {
+    isolation::Overlay overlay;
+    overlay.target = target, overlay.lowers = {lower};
+    return overlay;
+  };
+  auto fine = [&](const std::string& source, const std::string& target, bool image = false) {
+    Spec spec;
+    spec.binds.push_back({source, target});
+    if (image) spec.overlays.push_back(over("/", "/store/layer"));
+    return apply(bound, 1000, "/store", &spec).ok();
+  };
+  EXPECT_TRUE(fine("/usr/share", "/srv"));
+  bound.mounts = {{"/usr/share"}};
+  EXPECT_TRUE(fine("/usr/share", "/srv") && fine("/usr/share/doc", "/srv"));
+  EXPECT_FALSE(fine("/usr", "/srv") || fine("/usr/share/../lib", "/srv"));
+  EXPECT_TRUE(fine("/store/layer", "/srv") && fine("/usr/lib", "/usr/lib"));
+  EXPECT_FALSE(fine("/usr/lib", "/usr/lib", true));
+  EXPECT_TRUE(fine("/etc/hosts", "/etc/hosts", true) && fine("/usr/share", "/srv", true));
+  Spec spec;
+  spec.overlays.push_back(over("/srv", "/usr/lib"));
+  EXPECT_FALSE(apply(bound, 1000, "/store", &spec).ok());
+}
+
 TEST(Shield, IntentsTakeSystemCallsAway) {
   auto allowed = [](const Shield& by, const char* call) {
     return isolation::verdict(by.bound.controls.seccomp.rules, call) ==
@@ -137,7 +163,7 @@ TEST(Shield, AFilterOfItsOwnTravelsWithIt) {
   EXPECT_EQ(got->filter, sent.filter);
   Spec spec;
   spec.controls.seccomp.program = "a caller's";
-  ASSERT_TRUE(apply(*got, 1000, &spec).ok());
+  ASSERT_TRUE(apply(*got, 1000, "/store", &spec).ok());
   EXPECT_EQ(spec.controls.seccomp.program, sent.filter);
 }
 
@@ -147,7 +173,7 @@ TEST(Shield, WritableDirectories) {
     Spec spec;
     if (bind) spec.binds.push_back({path, "/x", true});
     if (!bind) spec.writable = {path};
-    return apply(by, 0, &spec).ok();
+    return apply(by, 0, "/store", &spec).ok();
   };
   Shield ml = shield("ml"), strict = shield("strict"), listed = ml;
   listed.mounts = {{"/srv/data"}};

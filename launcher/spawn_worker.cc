@@ -104,7 +104,7 @@ Status lease(const std::vector<store::Digest>& layers, const store::Store& store
   return {};
 }
 
-Result<Spec> decoded(const SpawnRequest& request) {
+Result<Spec> decoded(const SpawnRequest& request, const std::string& store) {
   std::string document = TRY(read_document(request.document.get()));
   Spec spec = TRY(isolation::decode(document));
   TRY(isolation::check_line(request.line.get()));
@@ -113,7 +113,7 @@ Result<Spec> decoded(const SpawnRequest& request) {
   spec.limits = request.limits;
   spec.keep_caps = request.caller.uid == 0;
   Shield shield = TRY(decode_shield(request.shield));
-  TRY(apply(shield, request.caller.uid, &spec));
+  TRY(apply(shield, request.caller.uid, store, &spec));
   spec.stdin_fd = request.input.get();
   spec.stdout_fd = request.output.get();
   spec.stderr_fd = request.error.get();
@@ -139,7 +139,7 @@ Result<std::vector<store::Digest>> named_layers(const Spec& spec,
 
 Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,
                         const store::Store& store, int id_map) {
-  Spec spec = TRY(decoded(request));
+  Spec spec = TRY(decoded(request, store.path()));
   spec.caller = request.caller;
   spec.store = store.path();
   spec.id_map = id_map;
@@ -218,7 +218,7 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
 
 Result<Spec> enter_spec(const SpawnRequest& request) {
   (void)sys::set_oom_score(0).ok();
-  return decoded(request);
+  return decoded(request, "");
 }
 
 Result<Spec> receive_enter(const isolation::Preparing& preparing) {

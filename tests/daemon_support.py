@@ -191,7 +191,7 @@ class Daemon:
 class Start:
     """What a client sends with `start`, kept to be sent again, many times, from one process."""
 
-    def __init__(self, daemon, *command, options=()):
+    def __init__(self, daemon, *command, options=(), env=None):
         folder = daemon.folder / 'capture'
         folder.mkdir(exist_ok=True)
         path = str(folder / 'sock')
@@ -199,7 +199,7 @@ class Start:
             listener.bind(path)
             listener.listen()
             client = subprocess.Popen([daemon.programs / 'rtlaunch', 'run', '--socket', path, *options, '--', *command],
-                                      env={'PATH': os.environ['PATH'], 'HOME': str(folder)}, cwd='/',
+                                      env={'PATH': os.environ['PATH'], 'HOME': str(folder), **(env or {})}, cwd='/',
                                       stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             connection = listener.accept()[0]
         os.unlink(path)

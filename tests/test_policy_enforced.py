@@ -23,6 +23,7 @@ POLICY = {
                'ceiling': {'network': 'none'},
                'allow': {'fields': ['pip', 'working_dir', 'env_vars'], 'indexes': ['https://mirror.example/*'],
                          'mounts': ['/srv/nothing-here']}},
+              {'name': 'at-home', 'if': {'user': [54321]}, 'allow': {'mounts': ['/srv/nothing-here']}},
               {'name': 'nightly', 'if': {'job': ['night*']}, 'ceiling': {'no_home': 'require'}}]}
 
 
@@ -140,6 +141,49 @@ def test_whoever_speaks_the_protocol_himself_gets_no_more(node, guest):
     assert answer['ok'] and 'of-the-host' in text and pathlib.Path('/tmp/left-behind').exists(), (answer, text)
 
 
+# Attacks: J3
+def test_a_link_in_ones_home_does_not_open_what_it_leads_to(guest, programs, tmp_path):
+    """The document says that `open` in the home may be changed inside, which it may; then that is a link."""
+    user, uid = 'rtl-guest', 54321
+    home, shared = tmp_path / 'home', tmp_path / 'shared'
+    for folder, mode in ((home, 0o755), (shared, 0o1777)):
+        folder.mkdir()
+        folder.chmod(mode)
+    os.chown(home, uid, uid)
+    (tmp_path / 'passwd').write_text(pathlib.Path('/etc/passwd').read_text() + f'{user}:x:{uid}:{uid}::{home}:/bin/sh\n')
+    subprocess.run(['mount', '--bind', tmp_path / 'passwd', '/etc/passwd'], check=True)
+    node = Node(programs, tmp_path / 'of-that-passwd')
+    try:
+        (home / 'open').mkdir()
+        document = Start(node.daemon, 'touch', str(shared / 'made'), str(home / 'open/made'),
+                         env={'HOME': str(home / 'open')}).document
+        os.chown(home / 'open', uid, uid)
+        start_by_hand(node.daemon, uid, document)
+        assert (home / 'open/made').exists() and not (shared / 'made').exists(), 'what it may'
+        subprocess.run(['rm', '-r', home / 'open'], check=True)
+        (home / 'open').symlink_to(shared)
+        answer, _ = start_by_hand(node.daemon, uid, document)
+        assert not answer['ok'] and 'changed inside' in answer['error']['reason'], answer
+        assert not (shared / 'made').exists()
+        subprocess.run(['touch', home / 'open/made'], user=uid, group=uid, extra_groups=[], check=True)
+        assert (shared / 'made').exists(), 'the control run: outside he may'
+    finally:
+        node.daemon.stop()
+        subprocess.run(['umount', '/etc/passwd'], check=True)
+
+
+# Attacks: J3
+def test_what_is_brought_in_lies_where_the_policy_lets_it(node, guest, root, tmp_path):
+    secret = guest.make_files('brought', {'file': 'of the host'})
+    show = ['--', 'cat', '/srv/file']
+    error = guest.fails('--bind', f'{secret}=/srv', *show)
+    assert 'brought in' in error and str(secret) in error
+    by_hand = Start(node.daemon, *show[1:], options=['--bind', f'{secret}=/srv'], env={'HOME': '/'}).document
+    answer, _ = start_by_hand(node.daemon, GUEST, by_hand)
+    assert not answer['ok'] and 'brought in' in answer['error']['reason'], answer
+    assert root.ok('--bind', f'{secret}=/srv', '--', 'cat', '/srv/file') == 'of the host', 'the control run: whom no list binds'
+
+
 def test_a_directory_in_place_is_not_changed_in_a_strict_worker(root):
     said = root.fails('--profile', 'strict', '--working-dir', 'local:///root', '--', 'true')
     assert '/root' in said and 'policy' in said
@@ -150,7 +194,7 @@ def test_reload_takes_a_good_file_and_keeps_the_old_for_a_bad_one(node, guest):
     changed['rules'][0]['choose'].append('debug')
     changed['rules'][0].pop('ceiling')
     node.write(changed)
-    assert node.reload('policy')['rules'] == 2
+    assert node.reload('policy')['rules'] == len(POLICY['rules'])
     guest.ok('--profile', 'ml', '--', 'true')
     assert node.daemon.status()['policy']['file'] == str(node.file)
 

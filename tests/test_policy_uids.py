@@ -32,9 +32,9 @@ def root(node, tmp_path):
     return through(node, tmp_path, 0)
 
 
-def stay(root, profile, job):
+def stay(root, job, *how):
     """A worker that stays: (its client, its user)."""
-    process = root.popen('--profile', profile, '--job', job, '--', 'sh', '-c', 'id -u; id -g; id -G; read x', text=True,
+    process = root.popen(*how, '--job', job, '--', 'sh', '-c', 'id -u; id -g; id -G; read x', text=True,
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     ids = {int(process.stdout.readline()) for _ in range(3)}
     assert len(ids) == 1, 'user, group and groups are one number'
@@ -46,12 +46,16 @@ def end(*processes):
         process.communicate('\n', timeout=120)
 
 
+def stay_as(root, profile, job):
+    return stay(root, job, '--profile', profile)
+
+
 def test_each_job_is_a_user_of_its_own(node, root):
-    a, one = stay(root, 'jobs', 'a')
-    again, same = stay(root, 'jobs', 'a')
-    b, two = stay(root, 'jobs', 'b')
-    no, three = stay(root, 'jobs', '')
-    other, four = stay(root, 'jobs', '')
+    a, one = stay_as(root, 'jobs', 'a')
+    again, same = stay_as(root, 'jobs', 'a')
+    b, two = stay_as(root, 'jobs', 'b')
+    no, three = stay_as(root, 'jobs', '')
+    other, four = stay_as(root, 'jobs', '')
     assert one == same and len({one, two, three, four}) == 4
     assert all(FIRST <= user < FIRST + 1000 for user in (one, two, three, four))
     assert {worker['runs_as'] for worker in node.workers()} == {one, two, three, four}
@@ -76,28 +80,71 @@ def test_it_is_not_root(root, tmp_path):
 
 
 def test_a_range_has_an_end_and_outlives_the_daemon(node, root):
-    a, one = stay(root, 'few', 'a')
+    a, one = stay_as(root, 'few', 'a')
     node.kill()
     node.start()
     wait_until(lambda: [worker.get('runs_as') for worker in node.workers()] == [one], 60)
-    b, two = stay(root, 'few', 'b')
+    b, two = stay_as(root, 'few', 'b')
     assert {one, two} == {FIRST + 5000, FIRST + 5001}
     assert root.ok('--profile', 'few', '--job', 'a', '--', 'id', '-u') == f'{one}\n'
     assert 'uids' in root.fails('--profile', 'few', '--job', 'c', '--', 'true')
     end(a)
     wait_until(lambda: len(node.workers()) == 1, 60)
-    c, three = stay(root, 'few', 'c')
+    c, three = stay_as(root, 'few', 'c')
     assert three == one, 'free again'
     end(b, c)
 
 
-def test_without_a_daemon_nobody_gets_one(programs, tmp_path):
-    alone = make_launcher(programs, tmp_path, 0)
-    wanted = json.dumps({'first': FIRST, 'count': 10})
-    error = alone.fails('--control', f'uids={wanted}', '--', 'true')
-    assert 'uids' in error and 'rtlaunchd' in error
+def asked(count, first=FIRST + 20000):
+    return '--control', 'uids=' + json.dumps({'first': first, 'count': count})
+
+
+@pytest.fixture
+def alone(programs, tmp_path):
+    (tmp_path / 'alone').mkdir()
+    return make_launcher(programs, tmp_path / 'alone', 0)
+
+
+def test_without_a_daemon_each_job_is_one_too(alone):
+    a, one = stay(alone, 'a', *asked(1000))
+    again, same = stay(alone, 'a', *asked(1000))
+    b, two = stay(alone, 'b', *asked(1000))
+    no, three = stay(alone, '', *asked(1000))
+    other, four = stay(alone, '', *asked(1000))
+    assert one == same and len({one, two, three, four}) == 4
+    assert all(FIRST + 20000 <= user < FIRST + 21000 for user in (one, two, three, four))
+    end(a, again, b, no, other)
+    project = alone.make_files('project', {'main.py': 'open("made", "w").write("own"); print(open("made").read())'})
+    assert alone.ok(*asked(9), '--working-dir', project, '--', SYSTEM_PYTHON, 'main.py') == 'own\n'
+    assert alone.run(*asked(9), '--', 'cat', '/etc/shadow').returncode != 0
+    assert alone.ok('--', 'id', '-u') == '0\n' and alone.ok('--', 'cat', '/etc/shadow'), 'the control run'
+
+
+def test_without_a_daemon_a_range_has_an_end_too(alone, programs, tmp_path):
+    few = asked(2)
+    a, one = stay(alone, 'a', *few)
+    b, two = stay(alone, 'b', *few)
+    assert {one, two} == {FIRST + 20000, FIRST + 20001}
+    assert alone.ok(*few, '--job', 'a', '--', 'id', '-u') == f'{one}\n'
+    assert 'uids' in alone.fails(*few, '--job', 'c', '--', 'true')
+    a.kill()   # whoever is killed, its worker ends, and with it the hold
+    a.wait()
+    c, three = stay(alone, 'c', *few)
+    assert three == one, 'free again'
+    end(b, c)
+    stranger = subprocess.Popen(['sleep', '1000'], user=FIRST + 20000, group=FIRST + 20000, extra_groups=[])
+    assert alone.ok(*few, '--', 'id', '-u') == f'{FIRST + 20001}\n', 'that one is somebody'
+    stranger.kill()
+    stranger.wait()
+
+
+def test_a_plain_user_gets_none(programs, tmp_path):
+    (tmp_path / 'user').mkdir()
+    user = make_launcher(programs, tmp_path / 'user', PLAIN_UID)
+    error = user.fails(*asked(10), '--', 'true')
+    assert 'uids' in error and 'root' in error
     prefers = json.dumps({'want': 'prefer', 'first': FIRST, 'count': 10})
-    assert alone.ok('--control', f'uids={prefers}', '--', 'id', '-u') == '0\n', 'the control run'
+    assert user.ok('--control', f'uids={prefers}', '--', 'id', '-u') == f'{PLAIN_UID}\n', 'the control run'
 
 
 def test_others_are_refused(node, tmp_path):
