@@ -103,9 +103,19 @@ Status connect(const Spec& spec, int network, WayOut* way_out) {
   return connect_inside(cable);
 }
 
-Status make_way_out(const Spec& spec, WayOut* way_out) {
+// Its rules let nobody out yet.
+Status fill(const Spec& spec, SpareNetwork spare, WayOut* way_out) {
+  std::vector<Destination> all = numbered(spec.destinations);
+  for (Destination& one : named(spec.destinations, way_out->names)) all.push_back(std::move(one));
+  TRY(enter(spare.network.get()));
+  way_out->translation = std::move(spare.translation);
+  return allow_named(all);
+}
+
+Status make_way_out(const Spec& spec, std::optional<SpareNetwork> spare, WayOut* way_out) {
   TRY(check_forwarding(numbered(spec.destinations)));
   TRY(check_forwarding(named(spec.destinations, way_out->names)));
+  if (spare) return fill(spec, std::move(*spare), way_out);
   UniqueFd host = TRY(current());
   TRY(enter_own());
   UniqueFd own = TRY(current());
@@ -113,8 +123,9 @@ Status make_way_out(const Spec& spec, WayOut* way_out) {
   return connect(spec, own.get(), way_out);
 }
 
-Status make_network(const Spec& spec, WayOut* way_out) {
-  return spec.network == Network::kEgress ? make_way_out(spec, way_out) : enter_own();
+Status make_network(const Spec& spec, std::optional<SpareNetwork> spare, WayOut* way_out) {
+  if (spec.network != Network::kEgress) return enter_own();
+  return make_way_out(spec, std::move(spare), way_out);
 }
 
 // ---- those of a job ----------------------------------------------------------------------------
@@ -266,8 +277,8 @@ UniqueFd keep_living(JobFile* file) {
   return network;
 }
 
-Status enter_shared(const Spec& spec, WayOut* way_out) {
-  if (spec.networks.empty()) return make_network(spec, way_out);
+Status enter_shared(const Spec& spec, std::optional<SpareNetwork> spare, WayOut* way_out) {
+  if (spec.networks.empty()) return make_network(spec, std::move(spare), way_out);
   TRY(sys::make_dirs(spec.networks, 0700));
   UniqueFd folder = TRY(sys::open_at(AT_FDCWD, spec.networks, O_RDONLY | O_DIRECTORY));
   UniqueFd fd = TRY(open_alone(folder.get(), name_of(spec)));
@@ -279,16 +290,16 @@ Status enter_shared(const Spec& spec, WayOut* way_out) {
     TRY(allow_named(named(spec.destinations, fresh)));
   } else {
     sweep(folder.get());
-    TRY(make_network(spec, way_out));
+    TRY(make_network(spec, std::move(spare), way_out));
   }
   return sign(fd.get(), std::move(file));
 }
 
 // Before anybody waits for us.
-Result<WayOut> enter_egress(const Spec& spec) {
+Result<WayOut> enter_egress(const Spec& spec, std::optional<SpareNetwork> spare) {
   WayOut way_out;
   way_out.names = TRY(look_up_names(spec.destinations));
-  TRY(enter_shared(spec, &way_out));
+  TRY(enter_shared(spec, std::move(spare), &way_out));
   return way_out;
 }
 
@@ -305,7 +316,21 @@ Status check_rights(const Spec& spec, bool rootless) {
 
 }  // namespace
 
-Result<WayOut> enter_network(const Spec& spec, bool rootless) {
+Result<SpareNetwork> make_network_ahead() {
+  Spec nobody;
+  nobody.network = Network::kEgress;
+  UniqueFd host = TRY(current());
+  WayOut way_out;
+  Status made = make_way_out(nobody, {}, &way_out);
+  SpareNetwork spare;
+  if (made) spare.network = TRY(current());
+  if (!enter(host.get()).ok()) std::abort();
+  TRY(std::move(made));
+  spare.translation = std::move(way_out.translation);
+  return spare;
+}
+
+Result<WayOut> enter_network(const Spec& spec, bool rootless, std::optional<SpareNetwork> spare) {
   TRY(check_rights(spec, rootless));
   WayOut way_out;
   switch (spec.network) {
@@ -316,10 +341,10 @@ Result<WayOut> enter_network(const Spec& spec, bool rootless) {
       TRY(open_door(spec.listener_to));
       break;
     case Network::kJob:
-      TRY(enter_shared(spec, &way_out));
+      TRY(enter_shared(spec, {}, &way_out));
       break;
     case Network::kEgress:
-      return enter_egress(spec);
+      return enter_egress(spec, std::move(spare));
     case Network::kJoined:
       TRY(enter(spec.network_fd));
       break;

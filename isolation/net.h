@@ -26,6 +26,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "isolation/net_names.h"
@@ -40,8 +41,16 @@ struct WayOut {
   std::vector<HostName> names;  // for the command's /etc/hosts
 };
 
-// For pid 1, in its user namespace: enters the network of the Spec, and opens the door.
-Result<WayOut> enter_network(const Spec& spec, bool rootless);
+// One with a way out that leads nowhere yet, made before it is known for whom. Root.
+struct SpareNetwork {
+  UniqueFd network, translation;
+};
+Result<SpareNetwork> make_network_ahead();
+
+// For pid 1, in its user namespace: enters the network of the Spec, and opens the door. `spare`:
+// one that may be used for it.
+Result<WayOut> enter_network(const Spec& spec, bool rootless,
+                             std::optional<SpareNetwork> spare = {});
 
 // The network that this process is in, which lasts as long as the descriptor. Root.
 Result<UniqueFd> open_network(pid_t pid);

@@ -148,7 +148,8 @@ Status make_overlays(Setup& s) {
 }
 
 Status take_network(Setup& s) {
-  s.way_out = TRY(enter_network(s.spec, s.rootless));
+  s.way_out = TRY(enter_network(s.spec, s.rootless, std::move(s.spares.network)));
+  s.spares.network.reset();
   return {};
 }
 
@@ -315,7 +316,10 @@ void tell_started(Setup& s) {
 
 }  // namespace
 
-void Preparing::make_ahead() const {
+void Preparing::make_ahead(bool way_out) const {
+  if (way_out) {
+    if (auto network = make_network_ahead()) spares.network = std::move(*network);
+  }
   spares.bounding_set_is_shrunk = shrink_bounding_set().ok();  // the worker drops the rest
   spares.make_all();
   Result<Devices> opened = Devices::open();

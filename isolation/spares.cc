@@ -73,6 +73,9 @@ void Spares::append_to(std::vector<int>* descriptors) const {
     descriptors->insert(descriptors->end(), {empty.dir.get(), empty.mount.fd()});
   }
   if (mounts) descriptors->push_back(mounts->fd());
+  if (network) {
+    descriptors->insert(descriptors->end(), {network->network.get(), network->translation.get()});
+  }
 }
 
 Result<sys::Mount> Spares::take(Kind kind, uint64_t bytes) {

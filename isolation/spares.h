@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "isolation/net.h"
 #include "isolation/sys/mount.h"
 #include "isolation/sys/result.h"
 
@@ -25,6 +26,7 @@ class Spares {
   bool proc_is_masked = false;
   bool bounding_set_is_shrunk = false;
   std::optional<sys::MountTable> mounts;  // of our namespace
+  std::optional<SpareNetwork> network;    // only where one is likely to be asked for
   void append_to(std::vector<int>* descriptors) const;
 
   // An empty, read-only directory of a vault, to cover another with.

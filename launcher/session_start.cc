@@ -110,7 +110,7 @@ Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worke
   given.shield.filter.clear();  // who enters pays for compiling it again
   worker.profile = given.verdict.profile.name;
   worker.shield = encode(given.shield);
-  worker.way_out = given.shield.bound.network == isolation::Network::kEgress;
+  spawn.way_out = worker.way_out = given.shield.bound.network == isolation::Network::kEgress;
   spawn.caller = TRY(user_of(session, given, incoming.request));
   spawn.owner = worker.uid = session.peer().user.uid;
   if (spawn.caller.uid != worker.uid) {

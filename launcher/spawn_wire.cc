@@ -189,6 +189,7 @@ std::string encode_request(const SpawnRequest& request, std::vector<int>* fds) {
   out.number(static_cast<uint32_t>(request.entitled.size()));
   for (const store::Digest& digest : request.entitled) out.text(digest.hex);
   out.texts(request.arguments).text(request.shield).flag(request.idle);
+  out.flag(request.way_out);
   write_limits(request.limits, &out);
   uint32_t present = 0;
   for (size_t i = 0; i < std::size(kFds); ++i) {
@@ -215,6 +216,7 @@ Result<SpawnRequest> decode_request(Packet packet) {
   request.arguments = in.texts();
   request.shield = in.text();
   request.idle = in.flag();
+  request.way_out = in.flag();
   request.limits = read_limits(&in);
   uint32_t present = in.number();
   if (!in.done() || !take_fds(present, std::move(packet.fds), &request)) {

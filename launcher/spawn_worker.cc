@@ -199,13 +199,13 @@ void keep_descriptors(SpawnRequest& request) {
 }  // namespace
 
 Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerConfig& config,
-                           const store::Store& store) {
+                           const store::Store& store, bool way_out) {
   // The spawner may have died before we asked to die with it; then our socket has ended, unless we,
   // or one made after us, keep the other end. Also for that nothing else of the spawner's stays.
   const int keep[] = {0, 1, 2, preparing.socket, store.dir(), preparing.outside->pidfd.get()};
   TRY(sys::close_all_but(keep, std::size(keep)));
   (void)sys::set_oom_score(0).ok();  // not the spawner's own
-  preparing.make_ahead();
+  preparing.make_ahead(way_out);
   if (!is_asked(preparing.socket, 0)) sys::touch_memory();  // more than one start ever needs
   wait_for_request(preparing.socket);
   preparing.clock.restart();

@@ -12,9 +12,10 @@ namespace rtlaunch {
 // To a child that waits for it (Launch::begin with receive_start): the request, its descriptors,
 // and the id map (-1: none).
 Status send_start(int child, const SpawnRequest& request, int id_map);
-// In the child: waits for that, then start_spec().
+// In the child: waits for that, then start_spec(). `way_out`: it will want a network with one.
 Result<isolation::Spec> receive_start(const isolation::Preparing& preparing,
-                                      const SpawnerConfig& config, const store::Store& store);
+                                      const SpawnerConfig& config, const store::Store& store,
+                                      bool way_out);
 
 // In the child. Reads and decodes the document, which may hang or lie; leases what it names.
 Result<isolation::Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,

@@ -54,8 +54,9 @@ struct SpawnRequest {
                                         // it does are leased in the child, and held by pid 1
   std::vector<std::string> arguments;   // kBuild: of rtlaunch-build, without argv[0]
   std::optional<sys::Limits> limits;    // kStart, kEnter: of who asks, and of what it gets
-  std::string shield;  // kStart, kEnter: what `document` is held to (shield.h); needed
-  bool idle = false;   // kBuild: nobody waits for it
+  std::string shield;    // kStart, kEnter: what `document` is held to (shield.h); needed
+  bool idle = false;     // kBuild: nobody waits for it
+  bool way_out = false;  // kStart: its network shall have one; known here only to be made ahead
   // kStart, kEnter: close(2) of input, output or error may wait for a server of the caller's own
   // (FUSE, NFS). The spawner then never takes them: see spawn_courier.h.
   bool may_hang = false;

@@ -38,11 +38,16 @@ constexpr size_t kMostIdMaps = 256, kMostReplies = 4096, kReady = 4;
 constexpr std::chrono::seconds kGraceAfterKill(2), kBetweenSweeps(2);
 // After a start the CPUs are its command's for so long, and its client's: longer than `true` takes.
 constexpr std::chrono::milliseconds kLull(3);
+// Networks are made ahead only where they are in use: so long after the last one. Each is an
+// interface of the host's.
+constexpr std::chrono::seconds kNetworksInUse(60);
+constexpr std::ptrdiff_t kReadyNetworks = 2;
 
 // A pid 1, and what its record says of it.
 struct Made {
   Launch launch;
   std::string start_time;
+  bool way_out;  // it has made a network with one
 };
 
 // A child of ours that has not told yet whether it started, or that we owe a kEnded for.
@@ -102,7 +107,11 @@ class Loop {
   Status enter(SpawnRequest& request);
   Status enter_by(Courier& courier, SpawnRequest& request);
   Status build(SpawnRequest& request);
-  Result<Made> make_ahead();
+  Result<Made> make_ahead(bool way_out);
+  Made take_ready(bool way_out);
+  bool uses_networks() const;
+  std::ptrdiff_t ready_networks() const;
+  void drop_networks();
   Result<Launch> in_leaf(const std::function<Result<Launch>(int cgroup)>& make);
   void end_leaf(pid_t pid);
   void sweep_leaves();
@@ -140,6 +149,7 @@ class Loop {
   std::vector<Made> ready_;            // wait for a request
   bool can_prepare_ = true;            // until one couldn't be made
   Clock::time_point last_start_ = {};  // was asked for, or has come about
+  std::optional<Clock::time_point> last_way_out_;
   std::deque<Outgoing> outgoing_;
 };
 
@@ -175,14 +185,16 @@ Child& Loop::add(const SpawnRequest& request, Launch launch) {
 }
 
 // Namespaces and a pid 1 in them, before anybody asked.
-Result<Made> Loop::make_ahead() {
+Result<Made> Loop::make_ahead(bool way_out) {
   const store::Store* store = TRY(this->store());
-  auto prepare = [&](auto& preparing) { return receive_start(preparing, config_, *store); };
+  auto prepare = [&](auto& preparing) {
+    return receive_start(preparing, config_, *store, way_out);
+  };
   Launch launch = TRY(in_leaf([&](int cgroup) {
     return Launch::begin(prepare, {.cgroup = cgroup, .exit_signal = SIGCHLD, .outside = &outside_});
   }));
   std::string since = TRY(start_time(launch.pid()));  // it is not reaped before we say so
-  return Made{std::move(launch), std::move(since)};
+  return Made{std::move(launch), std::move(since), way_out};
 }
 
 // Accounting is no reason not to start.
@@ -220,10 +232,36 @@ void Loop::sweep_leaves() {
 
 // Not while anybody waits. What fails now is told when it fails for somebody.
 void Loop::prepare_one() {
-  Result<Made> made = make_ahead();
+  Result<Made> made = make_ahead(uses_networks() && ready_networks() < kReadyNetworks);
   if (made) ready_.push_back(std::move(*made));
   can_prepare_ = made.ok();
   sys::touch_memory();  // pages that we share with it now; the next request would have to copy them
+}
+
+bool Loop::uses_networks() const {
+  return last_way_out_ && Clock::now() - *last_way_out_ < kNetworksInUse;
+}
+
+std::ptrdiff_t Loop::ready_networks() const {
+  return std::count_if(ready_.begin(), ready_.end(), [](const Made& made) { return made.way_out; });
+}
+
+void Loop::drop_networks() {
+  if (!last_way_out_ || uses_networks()) return;
+  last_way_out_.reset();
+  for (const Made& made : ready_) {
+    if (made.way_out) (void)sys::send_signal(made.launch.pidfd(), SIGKILL).ok();
+  }
+}
+
+// Of those that would do, the one that fits; there is one.
+Made Loop::take_ready(bool way_out) {
+  auto fits = [&](const Made& made) { return made.way_out == way_out; };
+  auto found = std::find_if(ready_.begin(), ready_.end(), fits);
+  if (found == ready_.end()) --found;
+  Made made = std::move(*found);
+  ready_.erase(found);
+  return made;
 }
 
 // The last one is replaced at once, others in a lull.
@@ -243,13 +281,13 @@ Status hand_over(const Launch& launch, const SpawnRequest& request, int map, Cou
 
 Result<Made> Loop::handed_over(const SpawnRequest& request, int map, Courier* courier) {
   can_prepare_ = true;
+  if (request.way_out) last_way_out_ = Clock::now();
   while (!ready_.empty()) {
-    Made made = std::move(ready_.back());
-    ready_.pop_back();
+    Made made = take_ready(request.way_out);
     if (hand_over(made.launch, request, map, courier)) return made;  // else somebody killed it
     if (courier) break;                                              // it goes one way only
   }
-  Made made = TRY(make_ahead());
+  Made made = TRY(make_ahead(false));
   TRY(hand_over(made.launch, request, map, courier));
   return made;
 }
@@ -479,6 +517,7 @@ Status Loop::flush() {
 
 int Loop::timeout() const {
   Clock::time_point first = std::min(next_sweep_, next_preparation().value_or(next_sweep_));
+  if (last_way_out_) first = std::min(first, *last_way_out_ + kNetworksInUse);
   for (const auto& [pid, child] : children_) {
     if (child.starting) first = std::min(first, child.deadline);
   }
@@ -530,6 +569,7 @@ Status Loop::run() {
     if (polled[0].revents != 0) reap();
     end_late_starts();
     sweep_leaves();
+    drop_networks();
     if (polled[1].revents & (POLLIN | POLLHUP)) TRY(take_requests());
     TRY(flush());
   }

@@ -152,6 +152,32 @@ def test_a_way_out_leads_where_the_policy_says(guest):
     assert guest.ok('--', 'python3', '-c', DIAL, PORT + 1, '10.9.0.1').split() == ['no']
 
 
+def open_networks():
+    """Those that processes hold by a descriptor."""
+    found = set()
+    for path in pathlib.Path('/proc').glob('[0-9]*/fd/*'):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(path))
+    return {name for name in found if name.startswith('net:')}
+
+
+CABLE = 'import os; print(os.readlink("/proc/self/ns/net")); '
+
+
+def test_networks_are_made_ahead_where_they_are_in_use(node, guest, host):
+    """The next start gets one that was there before it was asked for, and gets no further with it."""
+    assert host.left() == (0, 0, 0), 'nobody has asked for one yet'
+    guest.ok('--', 'true')
+    wait_until(lambda: host.left()[0] > 0 and not node.workers(), 60)
+    ahead = open_networks()
+    dial = ['--', 'python3', '-c', CABLE + DIAL, PORT, '10.9.0.1', '10.9.0.2', '169.254.169.254']
+    network, *reached = guest.ok(*dial).split()
+    assert network in ahead, 'the control run: it is that one'
+    assert reached == ['yes', 'no', 'no'] and node.wait_for_event('ended', refused_packets=2)
+    node.stop()
+    wait_until(lambda: host.left() == (0, 0, 0), 60)
+
+
 @pytest.fixture
 def known_names(tmp_path):
     """The host's /etc/hosts, in a mount namespace of the tests' own (tools/run-tests)."""

@@ -21,15 +21,16 @@ def start(words):
 
 
 class Daemon:
-    def __init__(self, programs, folder):
-        self.programs, self.store, self.runtime = programs, folder / 'store', folder / 'run'
+    def __init__(self, programs, folder, *options):
+        self.programs, self.store, self.runtime, self.options = programs, folder / 'store', folder / 'run', options
         self.socket, self.process = str(self.runtime / 'rtlaunchd.sock'), None
 
     def run(self):
         """Seconds until it answers."""
         began = time.perf_counter()
         self.process = subprocess.Popen(
-            [self.programs / 'rtlaunchd', '--store', self.store, '--runtime', self.runtime, '--metrics', 'off'],
+            [self.programs / 'rtlaunchd', '--store', self.store, '--runtime', self.runtime, '--metrics', 'off',
+             *self.options],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd='/')
         while subprocess.run([self.programs / 'rtlaunch', 'status', '--socket', self.socket], capture_output=True).returncode:
             if self.process.poll() is not None or time.perf_counter() - began > 60:
