@@ -6,7 +6,8 @@
 //
 // Between this and the exec a file may be exchanged: by who writes where the command lies, so by
 // who could exchange the command itself. The spawner's own file is on a mount of its own that can't
-// be written (launcher/spawner_main.cc).
+// be written (launcher/spawner_main.cc), and rtlaunch as root lets nobody reach its own through it
+// (launcher/launch_main.cc).
 //
 // Rests on openat2(2), RESOLVE_NO_MAGICLINKS; execve(2) for what an interpreter's line means.
 #pragma once

@@ -9,6 +9,7 @@
 #include <cstdio>
 
 #include "config/json.h"
+#include "isolation/sys/process.h"
 #include "launcher/builder.h"
 #include "launcher/holds.h"
 #include "launcher/look.h"
@@ -47,6 +48,13 @@ void open_closed_stdio() {
   for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(fd, F_GETFD) < 0) (void)::open("/dev/null", O_RDWR);
   }
+}
+
+// A worker of root's is root by its number. Should it get this program executed inside after all
+// (isolation/program.h: by exchanging a file in time), what that starts doesn't reach our file, the
+// host's, as /proc/PID/exe.
+void close_our_file() {
+  if (::geteuid() == 0) (void)sys::hide_from_peers().ok();
 }
 
 bool is_help(const std::string& word) { return word == "--help" || word == "-h" || word == "help"; }
@@ -137,6 +145,7 @@ int carry_out(int argc, char** argv) {
 // The heap grows once, and what is left at the end is not taken down piece by piece: together a
 // twelfth of a warm run.
 int main(int argc, char** argv) {
+  close_our_file();
   ::mallopt(M_TOP_PAD, 1 << 20);
   open_closed_stdio();
   int status = carry_out(argc, argv);

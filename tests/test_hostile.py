@@ -166,6 +166,24 @@ def test_nor_is_the_spawners_file_changed_through_it(daemon):
     os.chmod(daemon.programs / 'rtlaunchd', 0o755)
 
 
+# Should it be executed there all the same, by who exchanged the command between our look and the exec: as what a worker of
+# root's is, without capabilities, by an interpreter of its choice.
+# Attacks: B1
+@needs_root
+def test_a_launcher_that_is_executed_inside_hides_its_file(rt_one):
+    files = rt_one.make_files('files', {'greedy': GREEDY})
+    (files / 'greedy').chmod(0o755)
+    shutil.copytree(pathlib.Path(rt_one.program).parent, rt_one.folder / 'bin')
+    launcher, other = rt_one.folder / 'bin/rtlaunch', files / 'rtlaunch-other'
+    shutil.copy(shutil.which('timeout'), other)
+    inside = ['setpriv', '--bounding-set=-all', '--inh-caps=-all', '--no-new-privs']
+    subprocess.run([*inside, launcher, 'run', '--embedded', '--store', rt_one.store, '--python', files / 'greedy', '--pip', 'idna',
+                    '--', 'true'], env=rt_one.env, cwd=files, capture_output=True)
+    assert launcher.stat().st_mode & 0o7777 == 0o755
+    subprocess.run([*inside, other, '60', files / 'greedy'], check=True)
+    assert other.stat().st_mode & 0o7777 == 0o4777, 'the control run: another program of the same kind'
+
+
 # --- the terminal --------------------------------------------------------------------------------------------------
 
 BUILD_LOOKS = '''
