@@ -98,7 +98,7 @@ def build(rt, base, *words, **more):
 
 
 def get(url):
-    return f'urllib.request.urlopen({url!r}, timeout=20).read()'
+    return f'urllib.request.urlopen({url!r}, timeout=60).read()'
 
 
 # Attacks: H7
