@@ -73,6 +73,16 @@ void add_variables(const std::vector<std::pair<std::string, std::string>>& added
   }
 }
 
+Status take_given_variables(installers::PlanRequest& request) {
+  auto found = request.variables.find(kGivenVariables);
+  if (found == request.variables.end()) return {};
+  std::string text = "{\"env_vars\": " + found->second + "}";
+  auto given = TRY(config::parse_runtime_env(text, kGivenVariables, request.cwd)).env_vars;
+  add_variables(given, request.env);
+  request.variables.erase(found);
+  return {};
+}
+
 bool names_python(const std::string& command) {
   std::string name = command.substr(command.rfind('/') + 1);
   return name.rfind("python", 0) == 0 &&
@@ -115,6 +125,7 @@ Result<installers::PlanRequest> read_request(const RunOptions& options, Host& ho
   if (options.working_dir) request.env.working_dir = options.working_dir;
   if (!options.image.empty()) request.env.image = config::Image{"image_uri", options.image};
   TRY(add_requirements(options.pip, request.cwd, request.env));
+  TRY(take_given_variables(request));
   add_variables(options.env, request.env);
   // `run -- python3.9 main.py` means packages for that Python.
   request.python = options.python;
@@ -126,20 +137,6 @@ Result<installers::PlanRequest> read_request(const RunOptions& options, Host& ho
   request.allow_conflicts = options.allow_conflicts;
   return request;
 }
-
-namespace {
-
-Status take_given_variables(installers::PlanRequest& request) {
-  auto found = request.variables.find(kGivenVariables);
-  if (found == request.variables.end()) return {};
-  std::string text = "{\"env_vars\": " + found->second + "}";
-  request.env.env_vars =
-      TRY(config::parse_runtime_env(text, kGivenVariables, request.cwd)).env_vars;
-  request.variables.erase(found);
-  return {};
-}
-
-}  // namespace
 
 Result<installers::PlanRequest> exec_request(const RunOptions& options) {
   installers::PlanRequest request;

@@ -16,8 +16,9 @@ Result<std::string> caller_cwd();
 // `host` is asked for the folder of plugins, when there are fields that may be theirs.
 Result<installers::PlanRequest> read_request(const RunOptions& options, Host& host);
 
-// A variable of ours with the env_vars of a command in an environment, as JSON: an environment has
-// no values, and these shall be expanded by the variables of its image, not by the caller's.
+// A variable of ours with env_vars of a command, as JSON: an environment has no values, these shall
+// be expanded by the variables of its image, not by the caller's, and what starts us (Ray's shell)
+// shall not heed them.
 inline constexpr char kGivenVariables[] = "RTLAUNCH_ENV_VARS";
 
 // Of a command in an environment that is known: no file is read.

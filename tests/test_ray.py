@@ -68,6 +68,24 @@ def test_env_vars_merge_from_job_to_task_to_what_it_starts(either):  # noqa: F81
             ['job', 'job', None], ['job', 'task', 'job:x'], ['job', 'task', 'job:x'], ['job', 'job', 'actor']]
 
 
+def test_what_a_shell_heeds_is_heeded_inside_alone(ours, tmp_path):  # noqa: F811
+    """The shell that starts a sandbox is outside of it, and would run what BASH_ENV names."""
+    script = tmp_path / 'mine'
+    script.write_text('echo ran >> "$LOG"\n')
+    log, plain = tmp_path / 'log', tmp_path / 'plain'
+    assert ours.drive(f'''
+        connect()
+        @ray.remote
+        def seen():
+            return [os.environ.get(name) for name in ('BASH_ENV', 'LOG')], os.environ['PATH'].split(':')[0]
+        mine = {{'BASH_ENV': {str(script)!r}, 'PATH': '/mine:${{PATH}}'}}
+        shut_in = {{'pip': ['emoji==2.2.0'], 'env_vars': {{**mine, 'LOG': {str(log)!r}}}}}
+        ray.get(seen.options(runtime_env={{'env_vars': {{**mine, 'LOG': {str(plain)!r}}}}}).remote())
+        answer(ray.get(seen.options(runtime_env=shut_in).remote()))''') == [[str(script), str(log)], '/mine']
+    assert not log.exists()
+    assert plain.read_text(), 'the control run: in no sandbox'
+
+
 def test_pip_of_job_task_and_actor(ours):  # noqa: F811
     assert ours.drive(VERSION + '''
 connect(runtime_env={'pip': ['emoji==2.2.0']})

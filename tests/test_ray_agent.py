@@ -543,6 +543,20 @@ for name, code, more in [('GetRuntimeEnvsInfo', 'UNAUTHENTICATED', {{}}), ('Othe
     assert done.returncode == 0, done.stderr
 
 
+def test_a_profiler_is_not_tried_where_every_worker_is_shut_in(make_agent, tmp_path):
+    """It is tried outside of any sandbox, with variables of the user's: PATH says what programs are."""
+    mine, ran = tmp_path / 'mine', tmp_path / 'ran'
+    mine.mkdir()
+    (mine / 'mkdir').write_text(f'#!/bin/sh\necho ran >> {ran}\n')
+    (mine / 'mkdir').chmod(0o755)
+    env = {'_rocprof_sys': {'args': {}, 'env': {'PATH': f'{mine}:/usr/bin:/bin'}}}
+    shut_in = make_agent(env={'RTLAUNCH_RAY_SANDBOX_ALL': '1'}).start()
+    assert 'shuts in every worker' in shut_in.fails(env) and not ran.exists()
+    make_agent().start().fails(env)
+    assert ran.exists(), 'the control run'
+
+
+
 def test_what_is_held_is_renewed(make_agent, tmp_path):
     agent = make_agent(env={'RTLAUNCH_RAY_HOLD_SECONDS': '6'}).start()
     env = {'working_dir': f'file://{make_zip(tmp_path, {"a.txt": ""})}'}

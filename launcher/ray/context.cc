@@ -166,6 +166,24 @@ std::string text_of(const Json& json) {
   return json.dump(-1, ' ', true, Json::error_handler_t::replace);
 }
 
+// By bash and the loader that it needs, or by us: what starts the sandbox, and is outside of it. It
+// would run what BASH_ENV names, or what PATH says is bash.
+bool heeded_outside(const std::string& name) {
+  for (const char* beginning : {"BASH", "LD_", "RTLAUNCH_"})
+    if (name.starts_with(beginning)) return true;
+  for (const char* one : {"PATH", "ENV", "SHELLOPTS", "PS4", "GLIBC_TUNABLES", "GCONV_PATH"})
+    if (name == one) return true;
+  return false;
+}
+
+void set_inside_what_is_heeded_outside(Json& variables) {
+  Json inside = Json::object(), others = Json::object();
+  for (const auto& [name, value] : variables.items())
+    (heeded_outside(name) ? inside : others)[name] = value;
+  if (!inside.empty()) others[kGivenVariables] = without_dollars(text_of(inside));
+  variables = std::move(others);
+}
+
 }  // namespace
 
 std::vector<std::string> session_words(const std::string& session_dir, const InImage& in) {
@@ -198,6 +216,8 @@ Result<std::string> make_context(const ContextRequest& request) {
   }
   if (request.in_image != nullptr) {
     json["env_vars"] = {{kGivenVariables, without_dollars(text_of(json["env_vars"]))}};
+  } else if (is_shut_in(request)) {
+    set_inside_what_is_heeded_outside(json["env_vars"]);
   }
   std::string text = text_of(json);
   if (text.size() <= kMostBytes) return text;

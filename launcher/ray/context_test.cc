@@ -34,6 +34,30 @@ std::string words(const Json& json) {
   return text;
 }
 
+// The env_vars that a worker which is shut in is given inside.
+Json given(const Json& json) {
+  return Json::parse(json["env_vars"]["RTLAUNCH_ENV_VARS"].get<std::string>());
+}
+
+// Ray's shell, which is outside, would run what BASH_ENV names, or what PATH says is bash.
+// Attacks: E7
+TEST(Context, NoShellOutsideHeedsTheUsersVariables) {
+  const char* env =
+      R"({"env_vars": {"BASH_ENV": "/tmp/mine", "PATH": "/tmp:$PATH", "LD_PRELOAD": "/x", "A": "$B"}})";
+  for (const Json& json : {context(env, "1"), context(env, "", true)}) {
+    EXPECT_EQ(json["env_vars"].size(), 2u);
+    EXPECT_EQ(json["env_vars"]["A"], "$B");
+    EXPECT_EQ(json["env_vars"]["RTLAUNCH_ENV_VARS"].get<std::string>().find('$'),
+              std::string::npos);
+    EXPECT_EQ(given(json)["BASH_ENV"], "/tmp/mine");
+    EXPECT_EQ(given(json)["PATH"], "/tmp:$PATH");
+    EXPECT_EQ(given(json)["LD_PRELOAD"], "/x");
+  }
+  EXPECT_EQ(context(env, "")["env_vars"]["BASH_ENV"],
+            "/tmp/mine");  // the control run: in no sandbox
+  EXPECT_TRUE(context("{}", "1")["env_vars"].empty());
+}
+
 TEST(Context, HasFiveKeys) {
   Json json = context(R"({"env_vars": {"A": "$B"}})", "");
   EXPECT_EQ(json, Json::parse(R"({"command_prefix": [], "env_vars": {"A": "$B"},

@@ -202,9 +202,12 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
     if (!with_ray) co_return late_or(with_ray.error(), request.limit);
     env->runtime_env = *with_ray;
   }
+  // Before one is tried, with variables of the user's and outside of any sandbox.
+  Status can = check_can_run(*env, RunBy{{}, {}, {}, !env->profilers.empty()});
+  if (!can) co_return can;
   auto run_by = co_await executables_.prepare(*env, deadline);
   if (!run_by) co_return late_or(run_by.error(), request.limit);
-  Status can = check_can_run(*env, *run_by);
+  can = check_can_run(*env, *run_by);
   if (!can) co_return can;
   ContextRequest context{*env,
                          *run_by,
