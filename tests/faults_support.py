@@ -154,7 +154,7 @@ class Node(Daemon):
         return {name: (was, now[name]) for name, was in self.before.items()
                 if now[name] != was and not (name in fewer and now[name] < was)}
 
-    def expect_settled(self, seconds=15):
+    def expect_settled(self, seconds=60):
         end = time.monotonic() + seconds
         while self.difference() and time.monotonic() < end:
             time.sleep(0.03)

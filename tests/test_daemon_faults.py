@@ -487,7 +487,7 @@ def test_numbers_of_processes_that_come_round(programs, node, tmp_path):
     script = 'echo 1000 > /proc/sys/kernel/pid_max && exec "$@"'
     done = subprocess.run(['unshare', '--pid', '--fork', '--kill-child', '--mount', '--mount-proc', 'sh', '-c', script, 'sh',
                            sys.executable, __file__, 'numbers', programs, folder, str(amount(400, 3000))],
-                          capture_output=True, text=True, timeout=amount(120, 1200), env={**os.environ, 'PYTHONPATH': str(HERE)})
+                          capture_output=True, text=True, timeout=amount(600, 1200), env={**os.environ, 'PYTHONPATH': str(HERE)})
     if 'pid_max: ' in done.stderr:
         pytest.skip(f'this kernel has one pid_max for all: {done.stderr}')   # before Linux 6.14
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

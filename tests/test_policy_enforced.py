@@ -1,6 +1,7 @@
 """What the policy gives is what a worker gets, through the daemon and without it; what asks for more is
 refused, by name, whoever asks and however. test_policy.py has the commands."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import subprocess
 import pytest
 
 from conftest import PLAIN_UID, make_launcher
-from daemon_support import Daemon, Start, through, wait_until
+from daemon_support import Client, Daemon, Start, as_user, through, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='a policy is root\'s')
 
@@ -102,12 +103,14 @@ def test_only_listed_variables_reach_a_strict_worker(guest):
 
 
 def start_by_hand(daemon, uid, document, **asked):
-    client = daemon.client(uid)
     output, theirs = os.pipe()
     line, their_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     memory, null = os.memfd_create('document'), os.open('/dev/null', os.O_RDWR)
     os.write(memory, document)
-    answer = client.ask([memory, null, theirs, theirs, their_line.fileno()], op='start', keys=[], name='test', **asked)
+    with as_user(uid):
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)   # dumpable: before Linux 6.5 the daemon looks at who we are in /proc
+        client = Client(daemon.socket)
+        answer = client.ask([memory, null, theirs, theirs, their_line.fileno()], op='start', keys=[], name='test', **asked)
     their_line.close()
     for fd in (theirs, memory, null):
         os.close(fd)
