@@ -17,6 +17,7 @@
 #include "launcher/ray/parent.h"
 #include "launcher/ray/port_file.h"
 #include "launcher/ray/service.h"
+#include "launcher/ray/token_review.h"
 #include "launcher/report.h"
 
 namespace {
@@ -66,12 +67,10 @@ std::vector<std::string> where_words(const Knobs& knobs) {
 }
 
 // The child's environment: ours, what a gcs:// package is fetched with, and that Ray stays Ray.
-Knobs::Variables childs_variables(Knobs::Variables variables, const AgentOptions& options,
-                                  const Auth& auth) {
+Knobs::Variables childs_variables(Knobs::Variables variables, const AgentOptions& options) {
   variables["RTLAUNCH_GCS_ADDRESS"] = options.gcs_address;
   variables["RTLAUNCH_GCS_CLUSTER"] = options.cluster_id;
   variables["RTLAUNCH_KEEP_VERSION_OF"] = "ray";
-  if (auth.needed()) variables["RTLAUNCH_GCS_TOKEN"] = auth.token();
   return variables;
 }
 
@@ -123,8 +122,9 @@ Status run(const AgentOptions& options) {
   make_folders(options.runtime_env_dir);
   asio::io_context io(1);
   std::vector<std::string> where = where_words(knobs);
-  Maker maker(io, {rtlaunch, knobs.python, current_folder(), where,
-                   childs_variables(variables, options, auth), knobs.hold});
+  Maker maker(
+      io, {rtlaunch, knobs.python, current_folder(), where, childs_variables(variables, options),
+           knobs.hold, [&auth] { return auth.needed() ? auth.token() : ""; }});
   Executables executables(io, variables, knobs.python, options);
   Images images(io, {rtlaunch, where, knobs.python, options.session_dir, auth.file(), variables});
   Drivers drivers(io, knobs.python, variables, options);
@@ -133,10 +133,13 @@ Status run(const AgentOptions& options) {
       io, options, knobs, maker, executables, images, drivers, bridge, rtlaunch, where,
       [&](LogLevel level, const std::string& text) { log.write(level, text); });
   Service service(environments, options.node_ip);
-  auto server = TRY(HttpServer::listen(io, options.node_ip, options.port, auth,
-                                       [&](std::string path, std::string body) {
-                                         return service.answer(std::move(path), std::move(body));
-                                       }));
+  TokenReview review(io, knobs.python, variables);
+  auto server = TRY(HttpServer::listen(
+      io, options.node_ip, options.port, auth,
+      [&](std::string path, std::string body) {
+        return service.answer(std::move(path), std::move(body));
+      },
+      [&](std::string authorization) { return review.allows(std::move(authorization)); }));
   server->start();
   TRY(start_grpc(options, server->port()));
   TRY(write_port_file(options.session_dir, options.node_id, server->port()));

@@ -9,6 +9,7 @@ using Variables = std::map<std::string, std::string>;
 
 constexpr std::string_view kBearer = "Bearer ";
 constexpr std::string_view kCookie = "ray-authentication-token";
+constexpr const char* kServiceAccount = "/var/run/secrets/ray.io/serviceaccount/token";
 constexpr const char* kBlank = " \t\r\n";
 
 std::string value_of(const Variables& variables, const std::string& name) {
@@ -32,8 +33,14 @@ Result<std::string> token_in(const std::string& path) {
   return token;
 }
 
+bool by_kubernetes(const Variables& variables) {
+  std::string value = value_of(variables, "RAY_ENABLE_K8S_TOKEN_AUTH");
+  return value == "1" || value == "true";
+}
+
 std::string file_of(const Variables& variables) {
   std::string path = value_of(variables, "RAY_AUTH_TOKEN_PATH");
+  if (path.empty() && by_kubernetes(variables)) return kServiceAccount;
   return path.empty() ? value_of(variables, "HOME") + "/.ray/auth_token" : path;
 }
 
@@ -67,32 +74,39 @@ bool equal(std::string_view given, std::string_view right) {
 Result<Auth> Auth::load(const Variables& variables) {
   Auth auth;
   if (value_of(variables, "RAY_AUTH_MODE") != "token") return auth;
-  std::string kubernetes = value_of(variables, "RAY_ENABLE_K8S_TOKEN_AUTH");
-  if (kubernetes == "1" || kubernetes == "true") {
-    return make_error("token", "RAY_ENABLE_K8S_TOKEN_AUTH", "Kubernetes' tokens are not supported",
-                      "use Ray's own tokens, or Ray's own agent");
-  }
+  auth.kubernetes_ = by_kubernetes(variables);
   auth.needed_ = true;
   auth.token_ = first_line(value_of(variables, "RAY_AUTH_TOKEN"));
   if (!auth.token_.empty()) return auth;
   auth.token_ = TRY(token_in(file_of(variables)));
-  auth.file_ = TRY(sys::real_path(file_of(variables)));
+  // A service account's is a link to what the kubelet exchanges.
+  auth.file_ = auth.kubernetes_ ? file_of(variables) : TRY(sys::real_path(file_of(variables)));
   return auth;
+}
+
+std::string Auth::token() const {
+  if (!kubernetes_ || file_.empty()) return token_;
+  auto renewed = token_in(file_);
+  return renewed ? *renewed : token_;
+}
+
+std::string Auth::given(std::string_view authorization, std::string_view ray_authorization,
+                        std::string_view cookies) {
+  std::string_view header = authorization.empty() ? ray_authorization : authorization;
+  if (!header.empty()) return std::string(header);
+  std::string_view cookie = cookie_in(cookies);
+  return cookie.empty() ? "" : std::string(kBearer) + std::string(cookie);
 }
 
 Auth::Verdict Auth::judge(std::string_view authorization, std::string_view ray_authorization,
                           std::string_view cookies) const {
   if (!needed_) return Verdict::kAllowed;
-  std::string_view given = authorization.empty() ? ray_authorization : authorization;
-  if (given.empty()) {
-    given = cookie_in(cookies);
-    if (given.empty()) return Verdict::kMissing;
-  } else if (given.substr(0, kBearer.size()) == kBearer) {
-    given.remove_prefix(kBearer.size());
-  } else {
-    return Verdict::kWrong;
-  }
-  return equal(given, token_) ? Verdict::kAllowed : Verdict::kWrong;
+  std::string text = given(authorization, ray_authorization, cookies);
+  if (text.empty()) return Verdict::kMissing;
+  if (!text.starts_with(kBearer)) return Verdict::kWrong;
+  if (kubernetes_) return Verdict::kAsk;
+  return equal(std::string_view(text).substr(kBearer.size()), token_) ? Verdict::kAllowed
+                                                                      : Verdict::kWrong;
 }
 
 }  // namespace rtlaunch::ray

@@ -65,10 +65,19 @@ TEST_F(AuthFiles, MustBeThereWhenNamed) {
   }
 }
 
-TEST(Auth, KubernetesIsNotJudgedByUs) {
-  EXPECT_FALSE(Auth::load({{"RAY_AUTH_MODE", "token"},
-                           {"RAY_AUTH_TOKEN", "x"},
-                           {"RAY_ENABLE_K8S_TOKEN_AUTH", "true"}}));
+TEST_F(AuthFiles, KubernetesJudgesAndRenews) {
+  auto auth = Auth::load({{"RAY_AUTH_MODE", "token"},
+                          {"RAY_AUTH_TOKEN_PATH", folder_ + "/token"},
+                          {"RAY_ENABLE_K8S_TOKEN_AUTH", "true"}});
+  ASSERT_TRUE(auth);
+  EXPECT_EQ(auth->judge("Bearer anything", "", ""), Auth::Verdict::kAsk);
+  EXPECT_EQ(auth->judge("anything", "", ""), Auth::Verdict::kWrong);
+  EXPECT_EQ(auth->judge("", "", ""), Auth::Verdict::kMissing);
+  EXPECT_EQ(Auth::given("", "", "a=b; ray-authentication-token=x"), "Bearer x");
+  std::string first = auth->token();
+  std::ofstream(folder_ + "/token") << "renewed\n";
+  EXPECT_NE(first, "renewed");
+  EXPECT_EQ(auth->token(), "renewed");
 }
 
 }  // namespace

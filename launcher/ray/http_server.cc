@@ -50,8 +50,12 @@ std::string_view header(const Parser::value_type& request, beast::string_view na
 
 class Server : public HttpServer {
  public:
-  Server(asio::io_context& io, Auth auth, Handler handler)
-      : io_(io), acceptor_(io), auth_(std::move(auth)), handler_(std::move(handler)) {}
+  Server(asio::io_context& io, Auth auth, Handler handler, Review review)
+      : io_(io),
+        acceptor_(io),
+        auth_(std::move(auth)),
+        handler_(std::move(handler)),
+        review_(std::move(review)) {}
 
   Status open(const std::string& ip, uint16_t port) {
     error_code error;
@@ -171,16 +175,18 @@ class Server : public HttpServer {
   }
 
   static awaitable<HttpAnswer> respond(Server* self, Parser::value_type request) {
-    std::string cookies(header(request, "Cookie"));
-    switch (self->auth_.judge(header(request, "Authorization"),
-                              header(request, "X-Ray-Authorization"), cookies)) {
-      case Auth::Verdict::kMissing:
-        co_return in_words(401, "Unauthorized: Missing authentication token");
-      case Auth::Verdict::kWrong:
-        co_return in_words(403, "Forbidden: Invalid authentication token");
-      case Auth::Verdict::kAllowed:
-        break;
+    std::string_view own = header(request, "Authorization"),
+                     rays = header(request, "X-Ray-Authorization"),
+                     cookies = header(request, "Cookie");
+    Auth::Verdict verdict = self->auth_.judge(own, rays, cookies);
+    if (verdict == Auth::Verdict::kAsk) {
+      bool allowed = co_await self->review_(Auth::given(own, rays, cookies));
+      verdict = allowed ? Auth::Verdict::kAllowed : Auth::Verdict::kWrong;
     }
+    if (verdict == Auth::Verdict::kMissing)
+      co_return in_words(401, "Unauthorized: Missing authentication token");
+    if (verdict == Auth::Verdict::kWrong)
+      co_return in_words(403, "Forbidden: Invalid authentication token");
     if (request.method() != http::verb::post) co_return in_words(405, "405: Method Not Allowed");
     std::string path(request.target().data(), request.target().size());
     path.resize(std::min(path.find('?'), path.size()));
@@ -207,6 +213,7 @@ class Server : public HttpServer {
   tcp::acceptor acceptor_;
   Auth auth_;
   Handler handler_;
+  Review review_;
   std::shared_ptr<Lines> lines_ = std::make_shared<Lines>();
   bool looking_ = false;
 };
@@ -214,8 +221,10 @@ class Server : public HttpServer {
 }  // namespace
 
 Result<std::unique_ptr<HttpServer>> HttpServer::listen(asio::io_context& io, const std::string& ip,
-                                                       uint16_t port, Auth auth, Handler handler) {
-  auto server = std::make_unique<Server>(io, std::move(auth), std::move(handler));
+                                                       uint16_t port, Auth auth, Handler handler,
+                                                       Review review) {
+  auto server =
+      std::make_unique<Server>(io, std::move(auth), std::move(handler), std::move(review));
   TRY(server->open(ip, port));
   return std::unique_ptr<HttpServer>(std::move(server));
 }

@@ -29,10 +29,13 @@ struct HttpAnswer {
 class HttpServer {
  public:
   using Handler = std::function<awaitable<HttpAnswer>(std::string path, std::string body)>;
+  // Whether somebody else allows the request with that header: Auth::Verdict::kAsk.
+  using Review = std::function<awaitable<bool>(std::string authorization)>;
 
   // `ip`: an address, or "localhost". Port 0: any.
   static Result<std::unique_ptr<HttpServer>> listen(asio::io_context& io, const std::string& ip,
-                                                    uint16_t port, Auth auth, Handler handler);
+                                                    uint16_t port, Auth auth, Handler handler,
+                                                    Review review);
   virtual ~HttpServer() = default;
   virtual uint16_t port() const = 0;
   virtual void start() = 0;  // from now on connections are taken

@@ -129,8 +129,10 @@ awaitable<Result<ChildEnded>> Maker::run(std::vector<std::string> args, std::str
                                          Clock::time_point deadline, OnLine on_line) {
   args.insert(args.begin(), options_.rtlaunch);
   args.insert(args.end(), options_.where.begin(), options_.where.end());
-  return run_child(io_, {std::move(args), options_.variables, options_.cwd, std::move(input)},
-                   deadline, std::move(on_line));
+  ChildStart child{std::move(args), options_.variables, options_.cwd, std::move(input)};
+  std::string token = options_.token ? options_.token() : "";
+  if (!token.empty()) child.variables["RTLAUNCH_GCS_TOKEN"] = token;
+  return run_child(io_, std::move(child), deadline, std::move(on_line));
 }
 
 awaitable<Result<Maker::Made>> Maker::make(Order order, Clock::time_point deadline, SetupLog& log) {

@@ -27,6 +27,7 @@ struct MakerOptions {
   std::vector<std::string> where;                // --socket S, --embedded, --store D
   std::map<std::string, std::string> variables;  // all that the child has
   seconds hold{3600};                            // how long layers stay unless renewed
+  std::function<std::string()> token = {};       // for Ray's key-value store, as it is now
 };
 
 // Whether the same may work when it is tried again: the network, a daemon that starts anew.
