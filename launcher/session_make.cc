@@ -19,6 +19,7 @@ struct Making {
   std::vector<std::shared_ptr<Build>> builds;
   size_t left = 0;
   std::optional<Error> failed;  // the first
+  bool again = false;           // it was ours, and passes; a builder's is its caller's to judge
   bool gone = false;            // the client
   Bell changed;
 
@@ -69,6 +70,7 @@ awaitable<void> make_one(Server* server, std::shared_ptr<Making> making,
     build->on_event(R"({"event":"made","field":")" + build->field + "\"}");
   } else if (!making->failed) {
     making->failed = made.error();
+    making->again = made.error().code == EAGAIN && !build->told;
     making->end_all();
   }
   making->changed.ring();
@@ -89,7 +91,7 @@ awaitable<std::string> make_layers(Session& session, Incoming incoming) {
   while (making->left > 0) co_await making->changed.wait(kForEver);
   session.stop_watching();
   if (making->gone) session.close();
-  if (making->failed) co_return refusal(session, Op::kMake, *making->failed);
+  if (making->failed) co_return refusal(session, Op::kMake, *making->failed, making->again);
   server.housekeeping().settle_later(session.peer().user, std::move(incoming.fds[0]));
   co_return R"({"ok":true})";
 }

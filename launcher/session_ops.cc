@@ -275,13 +275,17 @@ Result<std::vector<store::Digest>> layers_of(const store::Store& store,
 }
 
 std::string refusal(Session& session, Op op, const Error& error) {
+  return refusal(session, op, error, error.code == EAGAIN);
+}
+
+std::string refusal(Session& session, Op op, const Error& error, bool again) {
   Server& server = session.server();
   server.metrics().count("rtlaunch_failures_total",
                          {{"class", error.step.empty() ? "unknown" : error.step}});
   Facts facts = {.request = session.request_id(), .uid = session.peer().user.uid};
   facts.more = {{"op", protocol::name_of(op)}};
   server.journal().say(Level::kWarning, "failed", facts_of(error, std::move(facts)));
-  return protocol::error_answer(error, error.code == EAGAIN);
+  return protocol::error_answer(error, again);
 }
 
 std::string hello_answer(Server& server) {

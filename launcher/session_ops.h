@@ -16,6 +16,8 @@ std::string wrong_version(int64_t version);
 
 // Of session_ops.cc, and parts of it.
 std::string refusal(Session& session, protocol::Op op, const Error& error);
+// `again`: whether the very same request may be sent once more.
+std::string refusal(Session& session, protocol::Op op, const Error& error, bool again);
 awaitable<std::string> start_worker(Session& session, Incoming incoming);
 std::string grant_start(Session& session, const protocol::Request& request);
 awaitable<std::string> enter_worker(Session& session, Incoming incoming);

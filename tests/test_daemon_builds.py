@@ -1,6 +1,7 @@
 """How rtlaunchd has layers built: in turns, told of, ended with whoever asked. rtlaunch-build is a shell
 script here; the real one is tested elsewhere."""
 
+import errno
 import json
 import os
 import pathlib
@@ -74,6 +75,15 @@ def test_a_builder_that_breaks_is_told(fake_builder, script, word):
     answer = make(daemon.client(), 'pip')
     assert answer['ok'] is False and word in answer['error']['reason'], answer
     assert daemon.client().ask(op='ps')['ok']
+
+
+def test_what_a_builder_says_may_pass_is_for_its_caller_to_try_again(fake_builder):
+    """Clients ask again by themselves, without a word, for what the daemon lacks."""
+    error = {'event': 'error', 'step': 'download', 'errno': errno.EAGAIN, 'object': 'x.zip', 'reason': 'the server answered 503',
+             'cure': 'try again later', 'exit_code': 125}
+    daemon = fake_builder(f"echo '{json.dumps(error)}'")
+    said = make(daemon.client(), 'pip')['error']
+    assert said['errno'] == errno.EAGAIN and not said['again']
 
 
 def test_progress_that_nobody_reads_is_dropped(fake_builder):
