@@ -3,6 +3,7 @@ What a raylet does with the answers is test_ray.py's."""
 
 import concurrent.futures
 import contextlib
+import functools
 import http.client
 import http.server
 import json
@@ -268,6 +269,24 @@ def test_a_failure_is_remembered_and_leaves_no_use(make_agent, tmp_path):
     time.sleep(2)
     agent.context(env)
     assert agent.states()[1][json.dumps(env)].ref_cnt == 1
+
+
+def test_a_failure_that_may_pass_is_shown_and_tried_again(make_agent, tmp_path):
+    agent = make_agent(env={'RUNTIME_ENV_RETRY_TIMES': '1'}).start()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler, bind_and_activate=False) as server:
+        server.server_bind()   # and nobody listens
+        env = {'working_dir': f'http://127.0.0.1:{server.server_port}/later.zip'}
+        agent.fails(env)
+        total, states = agent.states(limit=-1)
+        state = states[json.dumps(env)]
+        assert total == 1 and state.ref_cnt == 0 and not state.success and 'later.zip' in state.error
+        make_zip(tmp_path, {'a.txt': ''}, 'later.zip')
+        server.server_activate()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        agent.context(env)
+        assert agent.states()[1][json.dumps(env)].success
+        server.shutdown()
 
 
 def test_unknown_fields_are_a_warning(agent):

@@ -38,6 +38,7 @@ struct Environments::Entry {
   std::string text;  // the context, or the error
   int64_t creation_ms = 0;
   Clock::time_point forget_failure_at;
+  bool passes = false;    // the failure: it is shown, and the next who asks has it tried again
   std::vector<Uri> uris;  // of what was made
   std::string id;         // of its layers; "": none
   bool uses_uris = false;
@@ -140,7 +141,8 @@ std::optional<GetAnswer> Environments::get_known(const GetRequest& request) {
   auto found = entries_.find(request.env);
   if (found == entries_.end()) return std::nullopt;
   Entry& entry = *found->second;
-  if (entry.state == Entry::State::kFailed && Clock::now() < entry.forget_failure_at) {
+  bool fails = entry.state == Entry::State::kFailed && !entry.passes;
+  if (fails && Clock::now() < entry.forget_failure_at) {
     return GetAnswer{false, entry.text};
   }
   if (entry.state != Entry::State::kMade) return std::nullopt;
@@ -180,10 +182,10 @@ awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
     log.info("runtime_env is ready after " + human_seconds(took.count() * 1000));
     co_return;
   }
-  bool passes = may_pass(made.error());
+  entry->passes = may_pass(made.error());
   entry->state = Entry::State::kFailed;
   entry->text = failure_text(options_.node_ip, made.error());
-  entry->forget_failure_at = Clock::now() + (passes ? seconds(0) : knobs_.failed_for);
+  entry->forget_failure_at = Clock::now() + knobs_.failed_for;
   log.write(LogLevel::kError, entry->text);
   log_(LogLevel::kError, "job " + request.job + ": " + entry->text);
 }

@@ -85,7 +85,7 @@ HttpAnswer Service::list(const std::string& body) const {
   rpc::GetRuntimeEnvsInfoReply reply;
   auto states = environments_.states();
   reply.set_total(static_cast<int64_t>(states.size()));
-  int64_t most = message.has_limit() ? message.limit() : reply.total();
+  int64_t most = message.has_limit() && message.limit() >= 0 ? message.limit() : reply.total();
   for (const EnvironmentState& state : states) {
     if (reply.runtime_env_states_size() >= most) break;
     rpc::RuntimeEnvState& shown = *reply.add_runtime_env_states();
