@@ -261,6 +261,8 @@ sys::Program Uv::command(const std::string& view, std::vector<std::string> args,
   program.env.push_back("UV_CACHE_DIR=" + cache_);
   program.env.push_back("PATH=/usr/bin:/bin");
   program.env.push_back("HOME=/nonexistent");
+  // It looks there for the password of a URL that has a name alone, and would make it at HOME.
+  program.env.push_back("UV_CREDENTIALS_DIR=" + cache_ + "/credentials");
   program.env.push_back("LC_ALL=C.UTF-8");
   program.input = input;
   program.timeout_ms = milliseconds_left();
