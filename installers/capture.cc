@@ -242,7 +242,8 @@ Status run_uv(const Job& job, BuildRoot& root, const InstallCommand& command) {
     argv.push_back("--refresh");
     outcome = TRY(root.run(argv, requirement_lines(job, command)));
   }
-  return ended(job, outcome);
+  TRY(ended(job, outcome));
+  return job.packages.version ? get_tool(job, root, command.get) : Status();
 }
 
 // ---- what came out

@@ -100,7 +100,8 @@ Result<Source> in_place(const std::string& text, Source source) {
   auto real = sys::real_path(path);
   struct stat info;
   if (!real || ::stat(real->c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
-    return bad(source.use, text, "there is no directory " + path, "make it, or correct the path");
+    return bad(source.use, text, "points to '" + path + "', which must already exist on every node",
+               "make the directory, or correct the path");
   }
   source.kind = Source::Kind::kInPlace;
   source.path = source.shown = *real;
