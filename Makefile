@@ -53,7 +53,7 @@ ZYGOTE_release := $(OUT)/bin/rtlaunch-zygote.so $(OUT)/bin/rtlaunch-zygote.py
 
 PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner \
   $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc $(ZYGOTE_$(FLAVOUR)) \
-  $(OUT)/bin/rtlaunch-conda.py
+  $(OUT)/bin/rtlaunch-conda.py $(OUT)/bin/rtlaunch-uv-run.py
 TEST_PROGRAMS := $(patsubst %.cc,$(OUT)/test/%,$(TESTS) $(RAY_TESTS))
 GUESTS := $(patsubst tests/guests/%.c,$(OUT)/guests/%,$(wildcard tests/guests/*.c))
 
@@ -123,6 +123,10 @@ $(OUT)/bin/rtlaunch-zygote.py: launcher/zygote/zygote.py
 	@cp $< $@
 
 $(OUT)/bin/rtlaunch-conda.py: installers/conda_solver.py
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(OUT)/bin/rtlaunch-uv-run.py: installers/uv_run.py
 	@mkdir -p $(@D)
 	@cp $< $@
 
@@ -257,7 +261,7 @@ PREFIX ?= /usr/local
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/rtlaunch
 	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
-	install -m 644 $(OUT)/bin/packaging.whl $(OUT)/bin/rtlaunch-conda.py $(ZYGOTE_$(FLAVOUR)) $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install -m 644 $(OUT)/bin/packaging.whl $(OUT)/bin/rtlaunch-conda.py $(OUT)/bin/rtlaunch-uv-run.py $(ZYGOTE_$(FLAVOUR)) $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	cp -r $(OUT)/bin/rattler $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/share/rtlaunch

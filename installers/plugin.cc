@@ -11,6 +11,7 @@
 
 #include "config/runtime_env.h"
 #include "config/trusted.h"
+#include "installers/uv_run.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
@@ -29,7 +30,7 @@ bool may_be_a_field(const std::string& name) {
                    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                    "0123456789_-") == std::string::npos;
   const std::vector<std::string>& taken = config::field_names();
-  return plain && !name.empty() && name.size() <= kMostName && name[0] != '-' &&
+  return plain && !name.empty() && name != kUvRun && name.size() <= kMostName && name[0] != '-' &&
          std::find(taken.begin(), taken.end(), name) == taken.end();
 }
 

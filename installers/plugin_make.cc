@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -20,6 +21,7 @@
 #include "installers/captured.h"
 #include "installers/forwarder.h"
 #include "installers/plugin.h"
+#include "installers/uv_run.h"
 #include "installers/way_out.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/caller.h"
@@ -36,7 +38,7 @@ using std::chrono::steady_clock;
 constexpr size_t kMostAnswer = 1 << 20, kMostSaid = 64 << 20, kKeptSaid = 4096;
 constexpr size_t kMostLaunch = 64 << 10, kMostKey = 64 << 10, kMostVariable = 120 << 10;
 constexpr int kLookEveryMs = 250;
-constexpr char kLayer[] = "/build/layer", kProgram[] = "/build/plugin";
+constexpr char kLayer[] = "/build/layer", kProgram[] = "/build/plugin", kUv[] = "/build/uv";
 
 // Printable, and not too much of it: a plugin may say anything.
 std::string quoted(const std::string& text, size_t most) {
@@ -70,6 +72,24 @@ bool is_a_place(const std::string& path) {
          whole.find("/../") == std::string::npos;
 }
 
+// Of a text that has any number of them: a project's files.
+std::vector<std::string> urls_in(const std::string& text) {
+  std::vector<std::string> urls;
+  for (size_t at = 0; (at = text.find("://", at)) != std::string::npos; at += 3) {
+    size_t begin = at;
+    while (begin > 0 && std::isalpha(static_cast<unsigned char>(text[begin - 1])) != 0) --begin;
+    size_t end = std::min(text.find_first_of("\"'\\ \t\r\n,;<>{}", at), text.size());
+    urls.push_back(text.substr(begin, end - begin));
+  }
+  return urls;
+}
+
+std::string text_at(const Json& object, const char* key) {
+  auto found = object.is_object() ? object.find(key) : object.end();
+  bool there = found != object.end() && found->is_string();
+  return there ? found->get<std::string>() : std::string();
+}
+
 // A plugin at work on one value.
 class Work {
  public:
@@ -94,8 +114,10 @@ class Work {
 
  private:
   Error bad(const std::string& op, const std::string& reason, const std::string& cure = "") const {
-    return make_error("plugin " + plugin_.name, op, reason, cure);
+    return make_error(who(), op, reason, cure);
   }
+  bool is_uv_run() const { return plugin_.name == kUvRun; }
+  std::string who() const { return is_uv_run() ? "uv run" : "plugin " + plugin_.name; }
   Error bad_program(const std::string& op, const std::string& reason) const {
     return bad(op, reason, "mend the plugin: " + plugin_.path);
   }
@@ -114,6 +136,7 @@ class Work {
     }
     CallersPath program = TRY(CallersPath::open(plugin_.path));
     spec_.binds.push_back({program.source(), kProgram, false, false});
+    if (is_uv_run()) TRY(show_tools());
     for (const char* name : {"home", "tmp"})
       spec_.binds.push_back(
           {scratch_->path() + "/" + name, std::string("/build/") + name, true, false});
@@ -124,6 +147,19 @@ class Work {
     spec_.hostname = "build";
     spec_.network = isolation::Network::kNone;
     return open_way_out();
+  }
+
+  // Interpreters outside of /usr, certificates.
+  Status show_tools() {
+    Json value = Json::parse(value_);
+    CallersPath uv = TRY(CallersPath::open(text_at(value, "uv")));
+    spec_.binds.push_back({uv.source(), kUv, false, false});
+    for (const std::string& path : TRY(texts("validate", value, "show"))) {
+      if (!is_a_place(path)) return bad("validate", path + " is no absolute path");
+      CallersPath found = TRY(CallersPath::open(path));
+      spec_.binds.push_back({found.source(), path, false, false});
+    }
+    return {};
   }
 
   Status make_folders(const store::Staging& staging, std::initializer_list<const char*> names) {
@@ -137,15 +173,32 @@ class Work {
   }
 
   Status open_way_out() {
-    TRY(check_urls(Json::parse(value_)));
     WayOut way_out;
-    add_places_in(value_, &way_out.named);
+    if (is_uv_run()) {
+      add_places_in(TRY(project_text()), &way_out.named);
+    } else {
+      TRY(check_urls(Json::parse(value_)));
+      add_places_in(value_, &way_out.named);
+    }
+    if (is_uv_run()) way_out.pages = TRY(texts("validate", Json::parse(value_), "pages"));
     way_out.proxies = {from_environment({"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}),
                        from_environment({"http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"}),
                        from_environment({"no_proxy", "NO_PROXY"})};
     forwarder_ = TRY(Forwarder::start(way_out));
     spec_.listener_to = forwarder_->listener_to();
     return {};
+  }
+
+  // Where the policy bounds what may be fetched from, a lock is all that counts of a project: its
+  // pyproject.toml names pages for people as well.
+  Result<std::string> project_text() {
+    if (!allowed_.indexes) return value_;
+    Json value = Json::parse(value_);
+    value.erase("pyproject");
+    std::string text = value.dump();
+    for (const std::string& url : urls_in(text))
+      TRY(config::check_index(without_credentials(url), allowed_));
+    return text;
   }
 
   // What the policy bounds are all places that something may be fetched from.
@@ -224,7 +277,7 @@ class Work {
     for (bool open_out = true, open_err = true, ended = false; !ended || open_out || open_err;) {
       auto left = std::chrono::duration_cast<milliseconds>(deadline_ - steady_clock::now()).count();
       if (left <= 0) {
-        return Error{"plugin " + plugin_.name,
+        return Error{who(),
                      ETIME,
                      op,
                      "setup takes longer than allowed",
@@ -263,6 +316,7 @@ class Work {
     UniqueFd our_err = own_end(err[0]), their_err(err[1]);
     isolation::Spec spec = spec_;
     spec.argv = {kProgram, op};
+    if (is_uv_run()) spec.argv.insert(spec.argv.begin(), text_at(Json::parse(value_), "python"));
     spec.env = environment(layer.has_value());
     if (layer) spec.binds.push_back({*layer, kLayer, op == "build", false});
     spec.stdin_fd = in.get(), spec.stdout_fd = their_out.get(), spec.stderr_fd = their_err.get();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "installers/uv_run.h"
 #include "isolation/sys/files.h"
 #include "launcher/builder.h"
 
@@ -23,6 +24,8 @@ Result<config::RuntimeEnv> parse(const std::string& text, const std::string& nam
   std::vector<std::string> folders = {of_daemon};
   if (of_daemon.empty()) folders = installers::plugin_folders(request.variables);
   std::vector<std::string> names = installers::plugin_names(folders);
+  if (text.find('"' + std::string(installers::kUvRun) + '"') != text.npos)
+    names.emplace_back(installers::kUvRun);
   if (names.empty()) return env;
   request.plugin_folders = std::move(folders);
   return config::parse_runtime_env(text, name, request.cwd, names);

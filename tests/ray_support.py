@@ -303,7 +303,7 @@ def install_plugin():
 @pytest.fixture(scope='session')
 def ray_programs(programs):
     ray_python()
-    for name in ('rtlaunch-agent', 'rtlaunch-zygote.so', 'rtlaunch-zygote.py'):
+    for name in ('rtlaunch-agent', 'rtlaunch-zygote.so', 'rtlaunch-zygote.py', 'rtlaunch-uv-run.py'):
         shutil.copy(BIN / name, programs / name)
     return programs
 

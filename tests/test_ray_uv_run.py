@@ -1,12 +1,16 @@
 """Drivers that `uv run` has started: Ray makes py_executable of its command line, so each worker is `uv run` again."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
+import sysconfig
 
 import pytest
 
 from conftest import BIN
-from ray_support import PREAMBLE, VENV, either, ours, ray_daemon, ray_programs, stock  # noqa: F401
+from ray_support import PREAMBLE, VENV, either, our_node_either_way, ours, ray_daemon, ray_programs, stock  # noqa: F401
 
 DRIVER = PREAMBLE + '''
 import emoji
@@ -49,8 +53,133 @@ dependencies = ["ray[default]==2.60.0", "emoji==2.14.0"]
 
 
 def test_a_project(ours, project):  # noqa: F811
-    """With a lock, and a .venv that each worker's `uv run` makes in its own copy of the working_dir, from uv's cache."""
+    """Its Ray is the lock's; what the driver's `uv run` has synced is a layer for its workers."""
     (project / 'pyproject.toml').write_text(PROJECT)
     driver, worker, text, variable, cwd, python = uv_run(ours, project, 'driver.py')
     assert [driver, worker, text, variable] == ['2.14.0', '2.14.0', 'seven', '1']
-    assert python.startswith(cwd + '/.venv/') and (project / 'uv.lock').exists()
+    assert python.endswith('/uv_run/project/bin/python') and (project / 'uv.lock').exists()
+
+
+@pytest.fixture(scope='module', params=['daemon', 'embedded'])
+def one(request, ray_programs, tmp_path_factory):  # noqa: F811
+    with our_node_either_way(request, ray_programs, tmp_path_factory) as made:
+        yield made
+
+
+def small_project(folder, text, dependency='emoji==2.14.0', more=''):
+    """With a lock, and without Ray: that comes from where the node has it, by PYTHONPATH."""
+    folder.mkdir()
+    (folder / 'pyproject.toml').write_text(
+        f'[project]\nname = "small"\nversion = "1.0"\nrequires-python = ">=3.11"\ndependencies = ["{dependency}"]\n{more}')
+    (folder / 'data.txt').write_text(text)
+    subprocess.run([BIN / 'uv', 'lock', '-q', '--python', '/usr/bin/python3'], cwd=folder, check=True)
+    return folder
+
+
+def runtime_env(folder, *words, **variables):
+    site = f'{VENV}/lib/python{sysconfig.get_python_version()}/site-packages'
+    return {'working_dir': f'file://{shutil.make_archive(folder, "zip", folder)}', 'env_vars': {'PYTHONPATH': site, **variables},
+            'py_executable': ' '.join([f'{BIN}/uv', 'run', *words, '--python', '/usr/bin/python3', 'python'])}
+
+
+def layers_of(one):  # noqa: F811
+    where = {name: one.env[name] for name in ('RTLAUNCH_SOCKET', 'RTLAUNCH_STORE') if name in one.env}
+    said = subprocess.run([f'{one.env["RTLAUNCH_BIN"]}/rtlaunch', 'store', 'ls', '--json'], env={**os.environ, **where}, capture_output=True, text=True)
+    if 'is not a store' in said.stderr:
+        return []   # not yet
+    return [layer['digest'] for layer in json.loads(said.stdout) if layer['name'] == 'uv_run']
+
+
+LOOK = """
+@ray.remote(num_cpus=0)
+class Look:
+    def seen(self):
+        import emoji
+        try:
+            open(emoji.__file__, 'a')
+            written = True
+        except OSError:
+            written = False
+        return {'emoji': emoji.__version__, 'text': open('data.txt').read(), 'python': sys.executable, 'pid': os.getpid(),
+                'files': sorted(os.listdir()), 'variable': os.environ.get('A'), 'venv': os.environ.get('VIRTUAL_ENV'),
+                'written': written, 'tool': os.popen('command -v python').read().strip()}
+
+def look(env):
+    before = time.monotonic()
+    actor = Look.options(runtime_env=env).remote()
+    seen = ray.get(actor.seen.remote(), timeout=100)
+    return {**seen, 'seconds': time.monotonic() - before}, actor
+
+def said(env):
+    try:
+        return look(env)[0]
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        return str(error)
+"""
+
+
+def look(one, *envs):
+    return one.drive(f"connect()\n{LOOK}\nlooked = [look(env) for env in {envs!r}]\nanswer([seen for seen, _ in looked])")
+
+
+def test_one_sync_a_lock(one, tmp_path):
+    """Of two workers, and of two projects whose locks are equal; nothing is synced, or written, where they run."""
+    tmp_path.chmod(0o755)
+    first, second = small_project(tmp_path / 'first', 'seven'), small_project(tmp_path / 'second', 'eight')
+    assert (first / 'uv.lock').read_bytes() == (second / 'uv.lock').read_bytes()
+    env = runtime_env(first, '--frozen', A='a')
+    before = layers_of(one)
+    cold, warm = look(one, env, env)
+    layers = layers_of(one)
+    assert len(layers) == len(before) + 1
+    other, = look(one, runtime_env(second, '--frozen'))
+    assert layers_of(one) == layers
+    for seen in (cold, warm, other):
+        assert seen['emoji'] == '2.14.0' and not seen['written'], seen
+        assert seen['python'] == seen['tool'] and seen['python'].endswith('/uv_run/project/bin/python'), seen
+        assert seen['files'] == ['data.txt', 'pyproject.toml', 'uv.lock'] and seen['venv'].endswith('/uv_run/project'), seen
+    assert [cold['text'], warm['text'], other['text']] == ['seven', 'seven', 'eight']
+    assert [cold['variable'], other['variable']] == ['a', None] and cold['pid'] != warm['pid']
+    print(f"a worker's start: {cold['seconds']:.2f} s, the second's {warm['seconds']:.2f} s, another project's {other['seconds']:.2f} s")
+    assert warm['seconds'] < cold['seconds']
+
+
+def test_what_with_adds_comes_first(one, tmp_path):
+    """A package more, and another version of one that is locked: as uv has it, on top."""
+    tmp_path.chmod(0o755)
+    project = small_project(tmp_path / 'project', 'x')
+    script = f"""
+connect()
+@ray.remote(num_cpus=0)
+def seen():
+    import emoji, toolz
+    return [emoji.__version__, toolz.__version__, sys.executable]
+answer(ray.get(seen.options(runtime_env={runtime_env(project, '--with', 'toolz==0.12.0', '--with=emoji==2.13.0')!r}).remote(), timeout=100))
+"""
+    emoji, toolz, python = one.drive(script)
+    assert [emoji, toolz] == ['2.13.0', '0.12.0'] and python.endswith('/uv_run/with/bin/python')
+
+
+def test_a_sync_that_fails_is_told(one, tmp_path):
+    """A file whose digest is another than the lock's; a group that isn't there. No worker is started."""
+    tmp_path.chmod(0o755)
+    project = small_project(tmp_path / 'project', 'x', dependency='idna==3.6')
+    lock = (project / 'uv.lock').read_text()
+    (project / 'uv.lock').write_text(re.sub('sha256:[0-9a-f]{60}', 'sha256:' + '0' * 60, lock))
+    before = layers_of(one)
+    hashes, group = one.drive(f"""
+connect()
+{LOOK}
+answer([said(env) for env in {[runtime_env(project, '--frozen'), runtime_env(project, '--group', 'nowhere')]!r}])""")
+    assert 'uv run: build: ' in hashes and 'Hash mismatch' in hashes and 'idna' in hashes, hashes
+    assert 'uv run: build: ' in group and 'nowhere' in group, group
+    assert layers_of(one) == before
+
+
+def test_what_is_not_known_is_run_as_it_stands(one, tmp_path):
+    """By `uv run` in each worker, as Ray has it: here, where the user sets a variable of uv's."""
+    tmp_path.chmod(0o755)
+    plain = small_project(tmp_path / 'plain', 'x')
+    before = layers_of(one)
+    seen, = look(one, runtime_env(plain, UV_LINK_MODE='copy'))
+    assert seen['python'].endswith('/.venv/bin/python') and '.venv' in seen['files'] and layers_of(one) == before

@@ -61,7 +61,8 @@ Environments::Environments(asio::io_context& io, const AgentOptions& options, co
       bridge_(bridge),
       rtlaunch_(std::move(rtlaunch)),
       where_(std::move(where)),
-      plugin_folders_(installers::plugin_folders(environment_variables())),
+      variables_(environment_variables()),
+      plugin_folders_(installers::plugin_folders(variables_)),
       log_(std::move(log)),
       uris_([this](const std::string& field) { return knobs_.cache_bytes(field); }) {}
 
@@ -209,7 +210,10 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   if (!can) co_return can;
   auto run_by = co_await executables_.prepare(*env, deadline);
   if (!run_by) co_return late_or(run_by.error(), request.limit);
-  can = check_can_run(*env, *run_by);
+  std::optional<UvRun> uv_run;
+  if (run_by->forks && plugins.empty() && may_be_a_layer(*env, variables_))
+    uv_run = understand_uv_run(*run_by->py_executable);
+  can = uv_run ? Status() : check_can_run(*env, *run_by);
   if (!can) co_return can;
   ContextRequest context{*env,
                          *run_by,
@@ -242,6 +246,10 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   }
   Status places = make_mount_points(*env);
   if (!places) co_return places;
+  if (uv_run) {
+    Status synced = co_await sync_once(entry, *uv_run, *env, *run_by, context, deadline, log);
+    if (!synced) co_return late_or(synced.error(), request.limit);
+  }
   bool looked_into = run_by->forks || (!plugins.empty() && env->working_dir);
   if (looked_into && !context.id.empty()) {
     Status copied = co_await copy_files(*env, context.id, deadline);
@@ -405,6 +413,29 @@ awaitable<Result<Maker::Made>> Environments::make_layers(const RayEnv& env, std:
     log.write(LogLevel::kWarning, "this may pass: it is tried again");
     co_await sleep_for(io_, knobs_.retry_after);
   }
+}
+
+// What `uv run` would sync at each worker's start is a layer more, and Python is what starts: or
+// all stays as it is.
+awaitable<Status> Environments::sync_once(Entry& entry, const UvRun& run, RayEnv& env,
+                                          RunBy& run_by, ContextRequest& context,
+                                          Clock::time_point deadline, SetupLog& log) {
+  auto answer = co_await maker_.ask(context.id, place_of_working_dir(env, options_.runtime_env_dir),
+                                    project_question(run), deadline);
+  if (!answer) co_return answer.error();
+  std::optional<std::string> field;
+  if (answer->status == 0) field = uv_run_field(run, answer->out, variables_);
+  if (!field) {
+    log.info("uv run: no project whose lock could be a layer; each worker syncs by itself");
+    co_return check_can_run(env, run_by);
+  }
+  env.runtime_env = with_uv_run(env.runtime_env, *field);
+  auto layers = co_await make_layers(env, entry.hold, deadline, log);
+  if (!layers) co_return layers.error();
+  context.id = layers->id;
+  context.plain = context.zygotes = run_by.forks = false;
+  run_by.py_executable = "python";
+  co_return Status();
 }
 
 // Beside everything else: nobody waits for it.

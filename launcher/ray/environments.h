@@ -13,6 +13,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -28,6 +29,7 @@
 #include "launcher/ray/maker.h"
 #include "launcher/ray/ray_env.h"
 #include "launcher/ray/uri_cache.h"
+#include "launcher/ray/uv_run.h"
 #include "launcher/server_async.h"
 
 namespace rtlaunch::ray {
@@ -83,6 +85,8 @@ class Environments {
   awaitable<Status> try_make(Entry& entry, const GetRequest& request, SetupLog& log);
   awaitable<Result<Maker::Made>> make_layers(const RayEnv& env, std::string hold,
                                              Clock::time_point deadline, SetupLog& log);
+  awaitable<Status> sync_once(Entry& entry, const UvRun& run, RayEnv& env, RunBy& run_by,
+                              ContextRequest& context, Clock::time_point deadline, SetupLog& log);
   awaitable<void> measure(std::vector<Uri> uris, std::string id);
   Status make_mount_points(const RayEnv& env);
   awaitable<Status> copy_files(const RayEnv& env, std::string id, Clock::time_point deadline);
@@ -105,7 +109,9 @@ class Environments {
   Drivers& drivers_;
   Bridge& bridge_;
   std::string rtlaunch_;
-  std::vector<std::string> where_, plugin_folders_;
+  std::vector<std::string> where_;
+  std::map<std::string, std::string> variables_;
+  std::vector<std::string> plugin_folders_;
   Log log_;
   UriCache uris_;
   std::unordered_map<std::string, EntryPtr> entries_;

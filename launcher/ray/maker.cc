@@ -177,6 +177,17 @@ awaitable<Status> Maker::copy_out(std::string id, std::vector<Copy> copies,
   co_return make_error("copy", "", said, "is the disk of Ray's session full?");
 }
 
+awaitable<Result<ChildEnded>> Maker::ask(std::string id, std::string place,
+                                         std::vector<std::string> words,
+                                         Clock::time_point deadline) {
+  std::vector<std::string> args = {options_.rtlaunch, "exec", std::move(id), "--profile", "ray"};
+  args.insert(args.end(), options_.where.begin(), options_.where.end());
+  args.insert(args.end(), {"--working-dir-at", std::move(place), "--"});
+  args.insert(args.end(), words.begin(), words.end());
+  ChildStart child{std::move(args), options_.variables, options_.cwd, ""};
+  return run_child(io_, std::move(child), deadline, [](const std::string&) {});
+}
+
 awaitable<void> Maker::remove_folder(std::string folder) {
   ChildStart child{{"/bin/rm", "-rf", "--one-file-system", "--", std::move(folder)},
                    options_.variables,

@@ -53,6 +53,9 @@ class Maker {
   };
   awaitable<Status> copy_out(std::string id, std::vector<Copy> copies, Clock::time_point deadline);
   awaitable<void> remove_folder(std::string folder);
+  // What a program says in the environment's working_dir, mounted at `place`.
+  awaitable<Result<ChildEnded>> ask(std::string id, std::string place,
+                                    std::vector<std::string> words, Clock::time_point deadline);
   awaitable<Status> renew(std::string hold);
   awaitable<Status> release(std::string hold);
   // What an environment has on disk, for people and for caps. 0: nobody knows.
