@@ -185,6 +185,19 @@ def test_several_at_once(rt_one, channel):
     assert layers_of(rt_one) == ['active 1', 'one 1.0', f'python {VERSION}', 'tool 3', 'two 2.0']
 
 
+def test_two_are_made_side_by_side(rt_one, conda, tmp_path):
+    """Each has a script that takes two seconds; each had begun before the other's end."""
+    slow, script = Channel(tmp_path / 'slow'), 'date +%s.%N >"$PREFIX/began"; sleep 2; date +%s.%N >"$PREFIX/ended"\n'
+    for name in ('left', 'right'):
+        slow.add(name, '1', {f'bin/.{name}-post-link.sh': script, f'share/{name}': name})
+    running = [rt_one.popen('--runtime-env', spec(slow, name), '--', 'sh', '-c', 'cd $CONDA_PREFIX && cat began ended && ls share',
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for name in ('left', 'right')]
+    said = [process.communicate(timeout=240) for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    (began, ended, left), (also_began, also_ended, right) = [out.split() for out, _ in said]
+    assert (left, right) == ('left', 'right') and max(began, also_began) < min(ended, also_ended), said
+
+
 def test_pip_on_top_of_it(rt, channel):
     asked = {'conda': {'channels': [str(channel)], 'dependencies': ['one', {'pip': ['idna==3.10', 'emoji']}]}}
     look = 'import idna, emoji, one, sys; print(idna.__file__.startswith(sys.prefix), idna.__version__, one.WORD)'

@@ -135,6 +135,19 @@ def test_the_examples_through_the_daemon(node, tmp_path, uid):
     assert rt.ok('exec', created['id'], '--', 'greet', 'you', verb='exec') == 'hi, you\n'
 
 
+@pytest.mark.parametrize('uid', [0, PLAIN_UID])
+def test_their_places_beside_a_ray(node, tmp_path, uid):
+    """With profile ray the host's files are shared, and a layer lies in what covers the store, or where it says."""
+    rt = through(node, tmp_path, uid)
+    files = {'files': {'a.txt': 'text'}}
+    asked = ('--profile', 'ray', *env(greet='hello', dataset=files), '--')
+    assert rt.ok(*asked, 'greet', 'you') == 'hello, you\n'
+    place, text = rt.ok(*asked, 'sh', '-c', 'echo $DATASET; cat $DATASET/a.txt').splitlines()
+    assert place.endswith('/plugins/dataset') and not os.path.exists(place) and text == 'text'
+    assert rt.ok('--profile', 'ray', *env(dataset={**files, 'at': '/srv'}), '--', 'cat', '/srv/a.txt') == 'text'
+    assert not os.path.exists('/srv/a.txt')
+
+
 def test_only_the_administrators_count_for_a_daemon(node, tmp_path, plugins):
     rt = through(node, tmp_path, PLAIN_UID)
     mine = rt.make_dir('mine')
