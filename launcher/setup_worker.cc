@@ -73,7 +73,8 @@ WorkerCommand command_of(const Json& context, const SetupWorker& setup, const st
     words.push_back(executable.empty() ? python : executable);
   }
   std::string entrypoint = text_of(context, "override_worker_entrypoint");
-  if (!entrypoint.empty() && !arguments.empty()) arguments[0] = entrypoint;
+  bool another = setup.language == "PYTHON" && !entrypoint.empty();
+  if (another && !arguments.empty()) arguments[0] = entrypoint;
   bool plain = words == std::vector<std::string>{"exec", python};
   for (const std::string& argument : arguments) words.push_back(shell_quoted(argument));
   WorkerCommand command{"", expanded(context, environment), {}};

@@ -3,7 +3,8 @@
 //
 // Rests on Ray 2.60.0, python/ray/_private/workers/setup_worker.py and runtime_env/context.py. The
 // context is one JSON object: command_prefix, env_vars, py_executable, override_worker_entrypoint,
-// java_jars. Of py_executable and command_prefix nothing is quoted: they are shell text.
+// java_jars. Of py_executable and command_prefix nothing is quoted: they are shell text. Another
+// entrypoint is for Python alone (Ray puts it in place of Java's -cp, too).
 //
 // A Python worker whose environment is variables and nothing else may come from a zygote instead;
 // then this waits for it, and is its parent as far as the raylet can see.

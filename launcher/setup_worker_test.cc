@@ -42,6 +42,13 @@ TEST(SetupWorker, OtherLanguages) {
             "java -cp '/site/ray/jars/*:/j1/*:/j1:/j2/*:/j2' default_worker.py '--name=a b'");
 }
 
+// Ray puts it where the first option is, `-cp` of Java: no such worker would start.
+TEST(SetupWorker, AnotherEntrypointIsOfPythonOnly) {
+  const char* context = R"({"override_worker_entrypoint": "/w.py"})";
+  EXPECT_EQ(made(context, "CPP").text, made("{}", "CPP").text);
+  EXPECT_EQ(made(context, "JAVA").text, made("{}", "JAVA").text);
+}
+
 TEST(SetupWorker, VariablesSeeThoseBeforeThem) {
   auto added = made(R"({"env_vars": {"A": "1", "B": "${A}2", "C": "${NOT_SET}3$x"}})").added;
   EXPECT_EQ(added["B"], "12");

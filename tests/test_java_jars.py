@@ -2,16 +2,15 @@
 
 import json
 import os
-import pathlib
 import shutil
-import subprocess
 import zipfile
 
 import pytest
 
 from conftest import PLAIN_UID
 from daemon_support import daemon, stopped_daemon  # noqa: F401
-from image_support import Image, Link, programs_of
+from image_support import Image, programs_of
+from java_support import compiled, java_files, make_jar, open_to_all
 from test_image import make_embedded, way  # noqa: F401
 
 SEEN = '''package io.example;
@@ -28,18 +27,10 @@ JAVA = ['java', '-XX:+UseSerialGC', '-Xshare:auto']
 @pytest.fixture(scope='session')
 def jars(tmp_path_factory):
     """seen.jar and words.jar: the one's class reads what the other has."""
-    if not shutil.which('javac'):
-        pytest.skip('no javac: tools/setup installs openjdk-17-jdk-headless')
     folder = tmp_path_factory.mktemp('jars')
-    (folder / 'Seen.java').write_text(SEEN)
-    subprocess.run(['javac', '--release', '11', '-d', folder / 'out', folder / 'Seen.java'], check=True)
-    for name, files in {'seen.jar': {'io/example/Seen.class': (folder / 'out/io/example/Seen.class').read_bytes()},
-                        'words.jar': {'words/word.txt': b'of the other'}}.items():
-        with zipfile.ZipFile(folder / name, 'w') as made:
-            for path, content in files.items():
-                made.writestr(path, content)
-    for path in [folder, *folder.parents][:-2]:
-        path.chmod(0o755)
+    make_jar(folder / 'seen.jar', compiled(folder, SEEN))
+    make_jar(folder / 'words.jar', {'words/word.txt': 'of the other'})
+    open_to_all(folder)
     return folder
 
 
@@ -83,20 +74,10 @@ def test_what_is_no_jar_is_told(way, tmp_path):  # noqa: F811
 @pytest.fixture(scope='session')
 def image_with_java(tmp_path_factory):
     """The host's JVM in an image of its own: other files, another user's folder."""
-    if not shutil.which('java'):
-        pytest.skip('no java: tools/setup installs openjdk-17-jdk-headless')
-    home = pathlib.Path(os.path.realpath('/usr/bin/java')).parent.parent
     folder = tmp_path_factory.mktemp('java-image')
     folder.chmod(0o755)
     made = Image(folder, Env=['PATH=/usr/bin:/bin'], WorkingDir='/')
-    files = {str(path)[1:]: path for path in home.rglob('*') if path.is_file() and path.suffix not in ('.jsa', '.jmod')
-             and path.name != 'src.zip'}
-    for path in [*home.glob('lib/*.so'), *home.glob('lib/server/*.so'), home / 'bin/java']:
-        files.update({os.path.normpath(name): file for name, file in programs_of(str(path)).items() if '.so' in name})
-    # The JDK's own settings lie below /etc, and it reads them through links.
-    for etc in pathlib.Path('/etc').glob('java-*-openjdk'):
-        files.update({str(path)[1:]: path for path in etc.rglob('*') if path.is_file()})
-    made.layer({**programs_of('/bin/true'), **files, 'usr/bin/java': Link(str(home / 'bin/java'))})
+    made.layer({**programs_of('/bin/true'), **java_files()})
     return made.write()
 
 

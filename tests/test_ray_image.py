@@ -1,9 +1,11 @@
 """`image_uri` and `container` under a real Ray: workers in an OCI image, by the image's own Python, with this
 node's Ray where the image has none; alone and with the other fields."""
 
+import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sysconfig
 
 import pytest
@@ -116,6 +118,61 @@ def test_a_python_of_the_images_by_name(one, image):
     assert 'the image has no such Python' in lacking and 'with an image that can\'t be' in refused
 
 
+CLOSURE = """
+import json, re
+from importlib import metadata
+found, wanted, files = set(), ['ray'], []
+while wanted:
+    name = re.sub(r'[-_.]+', '-', wanted.pop()).lower()
+    if name in found:
+        continue
+    found.add(name)
+    try:
+        dist = metadata.distribution(name)
+    except metadata.PackageNotFoundError:   # for another Python
+        continue
+    files += [str(dist.locate_file(file)) for file in dist.files]
+    wanted += [re.match(r'[\\w.-]+', line)[0] for line in dist.requires or [] if not re.search(r';.*extra', line)]
+print(json.dumps(files))
+"""
+
+
+@pytest.fixture(scope='module')
+def image_with_ray(image, tmp_path_factory):
+    """With Ray as pip has installed it, what it requires, and a mark in it."""
+    site, inside = f'{VENV}/lib/python{VERSION}/site-packages/', f'opt/py/local/lib/python{VERSION}/dist-packages/'
+    listed = subprocess.run([VENV / 'bin/python', '-c', CLOSURE], capture_output=True, text=True, check=True).stdout
+    files = {name.replace(site, inside): pathlib.Path(name) for name in json.loads(listed)
+             if name.startswith(site) and '/ray/jars/' not in name and '..' not in name and os.path.isfile(name)}
+    assert f'{inside}ray/_raylet.so' in files
+    return derived(image, tmp_path_factory.mktemp('with-ray') / 'own', {**files, f'{inside}ray/mark.txt': 'of the image'})
+
+
+def derived(image, folder, more):
+    folder.parent.chmod(0o755)
+    made = Image(folder, Env=['PATH=/opt/py/bin:/bin'])
+    made.layers = [image.layers[0]]
+    shutil.copytree(image.folder, folder, copy_function=os.link)
+    for name in ('index.json', 'oci-layout'):
+        (folder / name).unlink()
+    return made.layer(more, packed=False).write()
+
+
+@pytest.mark.parametrize('one', ['embedded'], indirect=True)
+def test_an_image_that_has_ray_of_its_own(one, image, image_with_ray):
+    """Its own is run, and nothing of the node's is mounted over it; where it has none, as the control shows, that is."""
+    script = """
+        def look():
+            mark = os.path.dirname(ray.__file__) + '/mark.txt'
+            return [ray.__file__, os.path.exists(mark), any(line.split()[4].endswith('-packages/ray') for line in open('/proc/self/mountinfo'))]
+        connect()
+        looked = ray.remote(look)
+        answer([ray.get(looked.options(runtime_env={'image_uri': uri}).remote(), timeout=90) for uri in URIS])"""
+    own, brought = one.drive(script.replace('URIS', repr([image_with_ray.uri, image.uri])))
+    folder = f'/opt/py/local/lib/python{VERSION}/dist-packages/ray/__init__.py'
+    assert own == [folder, True, False] and brought == [folder, False, True]
+
+
 @pytest.mark.parametrize('one', ['embedded'], indirect=True)
 def test_what_can_not_be_is_said(one, image, ray_programs, tmp_path):  # noqa: F811
     """Each before a worker is started, in a few lines: a cause and a cure."""
@@ -128,12 +185,7 @@ def test_what_can_not_be_is_said(one, image, ray_programs, tmp_path):  # noqa: F
             'ray': {f'{site}/ray/__init__.py': "__version__ = '2.9.0'\n"},
             'old': {f'{site}/msgpack.py': 'raise ImportError("an old one")\n', f'{site}/msgpack-0.1.dist-info/METADATA': 'Name: msgpack\nVersion: 0.1\n'},
     }.items():
-        images[name] = Image(tmp_path / name, Env=['PATH=/opt/py/bin:/bin'])
-        images[name].layers = [image.layers[0]]
-        shutil.copytree(image.folder, images[name].folder, copy_function=os.link)
-        (images[name].folder / 'index.json').unlink()
-        (images[name].folder / 'oci-layout').unlink()
-        images[name].layer(more).write()
+        images[name] = derived(image, tmp_path / name, more)
     wanted = {
         shell.uri: 'the image has no Python',
         images['minor'].uri: f"the image has Python 3.9.1, and this node's Ray {VERSION}.",

@@ -1,13 +1,13 @@
 """Workers that are no Python: a JVM, in the same sandbox, with its jars from a runtime env."""
 
 import os
-import shutil
-import subprocess
 import zipfile
 
 import pytest
 
-from ray_support import either, ours, ray_daemon, ray_programs, stock  # noqa: F401 (fixtures)
+from image_support import Image
+from java_support import compiled, java_files, make_jar, open_to_all
+from ray_support import either, image_python, ours, ray_daemon, ray_programs, stock  # noqa: F401 (fixtures)
 
 CLASS = '''package io.rtlaunch.tests;
 public class Seen {
@@ -25,16 +25,9 @@ public class Seen {
 
 @pytest.fixture(scope='module')
 def jar(tmp_path_factory):
-    if not shutil.which('javac'):
-        pytest.skip('no javac: tools/setup installs openjdk-17-jdk-headless')
     folder = tmp_path_factory.mktemp('java')
-    (folder / 'Seen.java').write_text(CLASS)
-    subprocess.run(['javac', '--release', '11', '-d', folder / 'out', folder / 'Seen.java'], check=True)
-    with zipfile.ZipFile(folder / 'seen.jar', 'w') as made:
-        made.write(folder / 'out/io/rtlaunch/tests/Seen.class', 'io/rtlaunch/tests/Seen.class')
-    for path in [folder, *folder.parents][:-2]:
-        path.chmod(0o755)
-    return folder / 'seen.jar'
+    open_to_all(folder)
+    return make_jar(folder / 'seen.jar', compiled(folder, CLASS))
 
 
 def call(one, env, code=('/nowhere',)):
@@ -74,3 +67,20 @@ def test_a_jar_in_a_zip_beside_packages_and_a_working_dir(ours, jar, tmp_path): 
     assert place.endswith('/seen.jar') and '/java_jars_files/' in place and data == 'eight'
     assert os.listdir(ours.session / 'runtime_resources/java_jars_files')
     assert not list((ours.session / 'runtime_resources/java_jars_files').rglob('*.jar')), 'the store has it'
+
+
+@pytest.fixture(scope='module')
+def image(ray_programs, tmp_path_factory):  # noqa: F811
+    """A Python and a JVM, without Ray, whose jars are the node's."""
+    folder = tmp_path_factory.mktemp('image')
+    folder.chmod(0o755)
+    made = Image(folder / 'own', Env=['PATH=/opt/py/bin:/usr/bin:/bin', 'A=image'], WorkingDir='/')
+    return made.layer({**image_python(ray_programs), **java_files(), 'srv/data.txt': 'of the image'}, packed=False).write()
+
+
+def test_a_java_worker_in_an_image(ours, image, jar, tmp_path):  # noqa: F811
+    """Its JVM is the image's, and its jars and working_dir are the environment's."""
+    (tmp_path / 'data.txt').write_text('nine')
+    env = {'rtlaunch_image': image.uri, 'java_jars': [f'file://{jar}'], 'working_dir': str(tmp_path), 'env_vars': {'A': '${A} and more'}}
+    folder, variable, data, place = call(ours, env)
+    assert variable == 'image and more' and data == 'nine' and '/java_jars_files/' in place and '/working_dir_files/' in folder

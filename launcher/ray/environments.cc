@@ -243,6 +243,11 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
     if (!looked) co_return late_or(looked.error(), request.limit);
     in_image = std::move(*looked);
     context.in_image = &in_image;
+    if (!env->java_jars.empty() && !in_image.java) {
+      std::string text = "the image has no `java`: no worker of Java can start in it";
+      log.write(LogLevel::kWarning, text);
+      drivers_.warn(request.job, "runtime_env: " + text);
+    }
   }
   Status places = make_mount_points(*env);
   if (!places) co_return places;

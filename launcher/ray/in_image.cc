@@ -51,13 +51,15 @@ while wanted:
     places = [(os.path.realpath(str(dist.locate_file(part))), part) for part in parts(dist)]
     found[name] = [place for place in places if os.path.exists(place[0])]
     wanted += [re.match(r'[\w.-]+', line)[0] for line in dist.requires or [] if not re.search(r';.*\bextra\b', line)]
-print(json.dumps({'version': platform.python_version(), 'abi': sysconfig.get_config_var('SOABI') or '',
+folder = str(metadata.distribution('ray').locate_file('ray'))
+workers = [f'{folder}/{name}' for name in ('jars', 'cpp') if os.path.isdir(f'{folder}/{name}')]
+print(json.dumps({'version': platform.python_version(), 'abi': sysconfig.get_config_var('SOABI') or '', 'workers': workers,
                   'ray': metadata.version('ray'), 'distributions': found}))
 )";
 
 constexpr const char* kAskImage = R"(
-import json, os, platform, re, sysconfig
-said = {'version': platform.python_version(), 'abi': sysconfig.get_config_var('SOABI') or ''}
+import json, os, platform, re, shutil, sysconfig
+said = {'java': shutil.which('java') or '', 'libraries': os.environ.get('LD_LIBRARY_PATH', ''), 'version': platform.python_version(), 'abi': sysconfig.get_config_var('SOABI') or ''}
 try:
     from importlib import metadata, util
     said['site'] = os.path.realpath(sysconfig.get_path('purelib'))
@@ -131,7 +133,10 @@ Result<Images::Seen> Images::read(const Said& said) {
               json.value("worker", ""),
               json.value("site", ""),
               json.value("failed", ""),
-              {}};
+              {},
+              json.value("workers", std::vector<std::string>()),
+              !json.value("java", "").empty(),
+              json.value("libraries", "")};
     const Json distributions = json.value("distributions", Json::object());
     for (const auto& [name, places] : distributions.items())
       seen.distributions[name] = places.get<Pairs>();
@@ -232,6 +237,15 @@ Pairs Images::lacking(const Seen& image) const {
   return binds;
 }
 
+// A raylet sets it for workers of C++ alone, but nothing of the host's variables is in an image.
+void Images::find_libraries(const Seen& image, InImage* found) const {
+  for (const std::string& folder : node_->workers) {
+    if (!folder.ends_with("/cpp")) continue;
+    std::string rest = image.libraries.empty() ? "" : ":" + image.libraries;
+    found->env_vars.emplace_back("LD_LIBRARY_PATH", folder + "/lib" + rest);
+  }
+}
+
 awaitable<Result<InImage>> Images::look(RayEnv env, std::string id, Clock::time_point deadline) {
   Status asked = co_await look_at_node(deadline);
   if (!asked) co_return asked.error();
@@ -240,11 +254,14 @@ awaitable<Result<InImage>> Images::look(RayEnv env, std::string id, Clock::time_
     found.binds.emplace_back(options_.token_file, kToken);
     found.env_vars.emplace_back("RAY_AUTH_TOKEN_PATH", kToken);
   }
+  for (const std::string& folder : node_->workers) found.binds.emplace_back(folder, folder);
   auto image = co_await find_python(&found, env, id, deadline);
   if (!image) co_return image.error();
   Status fits = check(env, *image);
   if (!fits) co_return fits.error();
   found.worker = image->worker;
+  found.java = image->java;
+  find_libraries(*image, &found);
   if (!image->ray.empty()) co_return found;
   for (auto& bind : lacking(*image)) found.binds.push_back(std::move(bind));
   auto said = co_await run_inside(found, env, id, kImport, deadline);

@@ -7,7 +7,9 @@
 //
 // Brought in are `ray` and what it requires (without extras), each distribution that the image
 // lacks, read-only, into the image's own folder of packages: what the image has comes first. That
-// takes the same minor version of Python, and one ABI. Through a shell nothing goes.
+// takes the same minor version of Python, and one ABI. Ray's jars and its C++ worker are the
+// node's, at their own places; `java`, and what the C++ worker links to, have to be the image's.
+// Through a shell nothing goes.
 #pragma once
 
 #include <map>
@@ -30,6 +32,7 @@ struct InImage {
   std::string worker;  // default_worker.py, inside
   Pairs binds;         // {of the host, inside}
   Pairs env_vars;      // beside the user's
+  bool java = false;   // whether workers of Java can be started
 };
 
 struct ImagesOptions {
@@ -54,6 +57,10 @@ class Images {
     std::string site, failed;
     // Those that Ray needs: {file or folder of the node's, its place in `site`}.
     std::map<std::string, Pairs> distributions;
+    // Of the node: what workers of Java and C++ are, which are started by these names.
+    std::vector<std::string> workers;
+    bool java = false;      // of an image: it is on PATH
+    std::string libraries;  // its LD_LIBRARY_PATH
   };
   struct Said {
     int status = 0;
@@ -69,6 +76,7 @@ class Images {
                                       Clock::time_point deadline);
   Status check(const RayEnv& env, const Seen& image) const;
   Pairs lacking(const Seen& image) const;
+  void find_libraries(const Seen& image, InImage* found) const;
 
   asio::io_context& io_;
   ImagesOptions options_;
