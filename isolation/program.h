@@ -19,7 +19,8 @@
 
 namespace rtlaunch::isolation {
 
-// For the worker, with its own rights, in its working directory. What isn't there is passed over.
-Status check_program(const std::vector<std::string>& candidates);
+// For the worker, with its own rights, in its working directory. What isn't there is passed over;
+// where it is looked for, it is no candidate afterwards.
+Status check_program(std::vector<std::string>* candidates);
 
 }  // namespace rtlaunch::isolation

@@ -88,7 +88,8 @@ Status watch_children(Setup& s) {
 
 // To become private is a change of the table, too, and the last of the host's.
 Status leave_peer_groups(Setup& s) {
-  if (s.spares.mounts) TRY(s.spares.mounts->refresh());
+  bool changed = s.spares.mounts && TRY(s.spares.mounts->refresh());
+  if (changed) s.spares.sys = {};  // it is the host's of before
   return sys::make_all_private();
 }
 
@@ -163,10 +164,34 @@ bool has_own_root(const Setup& s) {
   return s.spec.root == Root::kEmpty || root_overlay(s.spec) != nullptr;
 }
 
+// Whether anything in the host's root is to be otherwise than it is there, or mounted.
+bool touches(const Spec& spec, const std::string& dir) {
+  auto is_in = [&](const std::string& path) { return sys::is_beneath(path, dir); };
+  auto any = [&](const std::vector<std::string>& paths) {
+    return std::any_of(paths.begin(), paths.end(), is_in);
+  };
+  return any(spec.visible) || any(spec.hidden) || any(spec.closed) || any(spec.writable) ||
+         std::any_of(spec.writable.begin(), spec.writable.end(),
+                     [&](const std::string& path) { return sys::is_beneath(dir, path); }) ||
+         std::any_of(spec.binds.begin(), spec.binds.end(),
+                     [&](const Bind& bind) { return is_in(bind.target); }) ||
+         std::any_of(spec.overlays.begin(), spec.overlays.end(),
+                     [&](const Overlay& overlay) { return is_in(overlay.target); });
+}
+
+// Sealed as the rest of the host's root will be; whose place in it must be looked up with the
+// caller's rights, it isn't in there.
+bool has_sys_ahead(const Setup& s) {
+  return s.spares.sys.valid() && s.spec.root == Root::kHost && !has_own_root(s) &&
+         !touches(s.spec, "/sys");
+}
+
 Status hide_of_sys(Setup& s) {
   Want want = s.spec.controls.sys_masks;
   if (want == Want::kOff) return {};
-  if (s.spec.root != Root::kEmpty) {  // else nothing of it is there
+  if (has_sys_ahead(s)) {
+    s.tree->add(Tree::Kind::kPrivate, "/sys", std::move(s.spares.sys));
+  } else if (s.spec.root != Root::kEmpty) {  // else nothing of it is there
     TRY(add_covers(masked_in_sys(), *s.vault, &*s.tree));
   }
   return s.log.took(Control::kSysMasks, want, {});
@@ -326,6 +351,7 @@ void Preparing::make_ahead(bool way_out) const {
   if (!opened) return;  // told about when they are needed
   devices = std::move(*opened);
   mask_ahead(*devices, &spares);
+  mask_sys_ahead(&spares);
   devices->make_ahead(&spares);
 }
 

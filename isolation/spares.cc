@@ -72,6 +72,7 @@ void Spares::append_to(std::vector<int>* descriptors) const {
   for (const Empty& empty : empty_) {
     descriptors->insert(descriptors->end(), {empty.dir.get(), empty.mount.fd()});
   }
+  descriptors->push_back(sys.fd());
   if (mounts) descriptors->push_back(mounts->fd());
   if (network) {
     descriptors->insert(descriptors->end(), {network->network.get(), network->translation.get()});

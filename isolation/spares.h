@@ -25,6 +25,7 @@ class Spares {
   const sys::Mount& peek(Kind kind) const { return ready_[kind]; }
   bool proc_is_masked = false;
   bool bounding_set_is_shrunk = false;
+  sys::Mount sys;  // the host's /sys as it was, with what is masked of it (sysfs.h)
   std::optional<sys::MountTable> mounts;  // of our namespace
   std::optional<SpareNetwork> network;    // only where one is likely to be asked for
   void append_to(std::vector<int>* descriptors) const;

@@ -6,9 +6,15 @@
 #include <string>
 #include <vector>
 
+#include "isolation/spares.h"
+
 namespace rtlaunch::isolation {
 
 // Those directories that this host has; to be covered by empty ones.
 std::vector<std::string> masked_in_sys();
+
+// All of the host's /sys in one piece, covered, read-only and private, while nobody waits. Mounts
+// can be put on one that isn't attached itself since Linux 6.15; elsewhere there is none.
+void mask_sys_ahead(Spares* spares);
 
 }  // namespace rtlaunch::isolation

@@ -178,7 +178,7 @@ Status become(Command* command) {
   if (command->dies_with_parent) TRY(sys::die_with_parent());
   TRY(did.took("cwd", enter_cwd(command->spec.cwd)));
   if (!command->bare && command->spec.goes_on == nullptr) {
-    TRY(did.took("program", check_program(command->candidates)));
+    TRY(did.took("program", check_program(&command->candidates)));
   }
   TRY(did.took("landlock", take_landlock(command->spec.controls, command->log)));
   TRY(did.took("filter", take_filter(command->spec, command->log)));

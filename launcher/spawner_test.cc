@@ -306,6 +306,37 @@ TEST_F(SpawnerTest, ASharedRootIsTheHostsButForProcesses) {
   EXPECT_FALSE(control.output.starts_with(shared)) << control.output;
 }
 
+// What of the host's /sys is kept ahead of a start is the host's all the same: here it shares what
+// it mounts there with the spawner, as it does under systemd.
+TEST_F(SpawnerTest, OfSysOnlyWhatIsMaskedIsGone) {
+  if (::access("/sys/firmware", F_OK) != 0 || ::access("/sys/block", F_OK) != 0) {
+    GTEST_SKIP() << "a /sys without firmware or block";
+  }
+  ASSERT_EQ(::mount(nullptr, "/sys", nullptr, MS_SHARED, nullptr), 0);
+  Shield shield;
+  shield.bound.controls.sys_masks = isolation::Want::kRequire;
+  auto look = [&](const std::string& script) {
+    Client client;
+    SpawnRequest request = node().request(Node::shell(script), &client);
+    request.shield = encode(shield);
+    EXPECT_TRUE(node().spawner().send(request).ok());
+    request = SpawnRequest();
+    return drain(client.output.get());
+  };
+  std::string script =
+      "ls -A /sys/firmware; ls -d /sys/block/ours 2>/dev/null;"
+      "grep ' / /sys ' /proc/self/mountinfo | tail -1 | cut -d ' ' -f 6";
+  std::string sealed = "ro,nosuid,nodev";
+  std::string once = look(script);
+  EXPECT_TRUE(once.starts_with(sealed)) << once;
+  ::usleep(50000);  // the next ones wait already
+  ASSERT_EQ(::mount("ours", "/sys/block", "tmpfs", 0, nullptr), 0);
+  ASSERT_EQ(::mkdir("/sys/block/ours", 0755), 0);
+  std::string later = look(script);
+  ASSERT_EQ(::umount("/sys/block"), 0);
+  EXPECT_TRUE(later.starts_with("/sys/block/ours\n" + sealed)) << later;
+}
+
 // Neither a mount nor an error says what is in a directory that is closed to the caller.
 TEST_F(SpawnerTest, WhatACallerHidesIsLookedForWithHisRights) {
   std::string closed = node().path("/home/closed");

@@ -135,17 +135,18 @@ Status set_id_map(int mount, int userns) {
 
 namespace {
 
-Status set_propagation(uint64_t propagation) {
+Status set_propagation(int dir, const char* path, unsigned flags, uint64_t propagation) {
   struct mount_attr attr = {};
   attr.propagation = propagation;
-  if (::mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &attr, sizeof attr) == 0) return {};
-  return sys_error("mount_setattr", "/");
+  if (::mount_setattr(dir, path, flags | AT_RECURSIVE, &attr, sizeof attr) == 0) return {};
+  return sys_error("mount_setattr", path);
 }
 
 }  // namespace
 
-Status make_all_private() { return set_propagation(MS_PRIVATE); }
-Status make_all_slave() { return set_propagation(MS_SLAVE); }
+Status make_all_private() { return set_propagation(AT_FDCWD, "/", 0, MS_PRIVATE); }
+Status make_all_slave() { return set_propagation(AT_FDCWD, "/", 0, MS_SLAVE); }
+Status make_private(int mount) { return set_propagation(mount, "", AT_EMPTY_PATH, MS_PRIVATE); }
 
 Status unshare_mounts() {
   if (::unshare(CLONE_NEWNS) == 0) return {};
@@ -191,9 +192,11 @@ Status MountTable::read() {
   return {};
 }
 
-Status MountTable::refresh() {
+Result<bool> MountTable::refresh() {
   struct pollfd changed = {file_.get(), POLLPRI, 0};
-  return ::poll(&changed, 1, 0) == 0 ? Status() : read();
+  if (::poll(&changed, 1, 0) == 0) return false;
+  TRY(read());
+  return true;
 }
 
 std::vector<std::string> MountTable::below(const std::string& dir) const {

@@ -74,7 +74,8 @@ Status change_option(int dir, const char* key, const std::string& value);
 Status set_id_map(int mount, int userns);
 // MS_PRIVATE for the mount at `/` and all below: nothing goes in or out any more.
 Status make_all_private();
-Status make_all_slave();  // MS_SLAVE: what the host mounts later arrives, nothing goes back
+Status make_private(int mount);  // the same for a detached one and all below
+Status make_all_slave();         // MS_SLAVE: what the host mounts later arrives, nothing goes back
 // A mount namespace of our own, with a copy of every mount.
 Status unshare_mounts();
 // The same in a user namespace of our own (user_namespaces(7)), whose maps are still to be written.
@@ -92,8 +93,9 @@ Status pivot_into(int root);
 class MountTable {
  public:
   static Result<MountTable> open();
-  // Looks again if poll(2) says that something was mounted, unmounted or given other attributes.
-  Status refresh();
+  // Looks again if poll(2) says that something was mounted, unmounted or given other attributes:
+  // true.
+  Result<bool> refresh();
   // Those strictly below `dir`, each once, outermost first, without those that lie below another of
   // them.
   std::vector<std::string> below(const std::string& dir) const;
