@@ -5,14 +5,28 @@
 
 #include "config/policy_file.h"
 #include "isolation/spec_wire.h"
+#include "isolation/wire.h"
 
 namespace rtlaunch {
 namespace {
 
-constexpr size_t kMostFilters = 256;
+constexpr size_t kMostFilters = 256, kMostDecisions = 64, kMostAsked = 4096;
 
 std::string name_of(const config::Policy& policy) {
   return policy.file.empty() ? "built-in" : policy.file;
+}
+
+// All that decide() looks at.
+std::string asked_by(const isolation::User& user, const protocol::Request& request) {
+  isolation::Writer out;
+  out.number(user.uid).number(user.gid).number(static_cast<uint32_t>(user.groups.size()));
+  for (gid_t group : user.groups) out.number(group);
+  out.text(request.profile).text(request.job);
+  for (const auto* named : {&request.controls, &request.labels}) {
+    out.number(static_cast<uint32_t>(named->size()));
+    for (const auto& [name, value] : *named) out.text(name).text(value);
+  }
+  return out.take();
 }
 
 void tell(const config::Policy& policy, Journal& journal) {
@@ -48,6 +62,7 @@ void PolicyInForce::reload(Journal& journal) {
   error_.clear();
   policy_ = std::move(*fresh);
   filters_.clear();
+  decisions_.clear();
   loaded_ = wall_microseconds() / 1'000'000;
   tell(policy_, journal);
 }
@@ -60,7 +75,7 @@ Result<config::Verdict> PolicyInForce::decide(const isolation::User& user,
 }
 
 Result<Shield> PolicyInForce::shield(const config::Verdict& verdict, const std::string& job) {
-  Shield shield = TRY(shield_of(verdict, job));
+  Shield shield = TRY(shield_of(verdict, job, &folders_));
   isolation::Spec only;
   only.controls.seccomp = shield.bound.controls.seccomp;
   std::string key = isolation::encode(only);
@@ -71,6 +86,38 @@ Result<Shield> PolicyInForce::shield(const config::Verdict& verdict, const std::
   }
   shield.filter = found->second;
   return shield;
+}
+
+Result<Decision> PolicyInForce::decide_anew(const isolation::User& user,
+                                            const protocol::Request& request) {
+  Decision decision;
+  decision.verdict = TRY(decide(user, request));
+  config::Profile& profile = decision.verdict.profile;
+  decision.shape = shape_of(profile).key();
+  if (user.uid == 0) std::swap(decision.uids, profile.uids);
+  decision.shield = TRY(shield(decision.verdict, request.job));
+  decision.encoded = encode(decision.shield);
+  Shield plain = decision.shield;
+  plain.filter.clear();
+  decision.recorded = encode(plain);
+  return decision;
+}
+
+Result<std::shared_ptr<const Decision>> PolicyInForce::decision(const isolation::User& user,
+                                                                const protocol::Request& request) {
+  std::string asked = asked_by(user, request);
+  auto found = decisions_.find(asked);
+  if (found != decisions_.end()) {
+    const Decision& known = *found->second;
+    bool same = granted_devices(known.verdict.profile, &folders_) ==
+                known.shield.bound.controls.devices.paths;
+    if (same) return found->second;
+  }
+  auto made = std::make_shared<const Decision>(TRY(decide_anew(user, request)));
+  if (asked.size() > kMostAsked) return made;
+  if (decisions_.size() >= kMostDecisions) decisions_.clear();
+  decisions_[std::move(asked)] = made;
+  return made;
 }
 
 config::Allowed PolicyInForce::allowed(const isolation::User& user) const {

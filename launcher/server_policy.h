@@ -7,6 +7,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -19,6 +20,16 @@
 
 namespace rtlaunch {
 
+// What a start is held to: all that depends on the policy, on who asks and on what for.
+struct Decision {
+  config::Verdict verdict;
+  config::UidRange uids;  // root's: the worker shall be somebody out of these
+  Shield shield;
+  std::string shape;     // Shape::key()
+  std::string encoded;   // the shield, for the spawner
+  std::string recorded;  // the same without its filter: who enters pays for compiling it again
+};
+
 class PolicyInForce {
  public:
   // "" for the default file, or the built-in policy where there is none.
@@ -28,8 +39,10 @@ class PolicyInForce {
   // What this user gets for what the request asks (ASKED in protocol.h). EPERM: less.
   Result<config::Verdict> decide(const isolation::User& user,
                                  const protocol::Request& request) const;
-  // The same for the spawner. Filters are compiled once for a policy.
-  Result<Shield> shield(const config::Verdict& verdict, const std::string& job);
+  // The same with all that follows from it. Who asks the same again gets the same, until the policy
+  // is read again or other devices are there.
+  Result<std::shared_ptr<const Decision>> decision(const isolation::User& user,
+                                                   const protocol::Request& request);
   // What this user may name in a runtime env.
   config::Allowed allowed(const isolation::User& user) const;
 
@@ -38,11 +51,17 @@ class PolicyInForce {
   config::Json status() const;
 
  private:
+  Result<Decision> decide_anew(const isolation::User& user, const protocol::Request& request);
+  // Filters are compiled once for a policy.
+  Result<Shield> shield(const config::Verdict& verdict, const std::string& job);
+
   std::string file_;
   config::Policy policy_;
   int64_t loaded_ = 0;  // seconds since 1970
   std::string error_;
-  std::map<std::string, std::string> filters_;  // by what they were made of
+  std::map<std::string, std::string> filters_;                        // by what they were made of
+  std::map<std::string, std::shared_ptr<const Decision>> decisions_;  // by what was asked
+  DeviceFolders folders_;
 };
 
 }  // namespace rtlaunch

@@ -43,13 +43,14 @@ void take_descriptors(std::vector<UniqueFd>& fds, SpawnRequest& spawn) {
 
 Error draining() { return Error{"start", EAGAIN, "", "rtlaunchd is being restarted", "try again"}; }
 
+using Decided = std::shared_ptr<const Decision>;
+
 // What the policy gives for this start, if the document was written for it.
-Result<config::Verdict> verdict_for(Session& session, const protocol::Request& request) {
-  config::Verdict verdict = TRY(session.server().policy().decide(session.peer().user, request));
-  std::string shape = shape_of(verdict.profile).key();
-  if (request.shape.empty() || request.shape == shape) return verdict;
-  return Error{"policy", EREMCHG, verdict.profile.name, "the policy gives another profile",
-               "ask what it is, and start again"};
+Result<Decided> decided(Session& session, const protocol::Request& request) {
+  Decided decision = TRY(session.server().policy().decision(session.peer().user, request));
+  if (request.shape.empty() || request.shape == decision->shape) return decision;
+  return Error{"policy", EREMCHG, decision->verdict.profile.name,
+               "the policy gives another profile", "ask what it is, and start again"};
 }
 
 // An environment that was made under a laxer policy is not started under this one.
@@ -70,21 +71,18 @@ Status check_environments(const store::Store& store, const std::vector<std::stri
 
 // What a start is held to, and the layers that it may name.
 struct Given {
-  config::Verdict verdict;
-  config::UidRange uids;  // root's: the worker shall be somebody out of these
-  Shield shield;
+  Decided decision;
   std::vector<store::Digest> entitled;
+  const config::UidRange& uids() const { return decision->uids; }
 };
 Result<Given> given_for(Session& session, const protocol::Request& request) {
   Server& server = session.server();
   if (server.draining()) return draining();
   Given given;
-  given.verdict = TRY(verdict_for(session, request));
-  if (session.peer().user.uid == 0) std::swap(given.uids, given.verdict.profile.uids);
-  given.shield = TRY(server.policy().shield(given.verdict, request.job));
+  given.decision = TRY(decided(session, request));
   store::Store store = TRY(server.store_of(session.peer().user.uid));
   given.entitled = TRY(layers_of(store, request.keys));
-  TRY(check_environments(store, request.keys, given.verdict.allow));
+  TRY(check_environments(store, request.keys, given.decision->verdict.allow));
   return given;
 }
 
@@ -94,8 +92,8 @@ Result<isolation::User> user_of(Session& session, const Given& given,
   const isolation::User& peer = session.peer().user;
   if (request.user && peer.uid != 0)
     return Error{"start", EPERM, "user", "only root starts commands as somebody else", "", 125};
-  if (given.uids.want != config::Want::kOff)
-    return job_user(given.uids, request.job, session.server().workers());
+  if (given.uids().want != config::Want::kOff)
+    return job_user(given.uids(), request.job, session.server().workers());
   if (request.user) return isolation::User{request.user->first, request.user->second, {}};
   return peer;
 }
@@ -106,17 +104,17 @@ Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worke
   SpawnRequest spawn;
   spawn.kind = SpawnRequest::Kind::kStart;
   Given given = TRY(given_for(session, incoming.request));
-  spawn.shield = encode(given.shield);
-  given.shield.filter.clear();  // who enters pays for compiling it again
-  worker.profile = given.verdict.profile.name;
-  worker.shield = encode(given.shield);
-  spawn.way_out = worker.way_out = given.shield.bound.network == isolation::Network::kEgress;
+  const Decision& decision = *given.decision;
+  spawn.shield = decision.encoded;
+  worker.profile = decision.verdict.profile.name;
+  worker.shield = decision.recorded;
+  spawn.way_out = worker.way_out = decision.shield.bound.network == isolation::Network::kEgress;
   spawn.caller = TRY(user_of(session, given, incoming.request));
   spawn.owner = worker.uid = session.peer().user.uid;
   if (spawn.caller.uid != worker.uid) {
     worker.runs_as = spawn.caller.uid;
     worker.runs_as_group = spawn.caller.gid;
-    if (given.uids.want != config::Want::kOff) worker.job = incoming.request.job;
+    if (decision.uids.want != config::Want::kOff) worker.job = incoming.request.job;
   }
   spawn.limits = TRY(session.limits_of_client());
   TRY(check_descriptors(session, incoming.fds));
@@ -232,17 +230,17 @@ std::string grant_start(Session& session, const protocol::Request& request) {
   }
   auto given = given_for(session, request);
   if (!given) return protocol::error_answer(given.error(), false);
-  if (given->uids.want != config::Want::kOff) {
+  if (given->uids().want != config::Want::kOff) {
     return protocol::error_answer({"grant", EPERM, "uids", "its worker isn't root", ""}, false);
   }
-  given->shield.filter.clear();  // whoever shuts it in compiles it again
+  const Decision& decision = *given->decision;
   session.server().journal().say(Level::kInfo, "granted",
                                  {.request = session.request_id(),
                                   .more = {{"name", request.name},
                                            {"env", request.env},
-                                           {"profile", given->verdict.profile.name}}});
+                                           {"profile", decision.verdict.profile.name}}});
   Json json = {
-      {"ok", true}, {"profile", given->verdict.profile.name}, {"shield", encode(given->shield)}};
+      {"ok", true}, {"profile", decision.verdict.profile.name}, {"shield", decision.recorded}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

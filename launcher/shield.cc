@@ -1,6 +1,5 @@
 #include "launcher/shield.h"
 
-#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -252,34 +251,6 @@ uint32_t limit_number(const std::string& name) {
   return kNumbers.at(name);
 }
 
-bool is_character_device(const std::string& path) {
-  struct stat info;
-  return ::lstat(path.c_str(), &info) == 0 && S_ISCHR(info.st_mode);
-}
-
-std::vector<std::string> names_in(const std::string& folder) {
-  auto directory = sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY);
-  auto names = directory ? sys::list_dir(directory->get()) : directory.error();
-  return names ? std::move(*names) : std::vector<std::string>();
-}
-
-// Those that are there: a machine has the ones that it has. Each start asks.
-std::vector<std::string> devices_of(const config::Grants& grants) {
-  std::vector<std::string> paths;
-  for (const std::string& pattern : grants.names) {
-    if (!pattern.ends_with('*')) {
-      if (is_character_device(pattern)) paths.push_back(pattern);
-      continue;
-    }
-    std::string folder = pattern.substr(0, pattern.rfind('/') + 1);
-    for (const std::string& name : names_in(folder)) {
-      std::string path = folder + name;
-      if (config::matches(pattern, path) && is_character_device(path)) paths.push_back(path);
-    }
-  }
-  return paths;
-}
-
 std::vector<uint32_t> ports_of(const std::vector<config::PortRange>& ranges) {
   std::vector<uint32_t> ports;
   for (const config::PortRange& range : ranges) {
@@ -297,7 +268,7 @@ Status take_ports(const config::Ports& ports, isolation::Controls* controls) {
   return unless_required(ports.want, "ports", "more than 4096 ports can't be told to the kernel");
 }
 
-Result<isolation::Controls> controls_of(const Profile& profile) {
+Result<isolation::Controls> controls_of(const Profile& profile, DeviceFolders* folders) {
   isolation::Controls controls;
   controls.seccomp = filter_of(profile);
   controls.files = {want_of(profile.files.want), profile.files.read, profile.files.write};
@@ -318,7 +289,7 @@ Result<isolation::Controls> controls_of(const Profile& profile) {
   controls.sys_masks = want_of(profile.masked_proc);
   controls.hide_pid = want_of(std::min(profile.masked_proc, profile.no_debug));
   controls.time_namespace = want_of(profile.own_clock);
-  if (wants(profile.private_dev)) controls.devices.paths = devices_of(profile.devices);
+  controls.devices.paths = granted_devices(profile, folders);
   if (!controls.devices.paths.empty()) controls.devices.want = isolation::Want::kPrefer;
   return controls;
 }
@@ -359,7 +330,14 @@ std::optional<Shape> assumed_shape(const std::string& profile) {
   return std::nullopt;
 }
 
-Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job) {
+std::vector<std::string> granted_devices(const Profile& profile, DeviceFolders* folders) {
+  if (!wants(profile.private_dev)) return {};
+  return folders->devices_of(profile.devices);
+}
+
+Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job,
+                         DeviceFolders* folders) {
+  DeviceFolders none;
   const Profile& profile = verdict.profile;
   Shield shield;
   Spec& bound = shield.bound;
@@ -373,7 +351,7 @@ Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job)
   if (wants(profile.shm_bytes.want)) bound.shm_bytes = profile.shm_bytes.value;
   TRY(take_network(profile.network, &bound));
   bound.job = plain_job(job);
-  bound.controls = TRY(controls_of(profile));
+  bound.controls = TRY(controls_of(profile, folders == nullptr ? &none : folders));
   TRY(unless_required(profile.uids.want, "uids", "only root's workers can be somebody else",
                       "use a profile without uids"));
   TRY(unless_required(profile.own_user, "own_user", "root's workers have no user namespace yet"));

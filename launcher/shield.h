@@ -18,6 +18,7 @@
 #include "config/policy.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
+#include "launcher/devices.h"
 
 namespace rtlaunch {
 
@@ -42,8 +43,12 @@ struct Shield {
   bool home = true, keep_caps = true, read_only = true;
   std::optional<std::vector<std::string>> mounts;  // config::Allowed's
 };
-// `job`: whose workers share a network, where they have one of their own.
-Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job = "");
+// `job`: whose workers share a network, where they have one of their own. `folders`: whoever asks
+// often keeps them.
+Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job = "",
+                         DeviceFolders* folders = nullptr);
+// Of all that goes into it, this alone is the machine's, and may be another at each start.
+std::vector<std::string> granted_devices(const config::Profile& profile, DeviceFolders* folders);
 // Compiles its filter, if it is a policy's own: whoever keeps policies keeps that with them.
 Result<std::string> compiled_filter(const Shield& shield);
 // As plain text, for the spawner and for the worker's record.
