@@ -77,11 +77,11 @@ def test_what_a_shell_heeds_is_heeded_inside_alone(ours, tmp_path):  # noqa: F81
         connect()
         @ray.remote
         def seen():
-            return [os.environ.get(name) for name in ('BASH_ENV', 'LOG')], os.environ['PATH'].split(':')[0]
+            return [os.environ.get(name) for name in ('BASH_ENV', 'LOG')], '/mine' in os.environ['PATH'].split(':')
         mine = {{'BASH_ENV': {str(script)!r}, 'PATH': '/mine:${{PATH}}'}}
         shut_in = {{'pip': ['emoji==2.2.0'], 'env_vars': {{**mine, 'LOG': {str(log)!r}}}}}
         ray.get(seen.options(runtime_env={{'env_vars': {{**mine, 'LOG': {str(plain)!r}}}}}).remote())
-        answer(ray.get(seen.options(runtime_env=shut_in).remote()))''') == [[str(script), str(log)], '/mine']
+        answer(ray.get(seen.options(runtime_env=shut_in).remote()))''') == [[str(script), str(log)], True]
     assert not log.exists()
     assert plain.read_text(), 'the control run: in no sandbox'
 

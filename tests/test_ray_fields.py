@@ -87,3 +87,16 @@ def test_a_wheel_brings_what_it_requires(either, project):  # noqa: F811
                 return [{name}.WORD, m.version('iniconfig'), m.version('idna')]
             answer(ray.get(seen.remote()))'''))
     assert found == [['sent', '2.0.0', '3.4'], ['read', '2.0.0', '3.4']]
+
+
+def test_a_packages_program_and_the_python_that_has_it_are_found_first(either):  # noqa: F811
+    """Even where a variable says another PATH; what is installed by hand goes to the worker's own."""
+    assert either.drive('''
+        connect()
+        @ray.remote(runtime_env={'pip': ['pygments==2.17.2'], 'env_vars': {'PATH': '/usr/bin:/bin'}})
+        def found():
+            import shutil, subprocess
+            says = lambda *words: subprocess.run(words, capture_output=True, text=True).stdout.strip()
+            return [says('pygmentize', '-V').split()[2], says('python', '-c', 'import pygments; print(pygments.__version__)'),
+                    os.environ['VIRTUAL_ENV'] == sys.prefix]
+        answer(ray.get(found.remote()))''', timeout=180) == ['2.17.2,', '2.17.2', True]

@@ -143,6 +143,7 @@ Knobs Knobs::from(const Variables& variables) {
   knobs.sandbox_all = flag("RTLAUNCH_RAY_SANDBOX_ALL");
   knobs.zygotes = text_of("RTLAUNCH_RAY_ZYGOTES") != "0";
   knobs.pythonpath = text_of("PYTHONPATH");
+  knobs.path = text_of("PATH");
   knobs.python = text_of("RTLAUNCH_RAY_PYTHON");
   knobs.socket = text_of("RTLAUNCH_SOCKET");
   knobs.store = text_of("RTLAUNCH_STORE");

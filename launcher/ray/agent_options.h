@@ -45,7 +45,7 @@ struct Knobs {
   bool health_by_stdin = false;  // RAY_enable_pipe_based_agent_to_parent_health_check
   bool sandbox_all = false;      // RTLAUNCH_RAY_SANDBOX_ALL: also what has no layers
   bool zygotes = true;           // RTLAUNCH_RAY_ZYGOTES=0: workers start by themselves
-  std::string pythonpath;        // PYTHONPATH, which workers get
+  std::string pythonpath, path;  // PYTHONPATH and PATH, which workers get
   std::string python;            // RTLAUNCH_RAY_PYTHON: the interpreter of Ray
   std::string socket, store;     // RTLAUNCH_SOCKET, RTLAUNCH_STORE
   bool embedded = false;         // RTLAUNCH_EMBEDDED

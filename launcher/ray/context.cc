@@ -1,5 +1,7 @@
 #include "launcher/ray/context.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -45,12 +47,25 @@ std::string python_path(const ContextRequest& request, const std::string& users)
   return path;
 }
 
+// What activating its virtualenv does in Ray's own agent: packages' programs, and the Python that
+// has the packages, are found first, and tools see where to install more.
+void activate(const ContextRequest& request, Json& json) {
+  bool ours = request.env.has_packages() && !request.env.makes_conda && !request.in_image;
+  if (!ours || request.python.empty() || request.python[0] != '/') return;
+  std::string bin = request.python.substr(0, request.python.rfind('/'));
+  std::string prefix = bin.substr(0, bin.rfind('/')), path = json.value("PATH", "${PATH}");
+  if (::access((prefix + "/pyvenv.cfg").c_str(), F_OK) == 0) json["VIRTUAL_ENV"] = prefix;
+  const std::string& first = path.starts_with("${PATH}") ? request.path : path;
+  if (!(first + ":").starts_with(bin + ":")) json["PATH"] = bin + ":" + path;
+}
+
 Json variables(const ContextRequest& request) {
   Json json = Json::object();
   if (request.in_image != nullptr)
     for (const auto& [name, value] : request.in_image->env_vars) json[name] = value;
   for (const auto& [name, value] : request.env.env_vars) json[name] = value;
   for (const auto& [name, value] : request.run_by.env_vars) json[name] = value;
+  activate(request, json);
   if (!request.env.working_dir && request.env.py_modules.empty()) return json;
   json["PYTHONPATH"] = python_path(request, json.value("PYTHONPATH", ""));
   return json;

@@ -25,7 +25,8 @@ struct ContextRequest {
   std::string runtime_env_dir, session_dir;
   std::string rtlaunch;            // the program
   std::vector<std::string> where;  // --socket S, --embedded, --store D
-  std::string pythonpath;          // our own PYTHONPATH
+  std::string pythonpath, path;    // our own PYTHONPATH and PATH
+  std::string python;              // the node's interpreter, which packages are added to
   bool sandbox_all = false;
   bool plain = false;  // its files lie at their places: no sandbox
   bool zygotes = false;

@@ -21,6 +21,8 @@ Json context(const std::string& env_text, const std::string& id, bool all = fals
                             "/bin/rtlaunch",
                             {"--socket", "/s"},
                             "/agents",
+                            "/bin:/base/bin",
+                            "/base/bin/python3",
                             all,
                             false,
                             false,
@@ -92,6 +94,17 @@ TEST(Context, TheUsersPathIsBeforeTheAgents) {
       context(R"({"pip": {"packages": ["six"]}})", "1")["env_vars"].contains("PYTHONPATH"));
 }
 
+TEST(Context, ProgramsOfPackagesAreFoundFirst) {
+  auto path = [](const std::string& env) {
+    std::string given = context(env, "1")["env_vars"].value("RTLAUNCH_ENV_VARS", "{}");
+    return Json::parse(given).value("PATH", "");
+  };
+  EXPECT_EQ(path(R"({"pip": ["six"]})"), "/base/bin:${PATH}");
+  EXPECT_EQ(path(R"({"uv": ["six"], "env_vars": {"PATH": "/x:${PATH}"}})"), "/base/bin:/x:${PATH}");
+  EXPECT_EQ(path(R"({"uv": ["six"], "env_vars": {"PATH": "/base/bin:/x"}})"), "/base/bin:/x");
+  EXPECT_EQ(path(R"({"working_dir": "gcs://p.zip"})"), "");
+}
+
 TEST(Context, WithoutLayersThereIsASandboxIfAsked) {
   EXPECT_EQ(words(context(R"({"env_vars": {"A": "1"}})", "", true)),
             "exec /bin/rtlaunch run --profile ray --die-with-parent --socket /s --session "
@@ -105,7 +118,16 @@ TEST(Context, InAnImageItsOwnPythonStartsTheWorker) {
       R"({"image_uri": "x", "working_dir": "gcs://p.zip", "env_vars": {"A": "${PATH}'$B"}})");
   RunBy run_by;
   InImage image{"python3", "/site/ray/default_worker.py", {{"/host site/ray", "/site/ray"}}, {}};
-  ContextRequest request{env, run_by, "1", "/run", "/s/session_1", "/bin/rtlaunch", {}, "/agents"};
+  ContextRequest request{env,
+                         run_by,
+                         "1",
+                         "/run",
+                         "/s/session_1",
+                         "/bin/rtlaunch",
+                         {},
+                         "/agents",
+                         "/bin",
+                         "/base/bin/python3"};
   request.zygotes = true;
   request.in_image = &image;
   Json json = Json::parse(*make_context(request));

@@ -223,6 +223,8 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
                          rtlaunch_,
                          where_,
                          knobs_.pythonpath,
+                         knobs_.path,
+                         knobs_.python,
                          knobs_.sandbox_all,
                          run_by->forks,
                          knobs_.zygotes};
