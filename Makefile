@@ -43,12 +43,12 @@ GENERATED := $(OUT)/generated
 RAY_MESSAGES := $(GENERATED)/launcher/ray/runtime_env_agent.pb
 RAY_LIBS := -lprotobuf-lite $(LAUNCH_LIBS)
 $(call object,isolation/net_link.cc isolation/net_rules.cc): CXXFLAGS += -isystem /usr/include/libnl3
-$(OUT)/pic/isolation/net_link.o $(OUT)/pic/isolation/net_rules.o: CXXFLAGS += -isystem /usr/include/libnl3
 $(call object,$(RAY_SOURCES)): CXXFLAGS += -isystem $(GENERATED)
 
-# What Python loads to be a zygote: isolation/ once more, as code that may lie anywhere. Without it
-# there are no zygotes, and with a sanitizer Python couldn't load it.
+# What Python loads to be a zygote: isolation/, as code that may lie anywhere, in the programs too. Without
+# it there are no zygotes, and with a sanitizer Python couldn't load it.
 ZYGOTE_PARTS := $(filter isolation/%.cc $(filter-out config/conda.cc config/yaml.cc config/runtime_env.cc,$(wildcard config/*.cc)),$(PARTS)) launcher/zygote_wire.cc launcher/zygote/library.cc
+$(call object,$(ZYGOTE_PARTS)): CXXFLAGS += -fPIC -fvisibility=hidden -ffunction-sections
 ZYGOTE_release := $(OUT)/bin/rtlaunch-zygote.so $(OUT)/bin/rtlaunch-zygote.py
 
 PROGRAMS := $(OUT)/bin/rtlaunch $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner \
@@ -104,15 +104,7 @@ $(DEFAULT_INDEX): tools/fetch-tools | fetched
 $(call object,installers/index.cc): CXXFLAGS += -isystem $(GENERATED)
 $(call object,installers/index.cc): $(DEFAULT_INDEX)
 
-$(OUT)/pic/%.o: %.cc
-	@mkdir -p $(@D)
-	@echo "  CXX $< (zygote)"
-	@$(CXX) $(CXXFLAGS) -fPIC -fvisibility=hidden -ffunction-sections -MMD -MP -c $< -o $@
-
-$(OUT)/pic/isolation/seccomp_shipped.o: CXXFLAGS += -isystem $(GENERATED)
-$(OUT)/pic/isolation/seccomp_shipped.o: $(FILTERS)
-
-$(OUT)/bin/rtlaunch-zygote.so: $(patsubst %.cc,$(OUT)/pic/%.o,$(ZYGOTE_PARTS))
+$(OUT)/bin/rtlaunch-zygote.so: $(call object,$(ZYGOTE_PARTS))
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
 	@g++ -shared $(CXXFLAGS) -static-libstdc++ -static-libgcc -Wl,--gc-sections,--exclude-libs,ALL,-Bsymbolic,-z,now \
@@ -275,6 +267,6 @@ install: build
 clean:
 	rm -rf build
 
--include $(patsubst %.cc,$(OUT)/obj/%.d,$(SOURCES) $(RAY_SOURCES)) $(patsubst %.cc,$(OUT)/pic/%.d,$(ZYGOTE_PARTS))
+-include $(patsubst %.cc,$(OUT)/obj/%.d,$(SOURCES) $(RAY_SOURCES) launcher/zygote/library.cc)
 .SECONDARY:
 .PHONY: tests
