@@ -188,6 +188,13 @@ SANDBOX_TEST(ClocksBeginWithTheWorker) {
   EXPECT_GE(outside, 5) << "control (this machine has just been started?)";
 }
 
+// A shell's programs are vfork'ed; so would be threads.
+SANDBOX_TEST(WithClocksOfItsOwnItStillForks) {
+  Spec spec = shell("true | true; /bin/echo still");
+  spec.controls.time_namespace = Want::kPrefer;
+  EXPECT_EQ(run(spec).output, "still\n");
+}
+
 SANDBOX_TEST(HidesProcessesThatCantBeTraced) {
   Spec spec = shell("ls -d /proc/1 /proc/self/status");
   EXPECT_EQ(run(spec).output, "/proc/1\n/proc/self/status\n") << "control";

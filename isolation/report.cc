@@ -87,6 +87,8 @@ void StepClock::restart() {
   count_ = 0;
 }
 
+void StepClock::resume() { last_ = now(); }
+
 Status StepClock::took(const char* name, Status status) {
   int64_t time = now();
   if (count_ < kMost) steps_[count_++] = {name, time - last_};

@@ -33,6 +33,7 @@ class StepClock {
 
   StepClock();
   void restart();  // forgets what it has: the launch begins now
+  void resume();   // the clock itself was set: the next step begins now
   // `name` is a literal. The time since the last call (or the constructor) is the step's.
   Status took(const char* name, Status status);
   const Step* begin() const { return steps_; }

@@ -90,11 +90,6 @@ Status take_keyring(const Spec& spec, ControlLog* log) {
   return log->took(Control::kKeyring, spec.controls.keyring, take_new_keyring());
 }
 
-Status take_clocks(const Spec& spec, ControlLog* log) {
-  if (spec.controls.time_namespace == Want::kOff) return {};
-  return log->took(Control::kTimeNamespace, spec.controls.time_namespace, take_new_clocks());
-}
-
 Status take_privileges(const Privileges& privileges, ControlLog* log) {
   TRY(drop_privileges(privileges));
   TRY(log->took(Control::kCapabilities, Want::kRequire, {}));
@@ -171,7 +166,6 @@ Status become(Command* command) {
   ::umask(command->umask);
   TRY(did.took("limits", take_limits(command->spec, command->log)));    // while we may raise them
   TRY(did.took("keyring", take_keyring(command->spec, command->log)));  // while the quota is root's
-  TRY(did.took("clocks", take_clocks(command->spec, command->log)));
   if (!command->bare) {
     TRY(did.took("privileges", take_privileges(command->privileges, command->log)));
   }
@@ -238,9 +232,19 @@ Result<pid_t> start_copy(Command* command) {
   return make_error("fork", "", "it ended before it could be the command");
 }
 
+// Our own, which the worker inherits: who borrows memory can't enter any.
+Status take_clocks(Command* command) {
+  Want want = command->spec.controls.time_namespace;
+  if (want == Want::kOff) return {};
+  Status took = command->log->took(Control::kTimeNamespace, want, take_new_clocks());
+  command->clock->resume();
+  return took;
+}
+
 }  // namespace
 
 Result<pid_t> start_worker(Command* command) {
+  TRY(take_clocks(command));
   if (command->spec.goes_on != nullptr) return start_copy(command);
   Handover handover{command, std::nullopt};
   pid_t pid = TRY(command->same_pid ? command->same_pid->spawn(worker, &handover)
