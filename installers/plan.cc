@@ -6,6 +6,7 @@
 #include "config/runtime_env.h"
 #include "installers/allowed_sources.h"
 #include "installers/conda.h"
+#include "installers/requirement.h"
 #include "installers/uv_run.h"
 #include "installers/wheel_needs.h"
 
@@ -68,7 +69,8 @@ bool uses_working_dir(const config::Packages& packages) {
 // Without a key when the working_dir it reads, or the image that it is for, has to be made first.
 Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool reads_working_dir,
                             Records& records) {
-  const config::Packages packages = packages_of(request.env, plan);
+  PackagesContext context = TRY(packages_context(request, plan, records.store()));
+  const config::Packages packages = with_variables(packages_of(request.env, plan), context);
   Field field;
   field.name = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";
   const Field* working_dir = plan.find("working_dir");
@@ -76,7 +78,6 @@ Result<Field> plan_packages(const PlanRequest& request, const Plan& plan, bool r
   if (reads_working_dir && working_dir != nullptr && working_dir->missing()) return field;
   if (image != nullptr && image->missing()) return field;
   Interpreter python = image != nullptr ? python_of(*image->record) : *plan.python;
-  PackagesContext context = TRY(packages_context(request, plan, records.store()));
   TRY(check_sources(packages, context, python, request.allowed));
   field.key = TRY(packages_key(packages, python, context));
   return field;

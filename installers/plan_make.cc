@@ -7,6 +7,7 @@
 #include "installers/image_make.h"
 #include "installers/image_packages.h"
 #include "installers/plan.h"
+#include "installers/requirement.h"
 #include "installers/wheel_needs.h"
 #include "installers/working_dir.h"
 
@@ -72,7 +73,7 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
   }
   if (!field.source) {
     PackagesContext context = TRY(packages_context(request, plan, store));
-    const config::Packages packages = packages_of(request.env, plan);
+    const config::Packages packages = with_variables(packages_of(request.env, plan), context);
     TRY(check_included(packages, context, request.allowed));
     if (const Field* image = plan.find("image_uri")) {
       field.record =

@@ -40,6 +40,12 @@ struct Requirement {
   bool has_options = false;  // --hash=… and the like on the line
 };
 
+// `${NAME}` of what is set becomes its value, env_vars before the caller's own: for pip in the
+// lines, where a name is in capitals and a value isn't empty; for uv `$NAME` too, and in the
+// options. The working_dir's own stays. What a policy says of sources is asked of the result.
+config::Packages with_variables(config::Packages packages, const PackagesContext& context);
+std::string with_variables(const std::string& line, const PackagesContext& context);  // pip's way
+
 // The lines, with those of the working_dir's files in place of `-r ${…}/file`. Build half: the
 // working_dir is read, and nothing outside of it, whatever a file or a link in it names.
 Result<std::vector<std::string>> with_included(const std::vector<std::string>& lines,

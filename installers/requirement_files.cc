@@ -57,7 +57,7 @@ Result<std::vector<std::string>> with_included(const std::vector<std::string>& l
     std::string path =
         sys::absolute_path(renamed(*file, kWorkingDirVariable, kWorkingDirInside), "/");
     for (const std::string& one : TRY(config::read_requirements_by(read, path))) {
-      all.push_back(from_working_dir(one));
+      all.push_back(with_variables(from_working_dir(one), context));
     }
   }
   return all;

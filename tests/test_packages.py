@@ -83,13 +83,23 @@ def test_requirements_file_nested_and_dict_forms(rt_one, empty_base):
         assert out == '2.14.0 3.7\n', field
 
 
-def test_pip_itself_where_its_version_is_named(rt_one, uv, tmp_path):
+@pytest.mark.parametrize('tool,version', [('pip', '24.0'), ('uv', '0.4.30')])
+def test_the_tool_itself_where_its_version_is_named(rt_one, uv, tmp_path, tool, version):
     from conftest import make_venv
-    venv = make_venv(tmp_path / 'venv-pip', uv, 'pip')
-    env = json.dumps({'pip': {'packages': ['emoji==2.14.0'], 'pip_version': '==24.0'}})
+    venv = make_venv(tmp_path / f'venv-{tool}', uv, 'pip')
+    env = json.dumps({tool: {'packages': ['emoji==2.14.0'], f'{tool}_version': f'=={version}'}})
     out = rt_one.ok('--runtime-env', env, '--', python_of(venv), '-c',
-                    'import emoji, importlib.metadata as m; print(emoji.__version__, m.version("pip"))')
-    assert out == '2.14.0 24.0\n'
+                    f'import emoji, importlib.metadata as m; print(emoji.__version__, m.version("{tool}"))')
+    assert out == f'2.14.0 {version}\n'
+
+
+def test_a_line_may_have_variables(rt_one, empty_base):
+    """Those of the runtime env, else the caller's; each value has an environment of its own."""
+    for field, version in (({'pip': ['emoji==${V}'], 'env_vars': {'V': '2.14.0'}}, '2.14.0'),
+                           ({'pip': ['emoji==${V}']}, '2.13.0'), ({'uv': ['emoji==$V']}, '2.13.0')):
+        out = rt_one.ok('--runtime-env', json.dumps(field), '--', python_of(empty_base), '-c',
+                        'import emoji; print(emoji.__version__)', env={'V': '2.13.0'})
+        assert out == version + '\n', field
 
 
 LOCAL = {'pyproject.toml': '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'

@@ -334,6 +334,7 @@ def test_what_is_not_listed_is_not_fetched_however_it_is_named(guest, node):
     included = ['--runtime-env', json.dumps({'working_dir': str(project), 'pip': ['-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/r.txt']})]
     trials = [(words, {}) for words in [*PLACES, included]]
     trials += [(['--pip', 'x'], {name: 'https://elsewhere.example/simple'}) for name in SETTINGS]
+    trials.append((['--pip', 'x @ ${PLACE}'], {'PLACE': 'https://elsewhere.example/x-1.tar.gz'}))
     for words, env in trials:
         said = guest.fails(*words, '--', 'true', env={**index, **env})
         assert 'elsewhere.example' in said and 'may serve' in said, (words, env, said)
