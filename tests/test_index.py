@@ -4,6 +4,9 @@ import base64
 import hashlib
 import http.server
 import json
+import os
+import pathlib
+import subprocess
 import threading
 import zipfile
 
@@ -149,5 +152,27 @@ def test_an_index_with_a_password_is_asked_as_before(rt_one, index, empty_base):
     index.add('first', '1.0')
     index.url = index.url.replace('://', '://user:canary-9f2@')
     assert install(rt_one, index, empty_base, 'first') == ['1.0']
-    grep = __import__('subprocess').run(['grep', '-rl', 'canary-9f2', rt_one.store], capture_output=True, text=True)
+    grep = subprocess.run(['grep', '-rl', 'canary-9f2', rt_one.store], capture_output=True, text=True)
     assert grep.stdout == ''
+
+
+@pytest.fixture
+def nobodys_home():
+    """Where HOME points for who has none. One that is on this machine already is covered, and stays as it is."""
+    home = pathlib.Path('/nonexistent')
+    covered = home.exists()
+    if covered and os.geteuid() != 0:
+        pytest.skip('/nonexistent exists, and only root can cover it')
+    if covered:
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'mode=777', 'none', home], check=True)
+    yield lambda: sorted(home.iterdir()) if covered or home.exists() else []
+    if covered:
+        subprocess.run(['umount', home], check=True)
+
+
+def test_a_url_with_a_user_alone_makes_nobody_a_home(rt, index, empty_base, nobodys_home):
+    """uv looks for the password among credentials of its own, and makes their folder."""
+    index.add('first', '1.0')
+    index.url = index.url.replace('://', '://somebody@')
+    assert install(rt, index, empty_base, 'first') == ['1.0']
+    assert nobodys_home() == []
