@@ -82,5 +82,7 @@ Result<std::vector<PackagesMount>> packages_mounts(const store::Record& record);
 bool lacks_bytecode(const store::Record& record);
 // What of the base is broken by it, a line each, both requirers named.
 std::vector<std::string> broken_by(const store::Record& record);
+// "emoji-2.2.0 idna-3.4", as pip's last line has it; "" when nothing was to be added.
+std::string installed_by(const store::Record& record);
 
 }  // namespace rtlaunch::installers

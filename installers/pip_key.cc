@@ -170,6 +170,20 @@ std::vector<std::string> broken_by(const store::Record& record) {
   return lines;
 }
 
+std::string installed_by(const store::Record& record) {
+  auto data = nlohmann::json::parse(record.data, nullptr, false);
+  std::string text;
+  if (!data.is_object() || !data.contains("packages")) return text;
+  for (const auto& package : data["packages"]) {
+    bool known = package.is_array() && package.size() == 2 && package[0].is_string() &&
+                 package[1].is_string();
+    if (!known) continue;
+    text += (text.empty() ? "" : " ") + package[0].get<std::string>() + "-" +
+            package[1].get<std::string>();
+  }
+  return text;
+}
+
 bool lacks_bytecode(const store::Record& record) {
   auto data = nlohmann::json::parse(record.data, nullptr, false);
   return data.is_object() && data.value("bytecode", false) == false;

@@ -547,6 +547,7 @@ TEST_F(Pip, ForARayWorkerOnlyWhatRayNeedsIsRefused) {
   context_.environment["RTLAUNCH_KEEP_VERSION_OF"] = "damson";
   auto record = make({"apple==2.0"});
   ASSERT_OK(record);
+  EXPECT_EQ(installed_by(*record), "apple-2.0");
   ASSERT_EQ(broken_by(*record).size(), 1u);
   EXPECT_NE(broken_by(*record)[0].find("cherry 1.0 in the base needs apple<2, but you ask for "
                                        "apple==2.0"),

@@ -304,6 +304,17 @@ void tell_what_is_broken(const installers::Plan& plan, Report& report) {
   }
 }
 
+// For the log of whoever asks in JSON, where people look for pip's own words.
+void tell_what_is_installed(const installers::Plan& plan, Report& report) {
+  for (const installers::Field& field : plan.fields) {
+    if (!field.is_packages() || !field.record) continue;
+    std::string packages = installers::installed_by(*field.record);
+    if (!packages.empty()) {
+      report.note("installed", field.name + ": Successfully installed " + packages);
+    }
+  }
+}
+
 Status hold_if_named(const RunOptions& options, const store::Key& id, Host& host) {
   return options.name.empty() ? Status() : host.hold(options.name, id, options.ttl);
 }
@@ -332,6 +343,7 @@ Result<int> create(const RunOptions& options, Report& report) {
     if (!held && held.error().code == ESTALE && attempt < kAttempts) continue;
     TRY(std::move(held));
     tell_what_is_broken(ready.plan, report);
+    if (options.json) tell_what_is_installed(ready.plan, report);
     if (cold) TRY(host->settle(request));
     host->ended();
     TRY(print_created(options, id, cold));

@@ -10,6 +10,7 @@
 #include "isolation/sys/files.h"
 #include "launcher/ray/context.h"
 #include "launcher/ray/failure.h"
+#include "launcher/ray/setup_words.h"
 #include "launcher/report.h"
 
 namespace rtlaunch::ray {
@@ -126,7 +127,7 @@ void Environments::forget_with(const Uri& gone) {
     if (has && entry->uses == 0 && entry->state == Entry::State::kMade) theirs.push_back(env);
   }
   for (const std::string& env : theirs) drop(env, *entries_[env]);
-  log_(LogLevel::kInfo, "unused and over the limit: " + gone.field + " " + gone.directory);
+  log_(LogLevel::kInfo, words_of_removal(gone));
 }
 
 awaitable<void> release(Maker& maker, std::string hold) {
@@ -171,6 +172,7 @@ awaitable<GetAnswer> Environments::get(GetRequest request) {
 awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
   SetupLog log(options_.log_dir, {options_.rotate_bytes, options_.rotate_count}, request.job,
                request.log_files);
+  log_(LogLevel::kInfo, "Creating runtime env: " + fields_of(request.env));
   auto began = Clock::now();
   if (knobs_.sleep_first > seconds(0)) co_await sleep_for(io_, knobs_.sleep_first);
   Status made = co_await try_make(*entry, request, log);
@@ -178,8 +180,10 @@ awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
   entry->creation_ms = took.count();
   if (made) {
     entry->state = Entry::State::kMade;
+    for (const Uri& uri : entry->uris) log.info(words_after(uri, uris_.knows(uri)));
     count_use(*entry, kNotCounted);
     if (!entry->id.empty()) spawn(io_, measure(entry->uris, entry->id));
+    log_(LogLevel::kInfo, "Successfully created runtime env: " + fields_of(request.env));
     log.info("runtime_env is ready after " + human_seconds(took.count() * 1000));
     co_return;
   }
@@ -231,6 +235,9 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   if (!env->runtime_env.empty()) {
     if (entry.hold.empty()) {
       entry.hold = "ray-" + options_.node_id.substr(0, 16) + "-" + std::to_string(++holds_);
+    }
+    for (const Uri& uri : env->uris) {
+      log.info(words_before(uri, uris_.knows(uri), knobs_.python));
     }
     auto layers = co_await make_layers(*env, entry.hold, deadline, log);
     if (!layers) co_return late_or(layers.error(), request.limit);

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "config/json.h"
 #include "launcher/report.h"
@@ -26,6 +27,7 @@ class Telling {
       std::string kind = json.value("event", "");
       if (kind == "progress") progress(json);
       if (kind == "layer") layer(json);
+      if (kind == "installed") log_.info(json.value("message", ""));
       if (kind == "warning") warned(json.value("message", ""));
       if (kind == "error") failed(json);
     } catch (const Json::exception&) {
@@ -43,15 +45,24 @@ class Telling {
   }
 
   void progress(const Json& json) {
-    std::string step = json.value("layer", "") + ": " + json.value("phase", "");
+    std::string layer = json.value("layer", ""), phase = json.value("phase", "");
+    std::string step = layer + ": " + phase, object = json.value("object", "");
+    if (phase == "download") told_of_download(layer, object);
     auto now = Clock::now();
     if (step == last_ && now - told_ < kTellEvery) return;
     last_ = step;
     told_ = now;
-    std::string text = step + " " + json.value("object", "");
+    std::string text = step + " " + object;
     uint64_t done = json.value("done", uint64_t{0}), total = json.value("total", uint64_t{0});
     if (total > 0) text += "  " + human_bytes(done) + " of " + human_bytes(total);
     log_.info(text);
+  }
+
+  // In Ray's words, once for each package.
+  void told_of_download(const std::string& layer, const std::string& object) {
+    bool package = layer == "working_dir" || layer == "py_modules" || layer == "java_jars";
+    if (package && downloads_.insert(object).second)
+      log_.info("Downloading package from " + object);
   }
 
   void layer(const Json& json) {
@@ -70,6 +81,7 @@ class Telling {
 
   SetupLog& log_;
   std::string last_;
+  std::set<std::string> downloads_;
   Clock::time_point told_;
   std::optional<Error> error_;
   std::vector<std::string> warnings_;

@@ -31,6 +31,7 @@ class UriCache {
   // Unused ones over the limit. With a limit of 0 all that is unused.
   std::vector<Uri> take_excess(const std::string& field);
   std::set<std::string> fields() const;  // that there are URIs of
+  bool knows(const Uri& uri) const { return entries_.contains(uri); }
   int64_t uses(const Uri& uri) const;
   uint64_t bytes(const std::string& field) const;
 
