@@ -1,8 +1,10 @@
 #include "launcher/ray/ray_env.h"
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "config/json.h"
 #include "launcher/ray/names.h"
@@ -58,12 +60,58 @@ std::string sorted_dump(const Json& json) {
   return text;
 }
 
+// Names behind `$` and in `${}` of a string, as Ray's uv plugin finds them.
+void add_names(const std::string& text, std::set<std::string>& names) {
+  for (size_t at = text.find('$'); at != std::string::npos; at = text.find('$', at + 1)) {
+    size_t from = at + 1, to = from;
+    if (from < text.size() && text[from] == '{') {
+      to = text.find('}', from);
+      if (to != std::string::npos) names.insert(text.substr(from + 1, to - from - 1));
+      continue;
+    }
+    auto is_word = [&](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
+    while (to < text.size() && is_word(text[to])) ++to;
+    if (to > from) names.insert(text.substr(from, to - from));
+  }
+}
+
+std::set<std::string> names_in(const Json& uv) {
+  std::set<std::string> names;
+  for (const char* field : {"packages", "uv_pip_install_options"}) {
+    if (!uv.contains(field) || !uv[field].is_array()) continue;
+    for (const Json& line : uv[field]) {
+      if (line.is_string()) add_names(line, names);
+    }
+  }
+  return names;
+}
+
+// What Ray hashes: with uv also the variables that lines and options name, and for the
+// working_dir's its URI.
+Json hashed(const std::string& key, const Json& value, const Json& root) {
+  Json packages = value, variables = Json::object(), both = Json::object();
+  if (value.is_array()) packages = Json::object({{"packages", value}});
+  for (const std::string& name : names_in(packages)) {
+    if (name == "RAY_RUNTIME_ENV_CREATE_WORKING_DIR" && root.contains("working_dir")) {
+      variables[name] = root["working_dir"];
+    }
+    bool own = root.contains("env_vars") && root["env_vars"].is_object() &&
+               root["env_vars"].contains(name);
+    if (own) variables[name] = root["env_vars"][name];
+  }
+  if (key != "uv" || variables.empty()) return packages;
+  both["uv"] = packages;
+  both["env_vars"] = variables;
+  return both;
+}
+
 class Reader {
  public:
   explicit Reader(const std::vector<std::string>& plugins) : plugins_(plugins) {}
 
   Result<RayEnv> read(const Json& root) {
     if (!root.is_object()) return bad("", "is no JSON object", "send a runtime_env");
+    root_ = &root;
     for (const auto& [key, value] : root.items()) {
       if (!value.is_null()) TRY(field(key, value));
     }
@@ -217,7 +265,7 @@ class Reader {
     }
     if (list.empty()) return {};
     ours_[key] = value;
-    std::string hash = sha1_hex(sorted_dump(value));
+    std::string hash = sha1_hex(sorted_dump(hashed(key, value, *root_)));
     env_.uris.push_back({key, key + "://" + hash, key + "/" + hash});
     return {};
   }
@@ -241,6 +289,7 @@ class Reader {
   }
 
   const std::vector<std::string>& plugins_;
+  const Json* root_ = nullptr;
   RayEnv env_;
   Json ours_ = Json::object();
 };

@@ -48,6 +48,14 @@ TEST(RayEnv, NamesPackagesAsRayDoes) {
   EXPECT_EQ(
       uri(R"({"uv":{"packages":["six"],"uv_check":false,"uv_pip_install_options":["--no-cache"]}})"),
       "uv://71df2047d0d3e546c3925945bace9f2e88933e2a");
+  EXPECT_EQ(uri(R"({"uv":["a"],"env_vars":{"X":"1"}})"),
+            "uv://08744c760c2cc45eb5e1d7363eade10777f3a23a");
+  // Variables that its lines name count, with others' values and the node's they don't.
+  EXPECT_EQ(uri(R"({"uv":{"packages":["emoji==${V}","$W","${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/p"],
+                          "uv_check":false,"uv_pip_install_options":["--find-links=${L}"]},
+                    "env_vars":{"V":"2.14.0","L":"\u00e9","X":"1"},
+                    "working_dir":"gcs://_ray_pkg_1.zip"})"),
+            "uv://a348cb7838836bdda1b46d3498e1b46a330a7beb");
 }
 
 TEST(RayEnv, NamesFieldsThatAreNoneOfRays) {
