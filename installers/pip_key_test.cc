@@ -178,19 +178,23 @@ TEST(Requirements, AreUnderstood) {
 
 TEST(Requirements, HaveVariablesAsPipAndUvDo) {
   PackagesContext context;
-  context.environment = {{"V", "1"}, {"EMPTY", ""}, {"low", "2"}, {"OWN", "host"}};
+  context.environment = {
+      {"V", "1"}, {"EMPTY", ""}, {"low", "2"}, {"OWN", "host"}, {"RTLAUNCH_GCS_TOKEN", "no"}};
   context.env_vars = {{"OWN", "a$V"}};
-  config::Packages packages = requirements({"a==${V}", "$V ${low} ${NONE} ${EMPTY} ${", "${OWN}",
-                                            "$V${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/b"});
+  config::Packages packages =
+      requirements({"a==${V}", "$V ${low} ${NONE} ${EMPTY} ${", "${OWN}", "${RTLAUNCH_GCS_TOKEN}",
+                    "$V${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/b"});
   packages.options = {"--pre=$V"};
   config::Packages as_pip = with_variables(packages, context);
   EXPECT_EQ(as_pip.lines, (std::vector<std::string>{"a==1", "$V ${low} ${NONE} ${EMPTY} ${", "a$V",
+                                                    "${RTLAUNCH_GCS_TOKEN}",
                                                     "$V${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/b"}));
   EXPECT_EQ(as_pip.options, packages.options);
   packages.tool = config::Packages::Tool::kUv;
   config::Packages as_uv = with_variables(packages, context);
-  EXPECT_EQ(as_uv.lines, (std::vector<std::string>{"a==1", "1 2 ${NONE}  ${", "a$V",
-                                                   "1${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/b"}));
+  EXPECT_EQ(as_uv.lines,
+            (std::vector<std::string>{"a==1", "1 2 ${NONE}  ${", "a$V", "${RTLAUNCH_GCS_TOKEN}",
+                                      "1${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/b"}));
   EXPECT_EQ(as_uv.options, std::vector<std::string>{"--pre=1"});
 }
 

@@ -42,7 +42,8 @@ struct Requirement {
 
 // `${NAME}` of what is set becomes its value, env_vars before the caller's own: for pip in the
 // lines, where a name is in capitals and a value isn't empty; for uv `$NAME` too, and in the
-// options. The working_dir's own stays. What a policy says of sources is asked of the result.
+// options. The working_dir's own stays, and so do RTLAUNCH_*. What a policy says of sources is
+// asked of the result.
 config::Packages with_variables(config::Packages packages, const PackagesContext& context);
 std::string with_variables(const std::string& line, const PackagesContext& context);  // pip's way
 

@@ -52,7 +52,8 @@ class Expansion {
     if (as_pip_ && !is_in_capitals(name)) return std::nullopt;
     std::optional<std::string> value;
     auto found = context_.environment.find(name);
-    if (found != context_.environment.end()) value = found->second;
+    bool ours = name.starts_with("RTLAUNCH_");  // one has the cluster's token
+    if (found != context_.environment.end() && !ours) value = found->second;
     for (const auto& [own, text] : context_.env_vars) {
       if (own == name) value = text;
     }
