@@ -100,3 +100,14 @@ def test_a_packages_program_and_the_python_that_has_it_are_found_first(either): 
             return [says('pygmentize', '-V').split()[2], says('python', '-c', 'import pygments; print(pygments.__version__)'),
                     os.environ['VIRTUAL_ENV'] == sys.prefix]
         answer(ray.get(found.remote()))''', timeout=180) == ['2.17.2,', '2.17.2', True]
+
+
+def test_a_packages_line_has_the_values_of_variables(either):  # noqa: F811
+    assert either.drive('''
+        connect()
+        def found():
+            import emoji
+            return emoji.__version__
+        ask = lambda field, version: ray.remote(found).options(runtime_env={
+            field: ['emoji==${EMOJI}'], 'env_vars': {'EMOJI': version}}).remote()
+        answer(ray.get([ask('pip', '2.13.0'), ask('uv', '2.14.0'), ask('uv', '2.12.1')]))''', timeout=240) == ['2.13.0', '2.14.0', '2.12.1']
