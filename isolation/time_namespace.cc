@@ -37,9 +37,10 @@ Status enter_ours() {
 }  // namespace
 
 Status take_new_clocks() {
+  // First what is refused where we are no root: with half of it done there could be no worker.
+  UniqueFd file = TRY(sys::open_at(AT_FDCWD, kOffsets, O_WRONLY));
   if (::unshare(CLONE_NEWTIME) != 0) return sys_error("time namespace", "");
   std::string monotonic = seconds_of(CLOCK_MONOTONIC), boot = seconds_of(CLOCK_BOOTTIME);
-  UniqueFd file = TRY(sys::open_at(AT_FDCWD, kOffsets, O_WRONLY));
   TRY(sys::write_all(file.get(), "monotonic " + monotonic + " 0\nboottime " + boot + " 0\n",
                      kOffsets));
   std::istringstream found(TRY(sys::read_file(kOffsets, 256)));

@@ -49,7 +49,7 @@ def test_an_image_with_a_python_and_without_ray(one, image):
                 names = ['LEVEL', 'PATH', 'QUOTED', 'OF_THE_JOB', 'HOME']
                 return {{'marker': open('/etc/marker').read(), 'cwd': [os.getcwd(), *os.listdir()], 'prefix': sys.prefix,
                         'ray': [ray.__version__, ray.__file__], 'env': [os.environ.get(name) for name in names],
-                        'host': [os.path.exists(path) for path in ({str(one.folder / 'of-the-host')!r}, {str(VENV)!r}, '/etc/passwd')],
+                        'host': [os.path.exists(path) for path in ({str(one.folder / 'of-the-host')!r}, {str(VENV / 'bin/python')!r}, '/etc/passwd')],
                         'sum': sum(data), 'pid': os.getpid(), 'uid': os.getuid(), 'more': bytes(10**6),
                         'session': ray.get_runtime_context().get_job_id()}}
             def nested(self):
