@@ -84,3 +84,19 @@ def test_a_java_worker_in_an_image(ours, image, jar, tmp_path):  # noqa: F811
     env = {'rtlaunch_image': image.uri, 'java_jars': [f'file://{jar}'], 'working_dir': str(tmp_path), 'env_vars': {'A': '${A} and more'}}
     folder, variable, data, place = call(ours, env)
     assert variable == 'image and more' and data == 'nine' and '/java_jars_files/' in place and '/working_dir_files/' in folder
+    assert not told_of_no_java(ours)
+
+
+def told_of_no_java(one):
+    return any('the image has no `java`' in text for text in one.logs().values())
+
+
+def test_an_image_without_a_jvm_is_told(ours, ray_programs, jar, tmp_path):  # noqa: F811
+    """Workers of Python start in it all the same."""
+    open_to_all(tmp_path)
+    image = Image(tmp_path / 'own', Env=['PATH=/opt/py/bin:/bin']).layer(image_python(ray_programs), packed=False).write()
+    env = {'rtlaunch_image': image.uri, 'java_jars': [f'file://{jar}']}
+    assert ours.drive(f'''
+        connect(runtime_env={env!r})
+        answer(ray.get(ray.remote(lambda: 'ran').remote(), timeout=90))''') == 'ran'
+    assert told_of_no_java(ours)
