@@ -41,6 +41,14 @@ class DeviceFoldersTest : public testing::Test {
     return found;
   }
 
+  void make_and_put_the_time_back(const std::string& name) {
+    struct stat before = {};
+    ASSERT_EQ(::stat(folder_.c_str(), &before), 0);
+    make(name);
+    struct timespec times[2] = {{0, UTIME_OMIT}, before.st_mtim};
+    ASSERT_EQ(::utimensat(AT_FDCWD, folder_.c_str(), times, 0), 0);
+  }
+
   std::string folder_;
   DeviceFolders folders_;
 };
@@ -63,11 +71,7 @@ TEST_F(DeviceFoldersTest, SeesWhatComesAndGoes) {
 TEST_F(DeviceFoldersTest, ReadsAFolderAgainOnlyIfItsTimeIsAnother) {
   change(60);
   EXPECT_THAT(names(), UnorderedElementsAre("one"));
-  struct stat before = {};
-  ASSERT_EQ(::stat(folder_.c_str(), &before), 0);
-  make("two");
-  struct timespec times[2] = {{0, UTIME_OMIT}, before.st_mtim};
-  ASSERT_EQ(::utimensat(AT_FDCWD, folder_.c_str(), times, 0), 0);
+  make_and_put_the_time_back("two");
   EXPECT_THAT(names(), UnorderedElementsAre("one"));
 }
 
@@ -75,11 +79,7 @@ TEST_F(DeviceFoldersTest, ReadsAFolderAgainOnlyIfItsTimeIsAnother) {
 TEST_F(DeviceFoldersTest, DoesNotBelieveATimeThatIsNew) {
   change(0);
   EXPECT_THAT(names(), UnorderedElementsAre("one"));
-  struct stat before = {};
-  ASSERT_EQ(::stat(folder_.c_str(), &before), 0);
-  make("two");
-  struct timespec times[2] = {{0, UTIME_OMIT}, before.st_mtim};
-  ASSERT_EQ(::utimensat(AT_FDCWD, folder_.c_str(), times, 0), 0);
+  make_and_put_the_time_back("two");
   EXPECT_THAT(names(), UnorderedElementsAre("one", "two"));
 }
 

@@ -91,6 +91,7 @@ std::set<std::string> names_in(const Json& uv) {
 Json hashed(const std::string& key, const Json& value, const Json& root) {
   Json packages = value, variables = Json::object(), both = Json::object();
   if (value.is_array()) packages = Json::object({{"packages", value}});
+  if (key != "uv") return packages;
   for (const std::string& name : names_in(packages)) {
     if (name == "RAY_RUNTIME_ENV_CREATE_WORKING_DIR" && root.contains("working_dir")) {
       variables[name] = root["working_dir"];
@@ -99,7 +100,7 @@ Json hashed(const std::string& key, const Json& value, const Json& root) {
                root["env_vars"].contains(name);
     if (own) variables[name] = root["env_vars"][name];
   }
-  if (key != "uv" || variables.empty()) return packages;
+  if (variables.empty()) return packages;
   both["uv"] = packages;
   both["env_vars"] = variables;
   return both;
