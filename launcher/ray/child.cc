@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@ namespace {
 
 constexpr size_t kMostLine = 256 << 10;
 constexpr size_t kMostOutput = 16 << 20;
+constexpr int kLeast = 19;           // of setpriority(2)
 constexpr auto kToDie = seconds(5);  // after SIGKILL
 
 struct Pipe {
@@ -52,6 +54,7 @@ Result<Child> start(asio::io_context& io, ChildStart what) {
   program.cwd = what.cwd;
   program.default_signals = true;
   sys::Cloned cloned = TRY(sys::start_program(program));
+  if (what.unhurried) (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(cloned.pid), kLeast);
   return Child{Watched(io, std::move(cloned.pidfd)), Watched(io, std::move(err.ours)),
                std::move(out)};
 }

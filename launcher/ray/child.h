@@ -23,6 +23,7 @@ struct ChildStart {
   std::map<std::string, std::string> variables;  // all that it has
   std::string cwd = "/";
   std::string input;
+  bool unhurried = false;  // whatever else wants a processor comes first: nice 19
 };
 
 struct ChildEnded {

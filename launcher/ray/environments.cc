@@ -242,9 +242,7 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
     auto layers = co_await make_layers(*env, entry.hold, deadline, log);
     if (!layers) co_return late_or(layers.error(), request.limit);
     context.id = layers->id;
-    for (const std::string& text : layers->warnings) {
-      drivers_.warn(request.job, "runtime_env: " + text);
-    }
+    drivers_.warn(request.job, layers->warnings);
   }
   InImage in_image;
   if (env->has_image()) {
@@ -255,7 +253,7 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
     if (!env->java_jars.empty() && !in_image.java) {
       std::string text = "the image has no `java`: no worker of Java can start in it";
       log.write(LogLevel::kWarning, text);
-      drivers_.warn(request.job, "runtime_env: " + text);
+      drivers_.warn(request.job, {text});
     }
   }
   Status places = make_mount_points(*env);
