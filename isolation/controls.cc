@@ -28,7 +28,8 @@ constexpr const char* kNames[] = {"capabilities",
                                   "hide_pid",
                                   "sys_masks",
                                   "devices",
-                                  "time_namespace"};
+                                  "time_namespace",
+                                  "user_namespace"};
 static_assert(std::size(kNames) == static_cast<size_t>(Control::kCount));
 
 std::string reason_of(const Error& error) {

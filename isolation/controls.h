@@ -41,6 +41,7 @@ enum class Control : uint32_t {
   kSysMasks,
   kDevices,
   kTimeNamespace,
+  kUserNamespace,
   kCount,
 };
 
@@ -123,6 +124,7 @@ struct Controls {
   Want sys_masks = Want::kOff;   // firmware, debugging, power meters below /sys are empty
   DeviceGrants devices;
   Want time_namespace = Want::kOff;  // uptime and boot time begin with the worker
+  Want user_namespace = Want::kOff;  // its own, without capabilities; rootless ones have it anyhow
 
   // What is on if nobody says otherwise.
   static Controls of(FilterBase base);

@@ -176,14 +176,9 @@ SANDBOX_TEST(LeavesNoCores) {
 SANDBOX_TEST(ClocksBeginWithTheWorker) {
   Spec spec = shell("cut -d. -f1 /proc/uptime");
   int outside = std::atoi(run(spec).output.c_str());
-  spec.controls.time_namespace = world.root ? Want::kRequire : Want::kPrefer;
+  spec.controls.time_namespace = Want::kRequire;
   Outcome outcome = run(spec);
-  auto report = found(outcome, Control::kTimeNamespace);
-  ASSERT_TRUE(report) << outcome.error.message();
-  if (!report->applied) {
-    EXPECT_NE(report->why, "");
-    return;  // told
-  }
+  ASSERT_TRUE(applied(outcome, Control::kTimeNamespace)) << outcome.error.message();
   EXPECT_LT(std::atoi(outcome.output.c_str()), 5);
   EXPECT_GE(outside, 5) << "control (this machine has just been started?)";
 }
@@ -191,8 +186,76 @@ SANDBOX_TEST(ClocksBeginWithTheWorker) {
 // A shell's programs are vfork'ed; so would be threads.
 SANDBOX_TEST(WithClocksOfItsOwnItStillForks) {
   Spec spec = shell("true | true; /bin/echo still");
-  spec.controls.time_namespace = Want::kPrefer;
+  spec.controls.time_namespace = Want::kRequire;
   EXPECT_EQ(run(spec).output, "still\n");
+}
+
+// --- a user namespace ---
+
+std::string user_namespace_of_ours() {
+  return std::filesystem::read_symlink("/proc/self/ns/user").string() + "\n";
+}
+
+Spec in_its_own(Spec spec) {
+  spec.controls.user_namespace = Want::kRequire;
+  spec.keep_caps = true;  // means nothing in there
+  return spec;
+}
+
+SANDBOX_TEST(HasAUserNamespaceOfItsOwn) {
+  Spec spec = shell("readlink /proc/self/ns/user");
+  if (world.root) {
+    EXPECT_EQ(run(spec).output, user_namespace_of_ours()) << "control";
+  }
+  Outcome outcome = run(in_its_own(spec));
+  EXPECT_TRUE(contains(outcome.output, "user:[")) << outcome.output << outcome.error.message();
+  EXPECT_NE(outcome.output, user_namespace_of_ours());
+  EXPECT_TRUE(applied(outcome, Control::kUserNamespace));
+}
+
+// Its owner has all capabilities in it: who runs in it has none, and can't have them back.
+// Attacks: E1
+SANDBOX_TEST(RegainsNothingInAUserNamespaceOfItsOwn) {
+  if (world.root) {
+    EXPECT_EQ(unguarded("regain"), 0) << "control";
+  }
+  EXPECT_EQ(run(in_its_own(guest(world, "regain"))).code(), 1);
+  Outcome outcome = run(in_its_own(
+      shell("grep Cap /proc/self/status | cut -f2 | sort -u; touch /tmp/it && chown 1:1 /tmp/it; "
+            "echo 0 0 1 > /proc/self/uid_map; hostname it; mount -t tmpfs none /tmp")));
+  EXPECT_EQ(outcome.output.substr(0, 17), "0000000000000000\n") << outcome.output;
+  for (const char* word : {"chown: changing", "I/O error", "hostname: ", "mount: /tmp: "})
+    EXPECT_TRUE(contains(outcome.output, word)) << outcome.output;
+}
+
+ROOT_TEST(WhatItKeepsIsKeptWithoutAUserNamespaceOfItsOwn) {
+  Spec spec = shell("touch /tmp/it && chown 1:1 /tmp/it && cat /etc/shadow >/dev/null && id -u");
+  spec.keep_caps = true;
+  EXPECT_EQ(run(spec).output, "0\n") << "control of the test above";
+}
+
+// Attacks: E6
+SANDBOX_TEST(MakesNoNamespacesInAUserNamespaceOfItsOwn) {
+  std::string own = std::to_string(SYS_unshare) + ",0x10000000";
+  Spec spec = in_its_own(guest(world, "call", {own, std::to_string(SYS_setns) + ",0,0"}));
+  EXPECT_EQ(run(filtered(spec, FilterBase::kMl)).code(), 1);
+  EXPECT_EQ(run(in_its_own(guest(world, "call", {own}))).code(), 0) << "control";
+}
+
+ROOT_TEST(InAUserNamespaceOfItsOwnItIsWhoItShallBe) {
+  Spec spec = in_its_own(shell("id -u; id -g; id -G; cd " + world.host + "; echo its > made"));
+  std::filesystem::permissions(world.host, std::filesystem::perms::all);
+  spec.writable = {world.host};
+  spec.user = User{kPlainUser, kPlainUser + 1, {kPlainUser + 2, 4000000000u}};
+  Outcome outcome = run(spec);
+  EXPECT_EQ(outcome.output, "12345\n12346\n12346 12347 4000000000\n") << outcome.error.message();
+  struct stat made = {};
+  ::stat((world.host + "/made").c_str(), &made);
+  EXPECT_EQ(made.st_uid, kPlainUser);
+  EXPECT_EQ(made.st_gid, kPlainUser + 1);
+  spec.user->groups.clear();
+  for (gid_t group = 0; group < 2000; ++group) spec.user->groups.push_back(2 * group + 100000);
+  EXPECT_EQ(run(spec).error.object, "user_namespace") << "more than the kernel takes";
 }
 
 SANDBOX_TEST(HidesProcessesThatCantBeTraced) {

@@ -43,6 +43,7 @@ Result<pid_t> enter(Setup& s, int target, const Prepare& prepare) {
   TRY(did.took("clone", prepare_without_sandbox(s, prepare)));
   TRY(did.took("descriptors", keep_only_given_descriptors(s, target)));
   TRY(did.took("namespaces", enter_namespaces(s, target)));
+  TRY(take_clocks(s));
   TRY(did.took("guard", guard_pid1()));  // whose memory the command shares until its exec
   TRY(did.took("go", wait_for_go(s)));
   Result<pid_t> worker = exec(s);

@@ -19,6 +19,7 @@
 #include "isolation/sys/process.h"
 #include "isolation/sys/title.h"
 #include "isolation/sysfs.h"
+#include "isolation/time_namespace.h"
 #include "isolation/userns.h"
 #include "isolation/worker.h"
 
@@ -46,6 +47,14 @@ Status prepare_without_sandbox(Setup& s, const Prepare& prepare) {
   s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices, nullptr}));
   s.spec.new_session = true;
   return {};
+}
+
+Status take_clocks(Setup& s) {
+  Want want = s.spec.controls.time_namespace;
+  if (want == Want::kOff) return {};
+  Status took = s.log.took(Control::kTimeNamespace, want, take_new_clocks());
+  s.clock.resume();
+  return took;
 }
 
 // Supervised: whoever started us has it on record that we are there. From here on we belong to the
@@ -322,6 +331,7 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   // with a root of its own, to nothing of the host's.
   TRY(did.took("hostname", set_hostname(s.spec)));
   TRY(did.took("title", show_pid1(s.spec)));
+  TRY(take_clocks(s));
   TRY(did.took("guard", guard_pid1()));
   TRY(did.took("go", go(s)));
   // Beyond this point a supervised sandbox lives as long as its line, whoever made it.

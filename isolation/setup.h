@@ -53,6 +53,10 @@ Status keep_only_given_descriptors(Setup& setup, int more);
 // Supervised: whoever started us has it on record that we are there.
 Status wait_for_go(Setup& setup);
 
+// Clocks of its own, if it shall have them, which the command inherits: who borrows memory can't
+// enter any. Before the guard: without root its file is ours only as long as we can be looked into.
+Status take_clocks(Setup& setup);
+
 // For whoever makes no sandbox: the parent of a command in that of another, or in none.
 Status prepare_without_sandbox(Setup& setup, const Prepare& prepare);
 

@@ -7,7 +7,7 @@
 namespace rtlaunch::isolation {
 namespace {
 
-constexpr std::string_view kMagic("RTSPEC\5\0", 8);
+constexpr std::string_view kMagic("RTSPEC\6\0", 8);
 constexpr size_t kLeastOverlay = 4 + 4 + 4 + 4, kLeastBind = 4 + 4 + 3;
 
 void write(const Overlay& overlay, Writer* out) {
@@ -64,9 +64,10 @@ void write(const std::vector<Resource>& resources, Writer* out) {
 constexpr Amount Controls::*kAmounts[] = {&Controls::memory_bytes, &Controls::swap_bytes,
                                           &Controls::pids,         &Controls::cpu_millis,
                                           &Controls::cpu_weight,   &Controls::io_weight};
-constexpr Want Controls::*kWants[] = {
-    &Controls::scopes,         &Controls::keyring,        &Controls::hide_pid, &Controls::sys_masks,
-    &Controls::resources_want, &Controls::time_namespace, &Controls::signals};
+constexpr Want Controls::*kWants[] = {&Controls::scopes,         &Controls::keyring,
+                                      &Controls::hide_pid,       &Controls::sys_masks,
+                                      &Controls::resources_want, &Controls::time_namespace,
+                                      &Controls::signals,        &Controls::user_namespace};
 
 void write(const Controls& controls, Writer* out) {
   auto want = [&](Want one) { out->number(static_cast<uint32_t>(one)); };

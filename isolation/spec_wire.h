@@ -15,8 +15,8 @@
 //   controls, as in controls.h, with want = u32 (0 off, 1 prefer, 2 require):
 //   seccomp: want, base: u32, allow deny: list of text, guards: u32 · files: want, read write: list
 //   of text · ports: want, connect bind: list of u32 · scopes keyring hide_pid sys_masks resources
-//   time_namespace signals: want · memory swap pids cpu cpu_weight io_weight: {want, u64} ·
-//   resources: list of {u32, soft hard: u64} · devices: want, list of text
+//   time_namespace signals user_namespace: want · memory swap pids cpu cpu_weight io_weight: {want,
+//   u64} · resources: list of {u32, soft hard: u64} · devices: want, list of text
 #pragma once
 
 #include <string>

@@ -3,11 +3,15 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <time.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <sstream>
 #include <string>
 
+#include "isolation/line.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/process.h"
 
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x80
@@ -26,18 +30,8 @@ std::string seconds_of(clockid_t clock) {
   return std::to_string(-now.tv_sec);
 }
 
-// unshare(2) makes it for children only. Until Linux 6.2 an exec changes nothing of that, and as
-// long as ours is another neither vfork(2) nor a thread is allowed.
-Status enter_ours() {
-  UniqueFd ours = TRY(sys::open_at(AT_FDCWD, kOurs, O_RDONLY));
-  if (::setns(ours.get(), CLONE_NEWTIME) == 0) return {};
-  return sys_error("time namespace", kOurs);
-}
-
-}  // namespace
-
-Status take_new_clocks() {
-  // First what is refused where we are no root: with half of it done there could be no worker.
+// Read back.
+Result<UniqueFd> new_clocks() {
   UniqueFd file = TRY(sys::open_at(AT_FDCWD, kOffsets, O_WRONLY));
   if (::unshare(CLONE_NEWTIME) != 0) return sys_error("time namespace", "");
   std::string monotonic = seconds_of(CLOCK_MONOTONIC), boot = seconds_of(CLOCK_BOOTTIME);
@@ -46,8 +40,36 @@ Status take_new_clocks() {
   std::istringstream found(TRY(sys::read_file(kOffsets, 256)));
   std::string word, first, second;
   found >> word >> first >> word >> word >> second;
-  if (first == monotonic && second == boot) return enter_ours();
+  if (first == monotonic && second == boot) return sys::open_at(AT_FDCWD, kOurs, O_RDONLY);
   return make_error("time namespace", kOffsets, "the clocks are other than those that were set");
+}
+
+[[noreturn]] void make_and_send(int socket) {
+  auto clocks = new_clocks();
+  int code = clocks ? 0 : clocks.error().code;
+  (void)send_line(socket, LineMessage::kStarted, code, clocks ? clocks->get() : -1).ok();
+  ::_exit(0);
+}
+
+Result<UniqueFd> receive_clocks(int line) {
+  UniqueFd clocks;
+  auto came = TRY(receive_line(line, &clocks));
+  if (clocks.valid()) return clocks;
+  return Error{"time namespace", came ? came->value : EIO, kOffsets, "", "", 125};
+}
+
+}  // namespace
+
+Status take_new_clocks() {
+  auto [ours, theirs] = TRY(make_line());
+  sys::Cloned maker = TRY(sys::clone_process({.namespaces = CLONE_NEWUSER}));
+  if (maker.pid == 0) make_and_send(theirs.get());
+  theirs.reset();
+  Result<UniqueFd> clocks = receive_clocks(ours.get());
+  (void)sys::wait_for(maker.pidfd.get()).ok();
+  if (!clocks) return clocks.error();
+  if (::setns(clocks->get(), CLONE_NEWTIME) == 0) return {};
+  return sys_error("time namespace", kOurs);
 }
 
 }  // namespace rtlaunch::isolation

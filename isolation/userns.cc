@@ -4,9 +4,11 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <set>
 #include <string>
 
 #include "isolation/line.h"
@@ -21,16 +23,16 @@ Status write_proc(int self, const char* name, const std::string& text) {
   return sys::write_all(fd.get(), text, std::string("/proc/self/") + name);
 }
 
-Status write_maps(int process, uid_t uid, gid_t gid) {
-  TRY(write_proc(process, "uid_map", "0 " + std::to_string(uid) + " 1\n"));
-  return write_proc(process, "gid_map", "0 " + std::to_string(gid) + " 1\n");
-}
+constexpr char kOurs[] = "/proc/self/ns/user";
 
 // Our own namespace is ours to open; whoever acts for a caller may not reach into another process.
-// However our parent ends: it may have done so before we could ask to die with it.
+// Nor do they know it by the number that it has in here. However our parent ends: it may have done
+// so before we could ask to die with it.
 [[noreturn]] void hold_until_end(int socket) {
-  auto map = sys::open_at(AT_FDCWD, "/proc/self/ns/user", O_RDONLY);
-  if (!map || !send_line(socket, LineMessage::kStarted, 0, map->get()).ok()) ::_exit(1);
+  auto self = sys::open_at(AT_FDCWD, "/proc/self", O_PATH | O_DIRECTORY);
+  auto map = sys::open_at(AT_FDCWD, kOurs, O_RDONLY);
+  for (const auto* one : {&self, &map})
+    if (!*one || !send_line(socket, LineMessage::kStarted, 0, (*one)->get()).ok()) ::_exit(1);
   (void)sys::close_all_but(&socket, 1).ok();
   (void)sys::die_with_parent().ok();
   char byte;
@@ -84,27 +86,63 @@ Status map_own_ids(uid_t uid, gid_t gid) {
 
 namespace {
 
-Result<UniqueFd> receive_map(int line) {
-  UniqueFd map;
-  (void)TRY(receive_line(line, &map));
-  if (map.valid()) return map;
-  return Error{"user namespace", EPERM, "/proc/self/ns/user", "", "", 125};
+// As the kernel takes them: "INSIDE OUTSIDE COUNT" lines.
+struct IdMaps {
+  std::string users, groups;
+};
+
+Result<UniqueFd> receive_one(int line, const char* name) {
+  UniqueFd one;
+  (void)TRY(receive_line(line, &one));
+  if (one.valid()) return one;
+  return Error{"user namespace", EPERM, name, "", "", 125};
+}
+
+Result<UniqueFd> mapped_by(int line, const IdMaps& maps) {
+  UniqueFd process = TRY(receive_one(line, "/proc/self"));
+  UniqueFd made = TRY(receive_one(line, kOurs));
+  TRY(write_proc(process.get(), "uid_map", maps.users));
+  TRY(write_proc(process.get(), "gid_map", maps.groups));
+  return made;
+}
+
+Result<UniqueFd> make_namespace(const IdMaps& maps) {
+  auto [ours, theirs] = TRY(make_line());
+  sys::Cloned holder = TRY(sys::clone_process({.namespaces = CLONE_NEWUSER}));
+  if (holder.pid == 0) hold_until_end(theirs.get());
+  theirs.reset();
+  Result<UniqueFd> made = mapped_by(ours.get(), maps);
+  (void)sys::send_signal(holder.pidfd.get(), SIGKILL).ok();
+  (void)sys::wait_for(holder.pidfd.get()).ok();
+  return made;
+}
+
+Result<struct stat> looked_at(int fd) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) return sys_error("user namespace", kOurs);
+  return info;
 }
 
 }  // namespace
 
 Result<UniqueFd> make_id_map(uid_t uid, gid_t gid) {
-  auto [ours, theirs] = TRY(make_line());
-  sys::Cloned holder = TRY(sys::clone_process({.namespaces = CLONE_NEWUSER}));
-  if (holder.pid == 0) hold_until_end(theirs.get());
-  theirs.reset();
-  std::string path = "/proc/" + std::to_string(holder.pid);
-  Result<UniqueFd> process = sys::open_at(AT_FDCWD, path, O_PATH | O_DIRECTORY);
-  Status mapped = process ? write_maps(process->get(), uid, gid) : Status(process.error());
-  Result<UniqueFd> map = mapped ? receive_map(ours.get()) : Result<UniqueFd>(mapped.error());
-  (void)sys::send_signal(holder.pidfd.get(), SIGKILL).ok();
-  (void)sys::wait_for(holder.pidfd.get()).ok();
-  return map;
+  return make_namespace({"0 " + std::to_string(uid) + " 1\n", "0 " + std::to_string(gid) + " 1\n"});
+}
+
+Result<UniqueFd> make_worker_namespace(const User& user) {
+  std::set<gid_t> groups(user.groups.begin(), user.groups.end());
+  groups.insert(user.gid);
+  std::string lines;
+  for (gid_t group : groups) lines += identity(group);
+  return make_namespace({identity(user.uid), lines});
+}
+
+Status enter_worker_namespace(int user_namespace) {
+  if (::setns(user_namespace, CLONE_NEWUSER) != 0) return sys_error("user namespace", kOurs);
+  UniqueFd now = TRY(sys::open_at(AT_FDCWD, kOurs, O_RDONLY));
+  struct stat wanted = TRY(looked_at(user_namespace)), is = TRY(looked_at(now.get()));
+  if (wanted.st_ino == is.st_ino && wanted.st_dev == is.st_dev) return {};
+  return make_error("user namespace", kOurs, "it is another than the one that was entered");
 }
 
 Error explain_clone(Error error, bool rootless) {

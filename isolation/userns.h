@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
 
@@ -26,6 +27,14 @@ Status map_own_ids(uid_t uid, gid_t gid);
 // MOUNT_ATTR_IDMAP: nobody else's have an owner. Root only; costs a process for a moment, so keep
 // it.
 Result<UniqueFd> make_id_map(uid_t uid, gid_t gid);
+
+// One for a worker that root starts: whoever is in it has its own ids and groups, and nobody
+// else's. None of the sandbox's other namespaces belongs to it, so capabilities in it are over
+// nothing that there is. Root only; costs a process for a moment.
+Result<UniqueFd> make_worker_namespace(const User& user);
+// For the worker itself, while it shares memory with nobody but who waits for it: it has all
+// capabilities in there, which are to be dropped next. Looked at afterwards.
+Status enter_worker_namespace(int user_namespace);
 
 // Why making the namespaces failed, in words, with a cure.
 Error explain_clone(Error error, bool rootless);

@@ -1,7 +1,6 @@
 #include "isolation/worker.h"
 
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -9,6 +8,7 @@
 
 #include <cerrno>
 #include <climits>
+#include <iterator>
 #include <optional>
 #include <string_view>
 
@@ -18,7 +18,7 @@
 #include "isolation/resources.h"
 #include "isolation/seccomp.h"
 #include "isolation/sys/process.h"
-#include "isolation/time_namespace.h"
+#include "isolation/userns.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -64,16 +64,15 @@ void take_terminal() {
 
 // The caller's descriptors become 0-2, and what a copy of us is told by 3. Those in `stdio` are
 // above 2, or already where they belong.
-Status take_stdio(const int (&stdio)[3], int* told) {
+Status take_stdio(const int (&stdio)[3], int* told, int user_namespace) {
   for (int target = 0; target < 3; ++target) {
     int result =
         stdio[target] == target ? ::fcntl(target, F_SETFD, 0) : ::dup2(stdio[target], target);
     if (result < 0) return sys_error("stdio", "descriptor " + std::to_string(target));
   }
   if (*told >= 0 && *told != kToldFd) *told = ::dup2(*told, kToldFd);
-  unsigned first = *told >= 0 ? kToldFd + 1 : 3;
-  if (::close_range(first, UINT_MAX, 0) != 0) return sys_error("close_range", "");
-  return {};
+  const int keep[] = {0, 1, 2, *told, user_namespace};
+  return sys::close_all_but(keep, std::size(keep));
 }
 
 // The launcher's own first, then what a policy makes stricter.
@@ -90,8 +89,18 @@ Status take_keyring(const Spec& spec, ControlLog* log) {
   return log->took(Control::kKeyring, spec.controls.keyring, take_new_keyring());
 }
 
-Status take_privileges(const Privileges& privileges, ControlLog* log) {
-  TRY(drop_privileges(privileges));
+Status enter_user_namespace(Command* command) {
+  if (!command->user_namespace.valid()) return {};
+  Status entered = enter_worker_namespace(command->user_namespace.get());
+  ::close(command->user_namespace.get());  // our copy: its owner is in memory that isn't ours alone
+  return command->log->took(Control::kUserNamespace, command->spec.controls.user_namespace,
+                            std::move(entered));
+}
+
+Status take_privileges(Command* command) {
+  ControlLog* log = command->log;
+  TRY(enter_user_namespace(command));
+  TRY(drop_privileges(command->privileges));
   TRY(log->took(Control::kCapabilities, Want::kRequire, {}));
   return log->took(Control::kNoNewPrivs, Want::kRequire, {});
 }
@@ -161,14 +170,12 @@ Status become(Command* command) {
   StepClock& did = *command->clock;
   TRY(did.took("fork", sys::unblock_all_signals()));
   if (command->spec.new_session && ::setsid() < 0) return sys_error("setsid", "");
-  TRY(did.took("stdio", take_stdio(command->stdio, &command->told)));
+  TRY(did.took("stdio", take_stdio(command->stdio, &command->told, command->user_namespace.get())));
   if (command->spec.new_session) take_terminal();
   ::umask(command->umask);
   TRY(did.took("limits", take_limits(command->spec, command->log)));    // while we may raise them
   TRY(did.took("keyring", take_keyring(command->spec, command->log)));  // while the quota is root's
-  if (!command->bare) {
-    TRY(did.took("privileges", take_privileges(command->privileges, command->log)));
-  }
+  if (!command->bare) TRY(did.took("privileges", take_privileges(command)));
   if (command->dies_with_parent) TRY(sys::die_with_parent());
   TRY(did.took("cwd", enter_cwd(command->spec.cwd)));
   if (!command->bare && command->spec.goes_on == nullptr) {
@@ -232,19 +239,34 @@ Result<pid_t> start_copy(Command* command) {
   return make_error("fork", "", "it ended before it could be the command");
 }
 
-// Our own, which the worker inherits: who borrows memory can't enter any.
-Status take_clocks(Command* command) {
-  Want want = command->spec.controls.time_namespace;
+User user_of(const Privileges& privileges) {
+  if (privileges.user) return *privileges.user;
+  User user{::geteuid(), ::getegid(), {}};
+  int count = ::getgroups(0, nullptr);
+  user.groups.resize(static_cast<size_t>(count > 0 ? count : 0));
+  if (count > 0) (void)!::getgroups(count, user.groups.data());
+  return user;
+}
+
+// What it may keep is meant for root of the host. Without root we are in one already.
+Status make_user_namespace(Command* command) {
+  Want want = command->spec.controls.user_namespace;
   if (want == Want::kOff) return {};
-  Status took = command->log->took(Control::kTimeNamespace, want, take_new_clocks());
-  command->clock->resume();
-  return took;
+  if (is_rootless()) return command->log->took(Control::kUserNamespace, want, {});
+  auto made = make_worker_namespace(user_of(command->privileges));
+  if (!made) return command->log->took(Control::kUserNamespace, want, made.error());
+  // Where no descriptor of the command's will be put.
+  command->user_namespace.reset(::fcntl(made->get(), F_DUPFD_CLOEXEC, kToldFd + 1));
+  if (!command->user_namespace.valid()) return sys_error("dup", "user namespace");
+  command->privileges.keep = 0;
+  command->privileges.shrunk = false;  // who enters it has all again
+  return {};
 }
 
 }  // namespace
 
 Result<pid_t> start_worker(Command* command) {
-  TRY(take_clocks(command));
+  if (!command->bare) TRY(make_user_namespace(command));
   if (command->spec.goes_on != nullptr) return start_copy(command);
   Handover handover{command, std::nullopt};
   pid_t pid = TRY(command->same_pid ? command->same_pid->spawn(worker, &handover)

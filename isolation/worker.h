@@ -12,6 +12,7 @@
 #include "isolation/same_pid.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
+#include "isolation/sys/unique_fd.h"
 
 namespace rtlaunch::isolation {
 
@@ -25,6 +26,7 @@ struct Command {
   Privileges privileges;
   const SamePid* same_pid = nullptr;
   bool bare = false;              // nothing is dropped
+  UniqueFd user_namespace;        // that it is to enter
   int told = -1;                  // of a copy of us: see Spec::goes_on
   bool dies_with_parent = false;  // for who is no pid 1, whose end the kernel sees to
   std::vector<char*> argv, env;

@@ -289,6 +289,7 @@ Result<isolation::Controls> controls_of(const Profile& profile, DeviceFolders* f
   controls.sys_masks = want_of(profile.masked_proc);
   controls.hide_pid = want_of(std::min(profile.masked_proc, profile.no_debug));
   controls.time_namespace = want_of(profile.own_clock);
+  controls.user_namespace = want_of(profile.own_user);
   controls.devices.paths = granted_devices(profile, folders);
   if (!controls.devices.paths.empty()) controls.devices.want = isolation::Want::kPrefer;
   return controls;
@@ -354,7 +355,6 @@ Result<Shield> shield_of(const config::Verdict& verdict, const std::string& job,
   bound.controls = TRY(controls_of(profile, folders == nullptr ? &none : folders));
   TRY(unless_required(profile.uids.want, "uids", "only root's workers can be somebody else",
                       "use a profile without uids"));
-  TRY(unless_required(profile.own_user, "own_user", "root's workers have no user namespace yet"));
   return shield;
 }
 

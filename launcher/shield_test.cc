@@ -205,14 +205,10 @@ TEST(Shield, ADestinationMayBeAName) {
 }
 
 TEST(Shield, WhatIsRequiredAndIsntThereRefusesByName) {
-  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
-           {"uids", R"({"first": 100000, "count": 10})"}, {"own_user", "require"}}) {
-    auto made = shield_of(verdict_of("ml", {{name, value}}));
-    ASSERT_FALSE(made) << name;
-    EXPECT_EQ(made.error().object, name);
-    EXPECT_EQ(made.error().code, EOPNOTSUPP);
-  }
-  EXPECT_TRUE(shield_of(verdict_of("ml", {{"own_user", "prefer"}})));
+  auto made = shield_of(verdict_of("ml", {{"uids", R"({"first": 100000, "count": 10})"}}));
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().object, "uids");
+  EXPECT_EQ(made.error().code, EOPNOTSUPP);
 }
 
 }  // namespace

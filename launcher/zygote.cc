@@ -317,7 +317,8 @@ std::optional<Zygote> Zygote::of(const Spec& spec, bool bare) {
 bool Zygote::can_give(const Spec& spec) {
   return spec.root == isolation::Root::kShared && spec.network == isolation::Network::kHost &&
          spec.keep_caps && !spec.controls.wants_cgroup() &&
-         spec.controls.time_namespace == isolation::Want::kOff;
+         spec.controls.time_namespace == isolation::Want::kOff &&
+         spec.controls.user_namespace == isolation::Want::kOff;
 }
 
 std::unique_ptr<Running> Zygote::ask(const Spec& spec, const Held& held, pid_t* pid1) const {

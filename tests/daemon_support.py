@@ -82,7 +82,16 @@ def wait_until(condition, seconds=10, every=0.02):
     raise AssertionError(f'{condition} has not become true in {seconds} s')
 
 
+def rights_of_the_unit():
+    """What a daemon that systemd starts has."""
+    unit = pathlib.Path(__file__).parent.parent / 'launcher/systemd/rtlaunchd.service'
+    allowed = re.search(r'^CapabilityBoundingSet=(.*)$', unit.read_text(), re.M)[1].lower().replace('cap_', '+').split()
+    return ['setpriv', '--bounding-set', ','.join(['-all', *allowed])]
+
+
 class Daemon:
+    rights = []   # a command around it
+
     def __init__(self, programs, folder, options=()):
         self.programs, self.folder = programs, folder
         self.store, self.runtime = folder / 'store', folder / 'run'
@@ -96,7 +105,7 @@ class Daemon:
     def spawn(self, *options, **more):
         self.runs += 1
         with open(self.log_name(), 'wb') as log:
-            return subprocess.Popen([self.programs / 'rtlaunchd', '--store', self.store, '--runtime', self.runtime,
+            return subprocess.Popen([*self.rights, self.programs / 'rtlaunchd', '--store', self.store, '--runtime', self.runtime,
                                      '--metrics', '127.0.0.1:0', *self.options, *options],
                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, **more)
 

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from conftest import PLAIN_UID, make_launcher
-from daemon_support import Client, Daemon, Start, as_user, through, wait_until
+from daemon_support import Client, Daemon, Start, as_user, rights_of_the_unit, through, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='a policy is root\'s')
 
@@ -92,6 +92,47 @@ def test_a_request_may_tighten(root):
     assert root.run('--profile', 'strict', '--', 'touch', root.home / 'y').returncode != 0
     assert root.run('--job', 'nightly', '--', 'touch', root.home / 'y').returncode != 0
     root.ok('--job', 'daily', '--', 'touch', root.home / 'y')
+
+
+def lacking(programs, folder, rights):
+    """What of the profiles a daemon couldn't give, by profile and user."""
+    folder.mkdir()
+    daemon = Daemon(programs, folder)
+    daemon.rights, found = rights, {}
+    daemon.start()
+    for uid in (0, GUEST):
+        (folder / str(uid)).mkdir()
+        client = through(daemon, folder / str(uid), uid)
+        for profile in ('strict', 'ml', 'debug', 'ray'):
+            client.ok('--profile', profile, '--control', 'own_user=prefer', '--control', 'own_clock=prefer', '--', 'true')
+            found[profile, uid] = daemon.events('started')[-1]['not_applied']
+    daemon.stop()
+    return found
+
+
+def test_what_its_unit_leaves_the_daemon_is_enough(programs, tmp_path):
+    found = lacking(programs, tmp_path / 'unit', rights_of_the_unit())
+    assert found == lacking(programs, tmp_path / 'all', [])
+    assert not any(name in told for told in found.values() for name in ('time_namespace', 'user_namespace'))
+
+
+OWN_USER = 'readlink /proc/self/ns/user; tr -s " " " " < /proc/self/uid_map; id -u; grep CapBnd /proc/self/status; stat -c %u /etc/shadow'
+
+
+@pytest.mark.parametrize('uid', [0, GUEST], ids=['root', 'guest'])
+def test_a_worker_with_a_user_namespace_of_its_own(uid, node, root, guest):
+    client = guest if uid else root
+    plain = client.ok('--', 'sh', '-c', OWN_USER).split()
+    assert plain[0] == os.readlink('/proc/self/ns/user') and plain[-1] == '0', 'the control run'
+    own = client.ok('--control', 'own_user=require', '--', 'sh', '-c', OWN_USER).split()
+    assert own[0] != plain[0] and own[1:4] == [str(uid), str(uid), '1'] and own[4] == str(uid)
+    assert int(own[6], 16) == 0 and own[7] == ('65534' if uid else '0')
+    stays = client.popen('--control', 'own_user=require', '--', 'sh', '-c', 'echo; read x', stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    stays.stdout.readline()
+    [worker] = node.daemon.workers()
+    entered = client.ok('enter', worker['id'], '--', 'sh', '-c', OWN_USER, verb='enter').split()
+    assert entered[0] not in (plain[0], own[0]) and int(entered[6], 16) == 0, 'nor does who enters it get more'
+    stays.communicate(b'\n')
 
 
 def test_only_listed_variables_reach_a_strict_worker(guest):

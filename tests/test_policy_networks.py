@@ -14,12 +14,11 @@ import subprocess
 import pytest
 
 from conftest import PLAIN_UID, make_launcher
-from daemon_support import Daemon, through, wait_until
+from daemon_support import Daemon, rights_of_the_unit, through, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='networks are root\'s to make')
 
 GUEST, PORT = PLAIN_UID, 8080
-UNIT = (pathlib.Path(__file__).parent.parent / 'launcher/systemd/rtlaunchd.service').read_text()
 POLICY = {
     'version': 1,
     'profiles': {'out': {'extends': 'ml', 'network': {'mode': 'egress', 'to': [f'tcp://10.9.0.1:{PORT}']}},
@@ -100,8 +99,7 @@ class Node(Daemon):
         (folder / 'policy.json').write_text(json.dumps(POLICY))
         super().__init__(programs, folder, options=['--policy', str(folder / 'policy.json')])
         self.host = host
-        allowed = re.search(r'^CapabilityBoundingSet=(.*)$', UNIT, re.M)[1].lower().replace('cap_', '+').split()
-        self.rights = ['setpriv', '--bounding-set', ','.join(['-all', *allowed])]
+        self.rights = rights_of_the_unit()
 
     def spawn(self, *options):
         self.runs += 1

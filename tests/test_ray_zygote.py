@@ -211,7 +211,7 @@ value = {**shut_in, 'debugs': debugs, 'scopes': libc.syscall(444, None, ctypes.c
 '''
 # What the policy takes of profile ray; whether a zygote has that to give.
 TIGHTER = [({}, True), ({'no_debug': 'require', 'rlimits': {'core': 4096}, 'no_outside_signals': 'prefer'}, True), ({'no_capabilities': 'require'}, False),
-           ({'pids': {'at_most': 5000, 'want': 'prefer'}}, False), ({'own_clock': 'prefer'}, False)]
+           ({'pids': {'at_most': 5000, 'want': 'prefer'}}, False), ({'own_clock': 'prefer'}, False), ({'own_user': 'prefer'}, False)]
 
 
 @pytest.fixture(scope='module')

@@ -193,8 +193,9 @@ Result<Spec> spec_of(const ZygoteRequest& request, const sys::Limits& limits) {
   TRY(isolation::check_line(request.line.get()));
   spec.keep_caps = ::geteuid() == 0;
   if (spec.root != isolation::Root::kShared) return make_error("zygote", "request", "is no worker");
-  if (spec.controls.time_namespace != isolation::Want::kOff) {
-    return make_error("zygote", "request", "clocks of its own begin with an exec");
+  if (spec.controls.time_namespace != isolation::Want::kOff ||
+      spec.controls.user_namespace != isolation::Want::kOff) {
+    return make_error("zygote", "request", "clocks or a user of its own begin with an exec");
   }
   spec.limits = limits;
   spec.stdin_fd = request.input;
