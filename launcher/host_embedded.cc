@@ -38,7 +38,10 @@ class EmbeddedHost : public Host {
   bool shares_terminal() const override { return true; }
   const std::string& store() const override { return store_.path(); }
   Result<const store::Store*> own() override { return &store_; }
-  std::vector<std::string> hidden() const override { return {store_.path()}; }
+  std::vector<std::string> hidden() const override {
+    if (::geteuid() != 0) return {store_.path()};
+    return {store_.path(), kJobUsers};
+  }
   std::optional<Past> start_past(const Launch& launch) override {
     isolation::Spec spec = launch.spec;
     bool held = hold_to_policy(launch.asked, &spec).ok();
@@ -122,7 +125,7 @@ class EmbeddedHost : public Host {
   }
   Result<UniqueFd> take_job_user(const std::string& job, isolation::Spec* spec) const {
     if (!gives_users()) return UniqueFd();
-    HeldUser held = TRY(hold_job_user(verdict_->profile.uids, job, store_.path() + "/uids"));
+    HeldUser held = TRY(hold_job_user(verdict_->profile.uids, job, 10000));
     spec->user = held.user;
     spec->leases.push_back(held.hold.get());
     return std::move(held.hold);

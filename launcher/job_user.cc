@@ -35,8 +35,6 @@ Error all_taken(const config::UidRange& range) {
       "wait for one to end, or ask the admin for a longer range"};
 }
 
-// --- without a daemon ---
-
 // Real, effective, saved and file system's: of a process that can't be looked into, too.
 std::set<uint32_t> users_of_processes() {
   std::set<uint32_t> users;
@@ -48,7 +46,7 @@ std::set<uint32_t> users_of_processes() {
     size_t at = status ? status->find("\nUid:") : std::string::npos;
     if (at == std::string::npos) continue;
     const char *next = status->c_str() + at + 5, *end = status->data() + status->size();
-    for (uint32_t id; next < end && *next == '\t'; users.insert(id))
+    for (uint32_t id = 0; next < end && *next == '\t'; users.insert(id))
       next = std::from_chars(next + 1, end, id).ptr;
   }
   return users;
@@ -109,32 +107,23 @@ Result<std::optional<HeldUser>> join_job(const config::UidRange& range, const Nu
   return std::optional<HeldUser>();
 }
 
-}  // namespace
-
-Result<isolation::User> job_user(const config::UidRange& range, const std::string& job,
-                                 Workers& workers) {
-  std::set<uint32_t> taken;
-  auto is_ours = [&](uint32_t number) {
-    return number >= range.first && number - range.first < range.count;
-  };
-  for (const auto& [id, worker] : workers.all_running()) {
-    if (!job.empty() && worker.job == job && is_ours(worker.runs_as))
-      return user_of(worker.runs_as);
-    taken.insert(worker.runs_as);
-  }
-  uint32_t tries = static_cast<uint32_t>(std::min<size_t>(range.count, taken.size() + 1));
-  for (uint32_t i = 0, at = sum_of(job) % range.count; i < tries;
-       ++i, at = (at + 1) % range.count) {
-    if (!taken.contains(range.first + at)) return user_of(range.first + at);
-  }
-  return all_taken(range);
-}
-
-Result<HeldUser> hold_job_user(const config::UidRange& range, const std::string& job,
-                               const std::string& folder) {
+// Whoever holds it has little to do; one that is stopped is waited for by nobody.
+Result<UniqueFd> lock_folder(const std::string& folder, int patience_ms) {
+  TRY(sys::make_dirs(folder.substr(0, folder.rfind('/')), 0755));
   TRY(sys::make_dirs(folder, 0700));
   UniqueFd lock = TRY(sys::open_at(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  if (::flock(lock.get(), LOCK_EX) != 0) return sys_error("start", folder);
+  for (int tries = 0; tries < patience_ms; ++tries) {
+    if (TRY(sys::try_lock_file(lock.get(), sys::Lock::kExclusive, folder))) return lock;
+    ::usleep(1000);
+  }
+  return Error{"start", EAGAIN, folder, "it is locked for longer than a choice takes", "try again"};
+}
+
+}  // namespace
+
+Result<HeldUser> hold_job_user(const config::UidRange& range, const std::string& job,
+                               int patience_ms) {
+  UniqueFd lock = TRY(lock_folder(kJobUsers, patience_ms));
   Numbers numbers(lock.get(), job);
   auto joined = job.empty() ? std::optional<HeldUser>() : TRY(join_job(range, numbers, lock.get()));
   if (joined) return std::move(*joined);

@@ -3,10 +3,9 @@
 // of no job has it alone. A number is free again when its last worker has ended; the first that is
 // tried follows from the job's name.
 //
-// Who has which is in the workers' records, so a new daemon goes on with it. Root without a daemon
-// has a folder of its own for it: a file for each number, with the job's name, locked by the
-// workers that have it; numbers that processes of others run as, a daemon's workers too, are passed
-// over. The daemon knows nothing of these: where both are used, give each a range.
+// Who has which is known to all that start workers here, daemons and commands without one, by one
+// folder: a file for each number, with the job's name, locked by the workers that have it, for as
+// long as they live. Numbers that processes of others run as are passed over.
 #pragma once
 
 #include <string>
@@ -15,19 +14,18 @@
 #include "isolation/sandbox.h"
 #include "isolation/sys/result.h"
 #include "isolation/sys/unique_fd.h"
-#include "launcher/workers.h"
 
 namespace rtlaunch {
 
-// EBUSY: all numbers are in use. The group has the same number; no other groups.
-Result<isolation::User> job_user(const config::UidRange& range, const std::string& job,
-                                 Workers& workers);
+inline constexpr char kJobUsers[] = "/run/rtlaunch/uids";
 
+// The group has the same number; no other groups.
 struct HeldUser {
   isolation::User user;
   UniqueFd hold;  // the worker's pid 1 keeps it
 };
+// EBUSY: all numbers are in use. EAGAIN: others choose for longer than we wait for them.
 Result<HeldUser> hold_job_user(const config::UidRange& range, const std::string& job,
-                               const std::string& folder);
+                               int patience_ms);
 
 }  // namespace rtlaunch

@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 using protocol::Op;
 
 constexpr auto kMostStart = seconds(60);  // the spawner itself gives up sooner
+constexpr int kPatienceMs = 50;           // everybody waits for us meanwhile
 
 // {document, stdin, stdout, stderr, line}
 Status check_descriptors(Session& session, const std::vector<UniqueFd>& fds) {
@@ -87,15 +88,15 @@ Result<Given> given_for(Session& session, const protocol::Request& request) {
 }
 
 // Root may ask for another, whom the policy's own choice of one goes before.
-Result<isolation::User> user_of(Session& session, const Given& given,
-                                const protocol::Request& request) {
+Result<HeldUser> user_of(Session& session, const Given& given, const protocol::Request& request) {
   const isolation::User& peer = session.peer().user;
   if (request.user && peer.uid != 0)
     return Error{"start", EPERM, "user", "only root starts commands as somebody else", "", 125};
   if (given.uids().want != config::Want::kOff)
-    return job_user(given.uids(), request.job, session.server().workers());
-  if (request.user) return isolation::User{request.user->first, request.user->second, {}};
-  return peer;
+    return hold_job_user(given.uids(), request.job, kPatienceMs);
+  if (request.user)
+    return HeldUser{isolation::User{request.user->first, request.user->second, {}}, {}};
+  return HeldUser{peer, {}};
 }
 
 // The request, and the worker's record with its first line.
@@ -109,7 +110,9 @@ Result<SpawnRequest> prepare(Session& session, Incoming& incoming, Worker& worke
   worker.profile = decision.verdict.profile.name;
   worker.shield = decision.recorded;
   spawn.way_out = worker.way_out = decision.shield.bound.network == isolation::Network::kEgress;
-  spawn.caller = TRY(user_of(session, given, incoming.request));
+  HeldUser user = TRY(user_of(session, given, incoming.request));
+  spawn.caller = std::move(user.user);
+  spawn.hold = std::move(user.hold);
   spawn.owner = worker.uid = session.peer().user.uid;
   if (spawn.caller.uid != worker.uid) {
     worker.runs_as = spawn.caller.uid;

@@ -22,7 +22,7 @@ Error nonsense(const char* what) { return Error{"spawner", EPROTO, what, "", "",
 // The descriptors of a request, in the order they are sent.
 constexpr UniqueFd SpawnRequest::*kFds[] = {
     &SpawnRequest::document, &SpawnRequest::input,  &SpawnRequest::output, &SpawnRequest::error,
-    &SpawnRequest::line,     &SpawnRequest::record, &SpawnRequest::target};
+    &SpawnRequest::line,     &SpawnRequest::record, &SpawnRequest::hold,   &SpawnRequest::target};
 
 void write_user(const isolation::User& user, Writer* out) {
   out->number(user.uid).number(user.gid).number(static_cast<uint32_t>(user.groups.size()));

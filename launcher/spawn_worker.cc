@@ -15,6 +15,7 @@
 #include "isolation/spec_wire.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
+#include "launcher/job_user.h"
 #include "launcher/shield.h"
 #include "launcher/spawn_wire.h"
 #include "launcher/worker.h"
@@ -147,7 +148,9 @@ Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config
   std::vector<store::Digest> layers =
       TRY(named_layers(spec, request.entitled, store, config.runtime));
   TRY(lease(layers, store, &spec));
+  if (request.hold.valid()) spec.leases.push_back(request.hold.get());
   spec.closed = {store.path(), config.runtime};
+  if (!sys::is_beneath(kJobUsers, config.runtime)) spec.closed.emplace_back(kJobUsers);
   spec.networks = config.runtime + "/networks";
   // Nobody joins another's, and whom root runs as joins none of that user's own.
   std::string whose = std::to_string(request.owner) + "." + std::to_string(request.caller.uid);
@@ -190,8 +193,8 @@ Result<std::pair<SpawnRequest, UniqueFd>> take_request(int socket) {
 
 // The Spec names them by number; they are pid 1's now.
 void keep_descriptors(SpawnRequest& request) {
-  for (UniqueFd* fd :
-       {&request.input, &request.output, &request.error, &request.line, &request.record}) {
+  for (UniqueFd* fd : {&request.input, &request.output, &request.error, &request.line,
+                       &request.record, &request.hold}) {
     fd->release();
   }
 }

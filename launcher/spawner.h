@@ -66,6 +66,7 @@ struct SpawnRequest {
   UniqueFd line;                  // kStart, kEnter: pid 1's end (isolation/line.h)
   UniqueFd record;  // kStart: the worker's file (workers.h), opened O_APPEND: flocked by the
                     // spawner and held by pid 1; see below
+  UniqueFd hold;    // kStart: a flock that pid 1 keeps, as a lease (job_user.h)
   UniqueFd target;  // kEnter: pidfd of the worker's pid 1
 };
 

@@ -1,5 +1,6 @@
 """`uids`: each job of root's runs as somebody of its own, who is not root."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -136,6 +137,38 @@ def test_without_a_daemon_a_range_has_an_end_too(alone, programs, tmp_path):
     assert alone.ok(*few, '--', 'id', '-u') == f'{FIRST + 20001}\n', 'that one is somebody'
     stranger.kill()
     stranger.wait()
+
+
+def test_daemons_and_who_starts_without_one_share_a_range(node, root, alone):
+    few = asked(2, FIRST + 5000)
+    a, one = stay_as(root, 'few', 'a')
+    same, joined = stay(alone, 'a', *few)
+    assert joined == one, 'one job is one user'
+    b, two = stay(alone, 'b', *few)
+    assert {one, two} == {FIRST + 5000, FIRST + 5001}
+    for refused in (lambda: alone.fails(*few, '--job', 'c', '--', 'true'), lambda: root.fails('--profile', 'few', '--job', 'c', '--', 'true')):
+        assert 'uids' in refused()
+    end(same)
+    node.kill()   # nor does it take a daemon to know
+    assert alone.ok(*few, '--job', 'a', '--', 'id', '-u') == f'{one}\n'
+    assert 'uids' in alone.fails(*few, '--job', 'c', '--', 'true')
+    node.start()
+    wait_until(lambda: [worker.get('runs_as') for worker in node.workers()] == [one], 60)
+    end(b)
+    assert root.ok('--profile', 'few', '--job', 'c', '--', 'id', '-u') == f'{two}\n', 'free again'
+    end(a)
+
+
+def test_who_stops_while_it_chooses_holds_up_nobody_for_long(root):
+    folder = os.open('/run/rtlaunch/uids', os.O_RDONLY) if os.path.isdir('/run/rtlaunch/uids') else None
+    if folder is None:
+        root.ok('--profile', 'jobs', '--', 'true')
+        folder = os.open('/run/rtlaunch/uids', os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert '/run/rtlaunch/uids' in root.fails('--profile', 'jobs', '--', 'true')
+    os.close(folder)
+    root.ok('--profile', 'jobs', '--', 'true')
+    assert root.run('--profile', 'ml', '--', 'ls', '/run/rtlaunch/uids').stdout == '', 'no worker gets at it, not even one of root\'s'
 
 
 def test_a_plain_user_gets_none(programs, tmp_path):
