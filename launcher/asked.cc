@@ -101,6 +101,17 @@ void find_first(const std::string& python, const std::string& cwd,
   path = sys::absolute_path(python.substr(0, slash + 1), cwd) + (path.empty() ? "" : ":" + path);
 }
 
+// A shell may start the program.
+void find_libraries(const RunOptions& options, config::RuntimeEnv& env) {
+  const auto& [programs, path] = options.library_path;
+  auto is_there = [&, &folder = programs](const std::string& word) {
+    return sys::is_beneath(word, folder);
+  };
+  if (programs.empty()) return;
+  if (std::any_of(options.command.begin(), options.command.end(), is_there))
+    env.env_vars.emplace_back("LD_LIBRARY_PATH", path);
+}
+
 }  // namespace
 
 installers::Environment caller_variables() {
@@ -145,6 +156,7 @@ Result<installers::PlanRequest> exec_request(const RunOptions& options) {
   installers::PlanRequest request;
   request.cwd = TRY(caller_cwd());
   request.variables = caller_variables();
+  find_libraries(options, request.env);
   TRY(take_given_variables(request));
   add_variables(options.env, request.env);
   return request;

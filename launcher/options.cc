@@ -129,6 +129,12 @@ Status add_bind(RunOptions& options, const std::string& value) {
   return {};
 }
 
+Status set_library_path(RunOptions& options, const std::string& value) {
+  auto [programs, path] = TRY(name_and_value("--library-path", value));
+  options.library_path = {TRY(absolute("--library-path", programs)), path};
+  return {};
+}
+
 constexpr Option kOptions[] = {
     {"--runtime-env", kRun | kCreate, nullptr, into<&RunOptions::runtime_env>},
     {"--working-dir", kRun | kCreate, nullptr, into<&RunOptions::working_dir>},
@@ -148,6 +154,7 @@ constexpr Option kOptions[] = {
     {"--hide", kRun | kExec, nullptr, add_hidden},
     {"--session", kRun | kExec, nullptr, set_session},
     {"--bind", kRun | kExec, nullptr, add_bind},
+    {"--library-path", kExec, nullptr, set_library_path},
     {"--die-with-parent", kRun | kExec, &RunOptions::die_with_parent, nullptr},
     {"--zygote", kExec, &RunOptions::zygote, nullptr},
     {"--timings", kRun | kExec, &RunOptions::timings, nullptr},

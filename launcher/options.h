@@ -36,6 +36,7 @@ struct RunOptions {
   std::vector<std::string> hidden;         // --hide, absolute
   std::string session;                     // --session, absolute; its neighbours are hidden
   std::vector<std::pair<std::string, std::string>> binds;  // --bind HOST=INSIDE, absolute
+  std::pair<std::string, std::string> library_path;        // --library-path DIR=PATH
   bool die_with_parent = false;                            // --die-with-parent
   bool zygote = false;           // --zygote: a worker of Ray's may come from one
   uint64_t upper_bytes = 0;      // --upper-size; 0: half of the memory

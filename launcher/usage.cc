@@ -80,6 +80,7 @@ variables, directory and stdin, stdout, stderr are passed on. Killed, it takes C
   --hide DIR                show it empty, if it is there (repeat for more)
   --session DIR             of Ray: other directories session_* beside it are shown empty
   --bind HOST=INSIDE        show a file or directory of the host, read-only, elsewhere (repeat for more)
+  --library-path DIR=PATH   LD_LIBRARY_PATH, where CMD is a program in DIR
   --die-with-parent         end, with CMD, when the process that started rtlaunch does
   --zygote                  a worker of Ray's may be the copy of one that is kept ready
   --socket PATH, --embedded, --store DIR, --json, --timings   as for run

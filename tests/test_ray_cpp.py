@@ -87,3 +87,10 @@ def test_in_an_image(ray_cpp, code, ours, ray_programs, tmp_path_factory, tmp_pa
                 packed=False).write()
     env = {'rtlaunch_image': image.uri, 'working_dir': str(tmp_path), 'env_vars': {'A': '${A} and more'}}
     assert call(ours, '/srv/code', env) == ('image and more', 'eight', True, True)
+    path = ours.drive(f'''
+        connect(runtime_env={env!r})
+        @ray.remote
+        def path():
+            return os.environ.get('LD_LIBRARY_PATH')
+        answer(ray.get(path.remote(), timeout=90))''')
+    assert path is None, 'that is for its libraries, not for Python'

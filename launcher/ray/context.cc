@@ -20,6 +20,10 @@ constexpr size_t kMostBytes = (128 << 10) - 1024;
 constexpr std::string_view kLocal = "local://";
 constexpr const char* kJobVariable = "RAY_JOB_ID";
 
+std::string session_of(const std::string& session_dir) {
+  return session_dir.substr(session_dir.rfind('/') + 1);
+}
+
 bool is_local(const std::string& uri) { return uri.rfind(kLocal, 0) == 0; }
 
 // Where the URI's content is for the worker.
@@ -90,8 +94,8 @@ void add_places(const ContextRequest& request, std::vector<std::string>& words) 
 // What the policy knows the worker's job by. Contexts are of all jobs, a raylet's variable is of
 // one; numbers begin anew with each session.
 std::string job_word(const std::string& session_dir) {
-  std::string session = session_dir.substr(session_dir.rfind('/') + 1);
-  return "ray-\"${" + std::string(kJobVariable) + ":-none}\"-" + shell_quoted(session);
+  return "ray-\"${" + std::string(kJobVariable) + ":-none}\"-" +
+         shell_quoted(session_of(session_dir));
 }
 
 std::vector<std::string> sandbox_words(const ContextRequest& request) {
@@ -206,7 +210,12 @@ std::vector<std::string> session_words(const std::string& session_dir, const InI
   for (const auto& [source, place] : in.binds) {
     words.insert(words.end(), {"--bind", source + "=" + place});
   }
+  if (!in.cpp.empty()) words.insert(words.end(), {"--library-path", in.cpp + "=" + in.libraries});
   return words;
+}
+
+std::string job_name(const std::string& job, const std::string& session_dir) {
+  return "ray-" + (job.empty() ? "none" : job) + "-" + session_of(session_dir);
 }
 
 std::string without_dollars(std::string json) {

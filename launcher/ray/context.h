@@ -37,6 +37,9 @@ struct ContextRequest {
 // What says where Ray's session is, and what of the host is shown in an image.
 std::vector<std::string> session_words(const std::string& session_dir, const InImage& in);
 
+// What the policy knows a job of Ray's by; "": none. Its workers say the same of themselves.
+std::string job_name(const std::string& job, const std::string& session_dir);
+
 // The same JSON, in which nothing is expanded on the way to whom it is for (asked.h).
 std::string without_dollars(std::string json);
 

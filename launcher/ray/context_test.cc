@@ -79,6 +79,11 @@ TEST(Context, StartsWorkersThroughExec) {
             "/run dir/py_modules_files/m:/l:/run dir/working_dir_files/p:/agents");
 }
 
+TEST(Context, WhoLooksIntoAnImageSaysTheJobsNameAsItsWorkersDo) {
+  EXPECT_EQ(job_name("01000000", "/s/session_1"), "ray-01000000-session_1");
+  EXPECT_EQ(job_name("", "/s/session_1"), "ray-none-session_1");
+}
+
 TEST(Context, AWorkersJobIsNotItsUsersWord) {
   const char* env = R"({"env_vars": {"RAY_JOB_ID": "01000000"}})";
   EXPECT_NE(std::string(context(env, "1")).find("env_vars.RAY_JOB_ID"), std::string::npos);
@@ -118,6 +123,7 @@ TEST(Context, InAnImageItsOwnPythonStartsTheWorker) {
       R"({"image_uri": "x", "working_dir": "gcs://p.zip", "env_vars": {"A": "${PATH}'$B"}})");
   RunBy run_by;
   InImage image{"python3", "/site/ray/default_worker.py", {{"/host site/ray", "/site/ray"}}, {}};
+  image.cpp = "/host site/ray/cpp", image.libraries = "/host site/ray/cpp/lib:/lib";
   ContextRequest request{env,
                          run_by,
                          "1",
@@ -133,7 +139,9 @@ TEST(Context, InAnImageItsOwnPythonStartsTheWorker) {
   Json json = Json::parse(*make_context(request));
   EXPECT_EQ(words(json),
             "exec /bin/rtlaunch exec 1 --profile ray --die-with-parent --session /s/session_1 "
-            "--bind '/host site/ray=/site/ray' --working-dir-at /run/working_dir_files/p "
+            "--bind '/host site/ray=/site/ray' "
+            "--library-path '/host site/ray/cpp=/host site/ray/cpp/lib:/lib' --working-dir-at "
+            "/run/working_dir_files/p "
             "--job ray-\"${RAY_JOB_ID:-none}\"-session_1 -- ");
   EXPECT_EQ(json["py_executable"], "python3");
   EXPECT_EQ(json["override_worker_entrypoint"], "/site/ray/default_worker.py");

@@ -246,7 +246,7 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   }
   InImage in_image;
   if (env->has_image()) {
-    auto looked = co_await images_.look(*env, context.id, deadline);
+    auto looked = co_await images_.look(*env, context.id, request.job, deadline);
     if (!looked) co_return late_or(looked.error(), request.limit);
     in_image = std::move(*looked);
     context.in_image = &in_image;

@@ -164,17 +164,19 @@ awaitable<Result<Images::Said>> Images::run(std::vector<std::string> argv,
 }
 
 // As the worker will be run, its variables too.
-awaitable<Result<Images::Said>> Images::run_inside(InImage in, RayEnv env, std::string id,
-                                                   std::string script, Clock::time_point deadline) {
-  std::vector<std::string> argv = {options_.rtlaunch, "exec", std::move(id),
-                                   "--profile",       "ray",  "--die-with-parent"};
+awaitable<Result<Images::Said>> Images::run_inside(InImage in, Of of, std::string script,
+                                                   Clock::time_point deadline) {
+  std::string job = job_name(of.job, options_.session_dir);
+  std::vector<std::string> argv = {options_.rtlaunch, "exec",        std::move(of.id),
+                                   "--profile",       "ray",         "--die-with-parent",
+                                   "--job",           std::move(job)};
   argv.insert(argv.end(), options_.where.begin(), options_.where.end());
   for (const std::string& word : session_words(options_.session_dir, in)) argv.push_back(word);
   argv.push_back("--");
   for (const std::string& word : words_of(in.python)) argv.push_back(word);
   argv.insert(argv.end(), {"-c", std::move(script)});
   Knobs::Variables variables = options_.variables;
-  variables[kGivenVariables] = given(env, in);
+  variables[kGivenVariables] = given(of.env, in);
   return run(std::move(argv), std::move(variables), deadline);
 }
 
@@ -190,13 +192,14 @@ awaitable<Status> Images::look_at_node(Clock::time_point deadline) {
   co_return Status();
 }
 
-awaitable<Result<Images::Seen>> Images::find_python(InImage* in, RayEnv env, std::string id,
+awaitable<Result<Images::Seen>> Images::find_python(InImage* in, Of of,
                                                     Clock::time_point deadline) {
+  const RayEnv& env = of.env;
   std::vector<std::string> names = {"python3", "python"};
   if (env.py_executable) names = {*env.py_executable};
   for (const std::string& name : names) {
     in->python = name;
-    auto said = co_await run_inside(*in, env, id, kAskImage, deadline);
+    auto said = co_await run_inside(*in, of, kAskImage, deadline);
     if (!said) co_return said.error();
     if (said->status == 0) co_return read(*said);
     if (said->status == kNotFound) continue;
@@ -241,12 +244,14 @@ Pairs Images::lacking(const Seen& image) const {
 void Images::find_libraries(const Seen& image, InImage* found) const {
   for (const std::string& folder : node_->workers) {
     if (!folder.ends_with("/cpp")) continue;
-    std::string rest = image.libraries.empty() ? "" : ":" + image.libraries;
-    found->env_vars.emplace_back("LD_LIBRARY_PATH", folder + "/lib" + rest);
+    found->cpp = folder;
+    found->libraries = folder + "/lib" + (image.libraries.empty() ? "" : ":" + image.libraries);
   }
 }
 
-awaitable<Result<InImage>> Images::look(RayEnv env, std::string id, Clock::time_point deadline) {
+awaitable<Result<InImage>> Images::look(RayEnv env, std::string id, std::string job,
+                                        Clock::time_point deadline) {
+  Of of{std::move(env), std::move(id), std::move(job)};
   Status asked = co_await look_at_node(deadline);
   if (!asked) co_return asked.error();
   InImage found;
@@ -255,18 +260,18 @@ awaitable<Result<InImage>> Images::look(RayEnv env, std::string id, Clock::time_
     found.env_vars.emplace_back("RAY_AUTH_TOKEN_PATH", kToken);
   }
   for (const std::string& folder : node_->workers) found.binds.emplace_back(folder, folder);
-  auto image = co_await find_python(&found, env, id, deadline);
+  auto image = co_await find_python(&found, of, deadline);
   if (!image) co_return image.error();
-  Status fits = check(env, *image);
+  Status fits = check(of.env, *image);
   if (!fits) co_return fits.error();
   found.worker = image->worker;
   found.java = image->java;
   find_libraries(*image, &found);
   if (!image->ray.empty()) co_return found;
   for (auto& bind : lacking(*image)) found.binds.push_back(std::move(bind));
-  auto said = co_await run_inside(found, env, id, kImport, deadline);
+  auto said = co_await run_inside(found, of, kImport, deadline);
   if (!said) co_return said.error();
-  if (said->status != 0) co_return not_imported(env, "this node's Ray", last_line(said->err));
+  if (said->status != 0) co_return not_imported(of.env, "this node's Ray", last_line(said->err));
   auto worker = read(*said);
   if (!worker) co_return worker.error();
   found.worker = worker->worker;

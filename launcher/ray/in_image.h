@@ -3,7 +3,7 @@
 // none. The image's own Python is asked, in the sandbox that the worker will have, while the user
 // still hears of what can't be: a worker that can't start is six minutes of silence.
 //
-//   auto found = co_await images.look(env, id, deadline);   // of an environment that is made
+//   auto found = co_await images.look(env, id, job, deadline);   // of an environment that is made
 //
 // Brought in are `ray` and what it requires (without extras), each distribution that the image
 // lacks, read-only, into the image's own folder of packages: what the image has comes first. That
@@ -33,6 +33,8 @@ struct InImage {
   Pairs binds;         // {of the host, inside}
   Pairs env_vars;      // beside the user's
   bool java = false;   // whether workers of Java can be started
+  // Of the node's C++ worker, whose folder it is; "": there is none. Python's workers have theirs.
+  std::string cpp, libraries;
 };
 
 struct ImagesOptions {
@@ -47,7 +49,9 @@ struct ImagesOptions {
 class Images {
  public:
   Images(asio::io_context& io, ImagesOptions options) : io_(io), options_(std::move(options)) {}
-  awaitable<Result<InImage>> look(RayEnv env, std::string id, Clock::time_point deadline);
+  // `job`: its hex digits, for which it is made; the policy goes by it.
+  awaitable<Result<InImage>> look(RayEnv env, std::string id, std::string job,
+                                  Clock::time_point deadline);
 
  private:
   // A Python with, or without, Ray.
@@ -69,11 +73,15 @@ class Images {
   static Result<Seen> read(const Said& said);
   awaitable<Result<Said>> run(std::vector<std::string> argv, Knobs::Variables variables,
                               Clock::time_point deadline);
-  awaitable<Result<Said>> run_inside(InImage in, RayEnv env, std::string id, std::string script,
+  // An environment, and whose it is.
+  struct Of {
+    RayEnv env;
+    std::string id, job;
+  };
+  awaitable<Result<Said>> run_inside(InImage in, Of of, std::string script,
                                      Clock::time_point deadline);
   awaitable<Status> look_at_node(Clock::time_point deadline);
-  awaitable<Result<Seen>> find_python(InImage* in, RayEnv env, std::string id,
-                                      Clock::time_point deadline);
+  awaitable<Result<Seen>> find_python(InImage* in, Of of, Clock::time_point deadline);
   Status check(const RayEnv& env, const Seen& image) const;
   Pairs lacking(const Seen& image) const;
   void find_libraries(const Seen& image, InImage* found) const;
