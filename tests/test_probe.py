@@ -5,11 +5,10 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 
 import pytest
 
-from conftest import Launcher, PLAIN_UID
+from conftest import Launcher, PLAIN_UID, make_venv
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='the network namespace is made by root')
 
@@ -18,13 +17,8 @@ NOT_OURS = {'kernel', 'runtime'}
 
 
 @pytest.fixture(scope='module')
-def probe(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('probe')
-    subprocess.run([sys.executable, '-m', 'venv', folder / 'venv'], check=True)
-    done = subprocess.run([folder / 'venv/bin/pip', 'install', '-q', 'cepheus-engine==1.1.1'], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip('cepheus-engine could not be installed: ' + done.stderr.strip().splitlines()[-1])
-    return folder / 'venv'
+def probe(tmp_path_factory, uv):
+    return make_venv(tmp_path_factory.mktemp('probe') / 'venv', uv, 'cepheus-engine==1.1.1')
 
 
 def matches(probe, tmp_path, command, env, uid):
@@ -33,7 +27,7 @@ def matches(probe, tmp_path, command, env, uid):
     drop = ['setpriv', f'--reuid={uid}', f'--regid={uid}', '--clear-groups'] if uid else []
     with open(script) as enumerator:
         seen = subprocess.run(['unshare', '--net', 'sh', '-c', 'ip link set lo up; exec "$@"', 'sh', *drop, *command], stdin=enumerator, env=env,
-                              capture_output=True, text=True, timeout=300, cwd='/')
+                              capture_output=True, text=True, timeout=1200, cwd='/')
     assert seen.returncode == 0, seen.stderr
     posture = tmp_path / 'posture.json'
     posture.write_text(seen.stdout)
