@@ -34,7 +34,7 @@ struct InImage {
   Pairs env_vars;      // beside the user's
   bool java = false;   // whether workers of Java can be started
   // Of the node's C++ worker, whose folder it is; "": there is none. Python's workers have theirs.
-  std::string cpp, libraries;
+  std::string cpp = {}, libraries = {};
 };
 
 struct ImagesOptions {
