@@ -42,6 +42,10 @@ Result<Policy> parse_file(int fd, const std::string& path) {
   return parse_policy(*text, path, read_accounts());
 }
 
+bool is_not_ours(const Error& error) {
+  return error.code == ENOENT || (error.code == EACCES && ::geteuid() != 0);
+}
+
 }  // namespace
 
 Result<Policy> load_policy(const std::string& name) {
@@ -52,11 +56,13 @@ Result<Policy> load_policy(const std::string& name) {
 
 Result<Policy> load_default_policy() {
   auto policy = load_policy(kPolicyFile);
-  if (policy) return policy;
-  int code = policy.error().code;
-  bool not_ours = code == ENOENT || (code == EACCES && ::geteuid() != 0);
-  if (not_ours) return built_in_policy();
+  if (!policy && is_not_ours(policy.error())) return built_in_policy();
   return policy;
+}
+
+bool has_built_in_policy() {
+  auto file = open_trusted(kPolicyFile, "policy");
+  return !file && is_not_ours(file.error());
 }
 
 Result<Who> ourselves() {

@@ -17,6 +17,8 @@ inline constexpr char kPolicyFile[] = "/etc/rtlaunch/policy.json";
 Result<Policy> load_policy(const std::string& path);
 // kPolicyFile, or the built-in policy where there is no such file, or none that we may read.
 Result<Policy> load_default_policy();
+// Whether that is the built-in one.
+bool has_built_in_policy();
 // Of the calling process.
 Result<Who> ourselves();
 // For who only wants to know what is in it: whoever wrote it.

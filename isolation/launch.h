@@ -41,8 +41,9 @@ struct Preparing {
   std::optional<Devices>& devices;
   const Outside* outside;
 
-  // All that can be made before it is known what for; `way_out`: a network with one as well.
-  void make_ahead(bool way_out) const;
+  // All that can be made before it is known what for; `covers`: for so many directories that will
+  // be hidden, `way_out`: a network with one as well.
+  void make_ahead(int covers, bool way_out) const;
 };
 using Prepare = std::function<Result<Spec>(const Preparing&)>;
 

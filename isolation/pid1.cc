@@ -64,9 +64,9 @@ bool has_children() {
   return ended == 0;
 }
 
-// Whoever waits at the line has no other sign that all is over: nothing of the command's is left
-// when it hears of the end. Only a namespace's own pid 1 may do this: kill(2) with -1 is its alone,
-// and looks at every process of the machine, so not without need.
+// Whoever waits is told before we have ended, and has no other sign that all is over: nothing of
+// the command's is left when it hears of the end. Only a namespace's own pid 1 may do this: kill(2)
+// with -1 is its alone, and looks at every process of the machine, so not without need.
 void end_all_others() {
   if (::getpid() != 1 || !has_children() || ::kill(-1, SIGKILL) != 0) return;
   while (::waitpid(-1, nullptr, __WALL) > 0 || errno == EINTR) {
@@ -124,6 +124,7 @@ void serve(int socket, int children, const LimitWatch& limits, pid_t worker) {
     if (polled[0].revents != 0) {
       int status;
       if (reap_signalled(children, worker, &status)) {
+        end_all_others();
         report_ended(socket, status, explanation(limits, status));
         ::_exit(0);
       }

@@ -1,8 +1,9 @@
 // The sandbox's first process after the setup: reaps orphans, passes signals on, and holds the
 // leases. It keeps no capability it doesn't need, can't be traced by its peers, has no stdio (a
 // reader of the command's pipe sees its end), and blocks every signal, so that the terminal's
-// Ctrl-C and Ctrl-Z are the command's alone. It ends with the command or with the launcher, and the
-// kernel then kills whatever is left in its namespace (pid_namespaces(7)).
+// Ctrl-C and Ctrl-Z are the command's alone. It ends with the command, of which it leaves nothing,
+// or with the launcher, and the kernel then kills whatever is left in its namespace
+// (pid_namespaces(7)).
 #pragma once
 
 #include <sys/types.h>

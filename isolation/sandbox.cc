@@ -351,12 +351,12 @@ void tell_started(Setup& s) {
 
 }  // namespace
 
-void Preparing::make_ahead(bool way_out) const {
+void Preparing::make_ahead(int covers, bool way_out) const {
   if (way_out) {
     if (auto network = make_network_ahead()) spares.network = std::move(*network);
   }
   spares.bounding_set_is_shrunk = shrink_bounding_set().ok();  // the worker drops the rest
-  spares.make_all();
+  spares.make_all(covers);
   Result<Devices> opened = Devices::open();
   if (!opened) return;  // told about when they are needed
   devices = std::move(*opened);

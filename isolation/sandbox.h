@@ -144,6 +144,8 @@ struct Spec {
   bool use_mount2 = false;  // make overlays as before Linux 6.7 (for tests)
 };
 
+class Launch;
+
 class Sandbox {
  public:
   Sandbox(Sandbox&&) noexcept;
@@ -152,8 +154,11 @@ class Sandbox {
 
   // Forwards `signal` to the command (not to its children).
   Status send(int signal);
-  // A descriptor that is readable when the command has ended; for poll(2).
+  // A descriptor that is readable when the command has ended, and ended() won't block; for poll(2).
   int done_fd() const;
+  // The command's wait status, once no process is left of what it has started. pid 1 and the mounts
+  // go by themselves; who has to know that they are gone, asks wait().
+  Result<int> ended();
   // The command's wait status. All else in the sandbox is killed when the command ends; when this
   // returns, no process and no mount of it is left.
   Result<int> wait();
@@ -174,9 +179,11 @@ class Sandbox {
   std::optional<uint64_t> refused() const;
 
  private:
+  friend class Ahead;
   friend Result<Sandbox> start(const Spec& spec);
   struct State;
   explicit Sandbox(std::unique_ptr<State> state);
+  static Result<Sandbox> of(Launch launch, std::unique_ptr<State> state, bool way_out);
   std::unique_ptr<State> state_;
 };
 

@@ -107,6 +107,36 @@ SANDBOX_TEST(LeavesNothingOfWhatTheCommandStarted) {
   EXPECT_TRUE(leaves_one_behind(guests_folder() + "/outlive")) << "control";
 }
 
+// Before pid 1 itself has ended.
+SANDBOX_TEST(TellsTheEndWhenNothingIsLeft) {
+  for (int round = 0; round < 20; ++round) {
+    Pipe out;
+    Spec spec = guest(world, "outlive");
+    spec.stdout_fd = out.write.get();
+    Result<Sandbox> sandbox = start(spec);
+    ASSERT_TRUE(sandbox.ok()) << sandbox.error().message();
+    out.write.reset();
+    Result<int> status = sandbox->ended();
+    ASSERT_TRUE(status.ok());
+    EXPECT_EQ(*status, 0);
+    ::fcntl(out.read.get(), F_SETFL, O_NONBLOCK);
+    (void)drain(out.read.get());  // it may have been too quick for the daemon to say a word
+    char byte;
+    EXPECT_EQ(::read(out.read.get(), &byte, 1), 0) << "somebody has the pipe still";
+    EXPECT_EQ(*sandbox->ended(), 0) << "asked again";
+    EXPECT_EQ(*sandbox->wait(), 0);
+  }
+}
+
+SANDBOX_TEST(TellsTheEndOfAPid1ThatWasKilled) {
+  Result<Sandbox> sandbox = start(shell("exec sleep 600"));
+  ASSERT_TRUE(sandbox.ok()) << sandbox.error().message();
+  pid_t pid1 = 0;
+  std::ifstream("/proc/thread-self/children") >> pid1;
+  ASSERT_EQ(::kill(pid1, SIGKILL), 0);
+  EXPECT_EQ(*sandbox->ended(), SIGKILL);
+}
+
 SANDBOX_TEST(EndsWithTheSandboxObject) {
   Pipe out;
   Spec spec = guest(world, "outlive", {"stay"});

@@ -8,9 +8,6 @@
 namespace rtlaunch::isolation {
 namespace {
 
-// The store and the daemon's folder are always hidden. One too many would cost: closing a mount
-// that was never attached waits for all CPUs.
-constexpr int kEmpty = 2;
 constexpr uint64_t kNoPrograms = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
 
 struct FileSystem {
@@ -38,13 +35,13 @@ Result<sys::Mount> make(Spares::Kind kind, uint64_t bytes) {
 
 }  // namespace
 
-void Spares::make_all() {
+void Spares::make_all(int covers) {
   for (size_t kind = 0; kind < kCount; ++kind) {
     Result<sys::Mount> mount = make(static_cast<Kind>(kind), 0);
     if (mount) ready_[kind] = std::move(*mount);
   }
   if (auto table = sys::MountTable::open()) mounts = std::move(*table);
-  for (int i = 0; i < kEmpty && ready_[kVault].valid(); ++i) {
+  for (int i = 0; i < covers && ready_[kVault].valid(); ++i) {
     Result<Empty> empty = Empty::make(ready_[kVault].fd(), "e" + std::to_string(i));
     if (!empty) break;
     empty_.push_back(std::move(*empty));

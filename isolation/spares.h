@@ -18,7 +18,7 @@ class Spares {
  public:
   enum Kind : size_t { kVault, kTmp, kShm, kProc, kPts, kQueues, kCount };
 
-  void make_all();  // one that can't be made is told about when it is needed
+  void make_all(int covers);  // one that can't be made is told about when it is needed
   // Not attached yet. `bytes`: the size of a tmpfs, 0: half of the memory.
   Result<sys::Mount> take(Kind kind, uint64_t bytes = 0);
   // Made and not taken yet: to be finished ahead.

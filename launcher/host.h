@@ -86,6 +86,9 @@ class Host : public installers::Records {
   // What the policy gives for this. `surely`: asked of a daemon, else it may be what is usual, and
   // start() says whether it was right. EPERM: it doesn't give it.
   virtual Result<Shape> shape(const Asked& asked, bool surely) = 0;
+  // A start with that shape is next, and is to be as quick as it can: what it needs whatever is
+  // asked for may be made meanwhile.
+  virtual void expect_start() {}
   // What may be named in a runtime env; a daemon says so itself, when it is asked to make a layer.
   virtual config::Allowed allowed() const { return {}; }
   // Returns when the command has been exec'ed. EREMCHG: the shape was not right. Nothing: a layer,

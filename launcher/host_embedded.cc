@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "config/policy_file.h"
+#include "isolation/ahead.h"
 #include "isolation/userns.h"
 #include "launcher/builder.h"
 #include "launcher/host_parts.h"
@@ -16,7 +17,7 @@ class EmbeddedRunning : public Running {
       : leases_(std::move(leases)), sandbox_(std::move(sandbox)), profile_(std::move(profile)) {}
   Status send(int signal) override { return sandbox_.send(signal); }
   int done_fd() const override { return sandbox_.done_fd(); }
-  Result<int> wait() override { return sandbox_.wait(); }
+  Result<int> wait() override { return sandbox_.ended(); }
   int upper_dir() const override { return sandbox_.upper_dir(); }
   std::vector<isolation::Sandbox::Step> steps() override { return sandbox_.steps(); }
   std::string profile() override { return profile_; }
@@ -44,7 +45,7 @@ class EmbeddedHost : public Host {
   }
   std::optional<Past> start_past(const Launch& launch) override {
     isolation::Spec spec = launch.spec;
-    bool held = hold_to_policy(launch.asked, &spec).ok();
+    bool held = hold_to_policy(&spec).ok();
     auto leases = store_.acquire_all(launch.layers);
     if (!held || gives_users() || !leases || !*leases) return std::nullopt;
     return Past{std::move(spec), profile(), std::move(**leases), {}, ""};
@@ -60,18 +61,36 @@ class EmbeddedHost : public Host {
 
   Status make(const std::vector<std::string>& fields, const installers::PlanRequest& request,
               Report& report) override {
+    ahead_.reset();  // it would wait for long
     return build_fields(fields, request, store_.path(), signals_, report);
   }
 
   // Root's policy is root's, and everybody's: but here a plain user is asked of himself alone, who
   // could do without us.
   Result<Shape> shape(const Asked& asked, bool) override {
-    config::Policy policy = TRY(config::load_default_policy());
-    config::Who who = TRY(config::ourselves());
-    who.job = asked.job;
-    who.labels = asked.labels;
-    verdict_ = TRY(config::resolve(policy, who, asked.ask));
+    asked_ = asked;
+    assumed_ = assumed_shape(asked.ask.profile);
+    bool usual = assumed_ && asked.ask.controls.empty() && config::has_built_in_policy();
+    if (usual) return *assumed_;
+    assumed_.reset();
+    TRY(decide());
     return shape_of(verdict_->profile);
+  }
+
+  // Its pid 1 parses the policy, too, if that is the built-in one.
+  void expect_start() override {
+    if (gives_users() || (assumed_ && assumed_->shared)) return;
+    if (!assumed_) {
+      auto bound = shield();
+      if (!bound || !isolation::Ahead::fits(bound->bound)) return;
+    }
+    auto ahead = isolation::Ahead::begin([this]() -> isolation::Ahead::Finish {
+      return [this, held = shield()](isolation::Spec* spec) -> Status {
+        if (!held) return held.error();
+        return apply(*held, ::geteuid(), store_.path(), spec);
+      };
+    });
+    if (ahead) ahead_.emplace(std::move(*ahead));  // else start() tells why
   }
 
   config::Allowed allowed() const override {
@@ -79,13 +98,10 @@ class EmbeddedHost : public Host {
   }
 
   Result<std::unique_ptr<Running>> start(Launch launch) override {
-    TRY(hold_to_policy(launch.asked, &launch.spec));
     auto leases = TRY(store_.acquire_all(launch.layers));
     if (!leases) return std::unique_ptr<Running>();
     for (const store::Lease& lease : *leases) launch.spec.leases.push_back(lease.fd.get());
-    UniqueFd user = TRY(take_job_user(launch.asked.job, &launch.spec));
-    UniqueFd id_map = TRY(become(&launch.spec));
-    isolation::Sandbox sandbox = TRY(isolation::start(launch.spec));
+    isolation::Sandbox sandbox = TRY(start_sandbox(&launch.spec));
     return std::unique_ptr<Running>(
         std::make_unique<EmbeddedRunning>(std::move(sandbox), std::move(*leases), profile()));
   }
@@ -141,19 +157,53 @@ class EmbeddedHost : public Host {
     return id_map;
   }
 
-  std::string profile() const { return verdict_ ? verdict_->profile.name : ""; }
-  Status hold_to_policy(const Asked& asked, isolation::Spec* spec) const {
-    if (!verdict_) return {};
+  Result<isolation::Sandbox> start_sandbox(isolation::Spec* spec) {
+    std::optional<isolation::Ahead> ahead = std::exchange(ahead_, std::nullopt);
+    if (ahead && isolation::Ahead::fits(*spec) && ahead->tell(*spec)) return ahead->finish();
+    ahead.reset();
+    TRY(hold_to_policy(spec));
+    UniqueFd user = TRY(take_job_user(asked_.job, spec));
+    UniqueFd id_map = TRY(become(spec));
+    return isolation::start(*spec);
+  }
+
+  std::string profile() const {
+    return verdict_ ? verdict_->profile.name : assumed_ ? assumed_->profile : "";
+  }
+
+  Status decide() {
+    if (verdict_) return {};
+    config::Who who = TRY(config::ourselves());
+    who.job = asked_.job;
+    who.labels = asked_.labels;
+    if (assumed_) {
+      verdict_ = TRY(config::resolve(config::built_in_policy(), who, asked_.ask));
+    } else {
+      config::Policy policy = TRY(config::load_default_policy());
+      verdict_ = TRY(config::resolve(policy, who, asked_.ask));
+    }
+    return {};
+  }
+
+  Result<Shield> shield() {
+    TRY(decide());
     config::Verdict verdict = *verdict_;
     if (gives_users()) verdict.profile.uids = {};  // that one is ours to give
-    Shield shield = TRY(shield_of(verdict, asked.job));
-    return apply(shield, ::geteuid(), store_.path(), spec);
+    return shield_of(verdict, asked_.job);
+  }
+
+  Status hold_to_policy(isolation::Spec* spec) {
+    Shield held = TRY(shield());
+    return apply(held, ::geteuid(), store_.path(), spec);
   }
 
   store::Store store_;
   Signals& signals_;
   Background background_;
-  std::optional<config::Verdict> verdict_;
+  Asked asked_;
+  std::optional<Shape> assumed_;            // under the built-in policy, which isn't looked at
+  std::optional<config::Verdict> verdict_;  // when it was needed
+  std::optional<isolation::Ahead> ahead_;
 };
 
 }  // namespace

@@ -280,6 +280,7 @@ Result<int> run(const RunOptions& options, Report& report) {
   PlanRequest request = TRY(read_request(options, *host));
   report.hide(request.env.env_vars);
   Shape shape = TRY(host->shape(options.asked, false));
+  if (!options.zygote) host->expect_start();
   request.allowed = host->allowed();
   Attendant attendant = TRY(Attendant::prepare(host->shares_terminal(), signals));
   Started started = TRY(start_ready(options, shape, request, attendant, *host, report));
@@ -309,6 +310,7 @@ Result<int> exec(const RunOptions& options, Report& report) {
   PlanRequest request = TRY(exec_request(options));
   report.hide(request.env.env_vars);
   Shape shape = TRY(host->shape(options.asked, false));
+  if (!options.zygote) host->expect_start();
   Host::Found found = TRY(host->environment(options.environment));
   Plan plan = TRY(plan_of(found.record));
   Attendant attendant = TRY(Attendant::prepare(host->shares_terminal(), signals));

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <random>
 
+#include "isolation/ahead.h"
 #include "isolation/seccomp.h"
 #include "isolation/seccomp_rules.h"
 
@@ -30,6 +31,11 @@ TEST(Shield, WhatClientsAssumeIsWhatTheBuiltInPolicySays) {
     EXPECT_EQ(*assumed_shape(profile), shape_of(verdict_of(profile).profile)) << profile;
   }
   EXPECT_FALSE(assumed_shape("strict"));
+  EXPECT_TRUE(isolation::Ahead::fits(shield("ml").bound)) << "may be made before it is known";
+  for (const char* profile : {"ml", "ray"}) {
+    EXPECT_EQ(verdict_of(profile).allow, config::Allowed()) << profile;
+    EXPECT_EQ(verdict_of(profile).profile.uids.want, config::Want::kOff) << profile;
+  }
   EXPECT_EQ(assumed_shape("ml")->key(), "host home *");
   EXPECT_EQ(assumed_shape("ray")->key(), "shared home *");
 }

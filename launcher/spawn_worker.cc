@@ -199,6 +199,10 @@ void keep_descriptors(SpawnRequest& request) {
   }
 }
 
+// The store and the daemon's folder are always hidden. One too many would cost: closing a mount
+// that was never attached waits for all CPUs.
+constexpr int kCovers = 2;
+
 }  // namespace
 
 Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerConfig& config,
@@ -208,7 +212,7 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
   const int keep[] = {0, 1, 2, preparing.socket, store.dir(), preparing.outside->pidfd.get()};
   TRY(sys::close_all_but(keep, std::size(keep)));
   (void)sys::set_oom_score(0).ok();  // not the spawner's own
-  preparing.make_ahead(way_out);
+  preparing.make_ahead(kCovers, way_out);
   if (!is_asked(preparing.socket, 0)) sys::touch_memory();  // more than one start ever needs
   wait_for_request(preparing.socket);
   preparing.clock.restart();
