@@ -5,6 +5,7 @@ a worker that had started there by itself would have imported the very same; if 
 
 RTLAUNCH_ZYGOTE: {"library", "script", "listener", "owner", "idle_ms"}."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -77,6 +78,8 @@ def import_all():
     import ray._private.workers.default_worker
     import ray._common.usage.usage_lib   # at connect()
     import ray._common.pydantic_compat, ray._private.arrow_serialization   # with the first value that is pickled
+    with contextlib.suppress(ImportError):
+        import pydantic.v1.fields   # then, too
     for name in LATER:
         if isinstance(sys.modules.get(name), Later):
             del sys.modules[name]
@@ -94,6 +97,12 @@ def stamp(path):
     except OSError:
         return None
     return info.st_size, info.st_mtime_ns, info.st_ino
+
+
+def fresh(text):
+    """Another string of the same text: each copy looks at all of them, and so has all pages that they lie in as
+    pages of its own. These lie side by side; those of modules lie everywhere."""
+    return text.encode(errors='surrogateescape').decode(errors='surrogateescape')
 
 
 def names_in(folder):
@@ -114,9 +123,9 @@ class Loaded:
         for module in list(sys.modules.values()):
             path = getattr(module, '__file__', None)
             if path:
-                self.files[path] = stamp(path)
+                self.files[fresh(path)] = stamp(path)
         for path in (sys.executable, os.path.realpath(sys.executable), SCRIPT, os.path.join(sys.prefix, 'pyvenv.cfg')):
-            self.files[path] = stamp(path)
+            self.files[fresh(path)] = stamp(path)
         self.names = {name.partition('.')[0] for name in sys.modules} | Missing.names
         self.names |= {'sitecustomize', 'usercustomize'}
         self.names -= set(LATER)
@@ -298,6 +307,7 @@ def run():
     failed = unfit()
     if failed:
         stop(failed)
+    sys.path_importer_cache.clear()   # each copy would, and touch every name that is in it
     gc.collect()
     gc.freeze()
     texts_type = ctypes.POINTER(ctypes.c_char_p)
