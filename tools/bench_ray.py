@@ -12,6 +12,8 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROUNDS = 3
 PACKAGES = ['pendulum', 'requests==2.27.1']
+SCIENTIFIC = ['numpy', 'pandas', 'scipy']
+TEN = ['emoji', 'sniffio', 'toml', 'tabulate', 'iniconfig', 'zipp', 'toolz', 'colorama', 'termcolor', 'humanize']
 
 DRIVER = '''
 connect()
@@ -19,6 +21,10 @@ connect()
 def used():
     import pendulum, requests
     return requests.__version__
+@ray.remote(num_cpus=0)
+def imported(names):
+    import importlib
+    return [importlib.import_module(name).__name__ for name in names]
 @ray.remote(num_cpus=0)
 class Actor:
     def used(self):
@@ -45,6 +51,10 @@ def shares(pids):
     rolled = [open(f'/proc/{{pid}}/smaps_rollup').read() for pid in all_of_them]
     return sum(int(text.split('\\nPss:')[1].split()[0]) for text in rolled) * 1024 / 1e6
 
+def bytes_of(folders):
+    walked = (os.path.join(where, name) for folder in folders for where, _, names in os.walk(folder) for name in names)
+    return sum({{(info.st_dev, info.st_ino): info.st_blocks * 512 for info in map(os.lstat, walked)}}.values())
+
 found['new'] = timed(lambda: used.options(runtime_env=env).remote())
 actors = [Actor.options(runtime_env=env).remote()]   # may take the task's worker
 ray.get(actors[0].used.remote())
@@ -69,6 +79,12 @@ began = time.monotonic()
 crowd = [one.remote() for one in crowd]
 ray.get([one.used.remote() for one in crowd])
 found['crowd'] = time.monotonic() - began
+if {many_packages}:
+    folders = {folders} + [ray._private.worker._global_node.get_session_dir_path() + '/runtime_resources']
+    before = bytes_of(folders)
+    found['ten'] = timed(lambda: [imported.options(runtime_env={{{field!r}: [name]}}).remote([name]) for name in {ten}])
+    found['disk'] = (bytes_of(folders) - before) / 1e6
+    found['scientific'] = timed(lambda: imported.options(runtime_env={{{field!r}: {scientific}}}).remote({scientific}))
 if {many}:
     del crowd, actors
     time.sleep(5)
@@ -96,6 +112,9 @@ def measure(bench, programs, row, absolute):
     flat = lambda setting, what: sum((one[what] if isinstance(one[what], list) else [one[what]] for one in found[setting] if what in one), [])
     for theirs, goal in (('pip', 1 / 6), ('uv', 1 / 4)):
         row('Ray: new pip env to first task', flat('ours', 'new'), flat(theirs, 'new'), f'stock Ray, {theirs}', round(goal, 2))
+    row('Ray: numpy+pandas+scipy to first task', flat('ours', 'scientific'), flat('pip', 'scientific'), 'stock Ray, pip', 0.125)
+    row('Ray: ten envs of one small package each, to first tasks', flat('ours', 'ten'), flat('pip', 'ten'), 'stock Ray, pip', 0.125)
+    row('Ray: disk of these ten', flat('ours', 'disk'), flat('pip', 'disk'), 'stock Ray, pip', 0.05, 'MB')
     row('Ray: actor in an env that is there', flat('ours', 'actor'), flat('pip', 'actor'), 'stock Ray, pip', 0.25)
     row('Ray: actor in an env that differs in env_vars only', flat('ours', 'variable'), flat('pip', 'variable'), 'stock Ray, pip', 0.25)
     row('Ray: the same, and its packages imported', flat('ours', 'imported'), flat('pip', 'imported'), 'stock Ray, pip', 0.25)
@@ -105,17 +124,22 @@ def measure(bench, programs, row, absolute):
     absolute('Ray: an environment that is known, of one core', found['answer'], 1 / 30_000, 'µs')
 
 
+def driver(setting, many, folders):
+    return DRIVER.format(env={setting: PACKAGES}, field=setting, many=many, many_packages=setting != 'uv', folders=folders, ten=TEN,
+                         scientific=SCIENTIFIC)
+
+
 def one_round(programs, setting, folder, many):
     from daemon_support import Daemon
     from ray_support import node, our_node
     if setting != 'ours':
         with node() as one:
-            return one.drive(DRIVER.format(env={setting: PACKAGES}, many=many), timeout=600)
+            return one.drive(driver(setting, many, []), timeout=900)
     folder.mkdir(mode=0o755)
     daemon = Daemon(programs, folder).start()
     try:
         with our_node(programs, daemon) as one:
-            return one.drive(DRIVER.format(env={'pip': PACKAGES}, many=many), timeout=600)
+            return one.drive(driver('pip', many, [str(folder)]), timeout=900)
     finally:
         daemon.stop()
 
