@@ -19,6 +19,7 @@
 #include "launcher/run.h"
 #include "launcher/setup_worker.h"
 #include "launcher/usage.h"
+#include "launcher/zygote.h"
 
 // OpenSSL looks at its CPU before main(), in nine cpuid instructions, each of which takes a virtual
 // machine 4 us. Linked with --wrap, that waits until hash.cc has much to do; without, nothing of
@@ -62,7 +63,8 @@ bool is_help(const std::string& word) { return word == "--help" || word == "-h" 
 // Before `--`, and before the command of `run` and `exec`, which may take --help itself.
 bool asks_for_help(const std::string& verb, const Args& args) {
   if (verb == "run" || verb == "exec") return !args.empty() && is_help(args[0]);
-  if (verb == "setup-worker") return false;  // all it gets is the worker's
+  if (verb == "setup-worker" || verb == "start-zygote")
+    return false;  // what they get is a worker's
   auto end = std::find(args.begin(), args.end(), "--");
   return std::any_of(args.begin(), end,
                      [](const std::string& word) { return word == "--help" || word == "-h"; });
@@ -129,6 +131,7 @@ int carry_out(int argc, char** argv) {
     auto status = setup_worker(args);
     return status ? *status : fail(status.error());
   }
+  if (verb == "start-zygote") return start_zygote(args);
   if (verb == "policy") {
     auto done = policy_command(args);
     return done ? *done : fail(done.error(), has_word(args, "--json"));

@@ -32,12 +32,13 @@ using isolation::LineMessage;
 using isolation::Spec;
 
 constexpr std::string_view kWorkerScript = "/ray/_private/workers/default_worker.py";
+constexpr std::string_view kRayletPid = "RAY_RAYLET_PID=";
 constexpr std::string_view kRayletSocket = "--raylet-name=";
 // Set for workers by a raylet, or read by Python's start.
 constexpr const char* kNeeded[] = {"RAY_", "SPT_NOENV=", "PYTHON", "LD_", "LC_", "LANG"};
 constexpr int kAnswerMs = 20'000;
 constexpr int kIdleSeconds = 60;
-constexpr int kLaterMs = 300;       // the worker that has just begun comes first
+constexpr int kLaterMs = 300;
 constexpr size_t kRoom = 96 << 10;  // for variables of workers that have more than the first
 
 std::string variable(const std::vector<std::string>& env, const std::string& name) {
@@ -206,6 +207,7 @@ int idle_ms() {
 struct Birth {
   std::vector<std::string> argv, env;
   std::string cwd;
+  int later_ms = 0;
   UniqueFd null, listener, lock, raylet;
 };
 
@@ -235,7 +237,7 @@ bool take_descriptors(const Birth& birth) {
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   if (!take_descriptors(birth) || ::chdir(birth.cwd.c_str()) != 0) ::_exit(1);
-  struct timespec later = {0, kLaterMs * 1'000'000L};
+  struct timespec later = {0, birth.later_ms * 1'000'000L};
   ::nanosleep(&later, nullptr);
   ::execve(birth.argv[0].c_str(), pointers(birth.argv).data(), pointers(birth.env).data());
   ::_exit(1);
@@ -352,9 +354,26 @@ std::unique_ptr<Running> Zygote::ask(const Spec& spec, const Held& held, pid_t* 
                                        std::move(started.applied));
 }
 
-void Zygote::start_soon(const Spec& spec) const {
+void Zygote::start(const Spec& spec, int later_ms) const {
   auto birth = prepare_birth(spec, place_, script_, raylet_);
-  if (birth) (void)give_birth(*birth).ok();
+  if (!birth) return;
+  birth->later_ms = later_ms;
+  (void)give_birth(*birth).ok();
+}
+
+void Zygote::start_soon(const Spec& spec) const { start(spec, kLaterMs); }
+void Zygote::start_now(const Spec& spec) const { start(spec, 0); }
+
+int start_zygote(const std::vector<std::string>& words) {
+  Spec spec;
+  spec.argv = words;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    bool raylet = std::string_view(*entry).starts_with(kRayletPid);
+    spec.env.push_back(raylet ? std::string(kRayletPid) + "1" : *entry);  // as name_raylet()
+  }
+  auto zygote = Zygote::of(spec, /*bare=*/false);
+  if (zygote) zygote->start_now(spec);
+  return 0;
 }
 
 }  // namespace rtlaunch

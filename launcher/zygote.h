@@ -44,15 +44,23 @@ class Zygote {
   // Waits until the worker has begun to connect to Ray; nothing when there is no zygote, or
   // none that would do.
   std::unique_ptr<Running> ask(const isolation::Spec& spec, const Held& held, pid_t* pid1) const;
-  // If there is none: starts one, a moment later, and doesn't wait for it.
+  // If there is none: starts one and doesn't wait for it. Soon: a moment later, since a worker that
+  // has just begun comes first.
   void start_soon(const isolation::Spec& spec) const;
+  void start_now(const isolation::Spec& spec) const;
 
  private:
+  void start(const isolation::Spec& spec, int later_ms) const;
+
   std::string place_;   // of its socket
   std::string script_;  // default_worker.py
   pid_t raylet_ = 0;    // it ends with this one
   uint64_t blocked_ = 0;
   bool bare_ = false;
 };
+
+// `rtlaunch start-zygote WORD...`: of workers in a sandbox with these words and our variables,
+// whose RAY_RAYLET_PID is the raylet. The agent has them made before a job's first worker.
+int start_zygote(const std::vector<std::string>& words);
 
 }  // namespace rtlaunch

@@ -154,7 +154,13 @@ def put_key():
 def node(ray_programs, ray_daemon):  # noqa: F811
     put_key()
     with our_node(ray_programs, ray_daemon, env={'RTLAUNCH_RAY_ZYGOTES': 'explain'}) as one:
-        yield one
+        yield with_packages(one)
+
+
+def with_packages(node):
+    """They are there: a job's zygote comes behind its first worker, and isn't asked for before."""
+    node.drive(DRIVER + 'connect()\nactor()\nanswer(True)')
+    return node
 
 
 # Of a worker in no sandbox: bash's order of variables; what a raylet leaves open; its session and parent, which
@@ -197,7 +203,7 @@ def test_it_is_as_if_it_had_started_by_itself(node, environment):
 def test_without_a_daemon_it_is_shut_in_as_others_are(ray_programs, tmp_path):  # noqa: F811
     put_key()
     with our_node(ray_programs, store=tmp_path / 'store') as one:
-        first, *copies = looked(one, "{'pip': ['idna==3.7']}")
+        first, *copies = looked(with_packages(one), "{'pip': ['idna==3.7']}")
     assert first['same']['shut in']['rights'][-3:-1] == ['1', '2'] and not first['same']['shut in']['has our key']
     assert [copy['same']['shut in'] for copy in copies] == [first['same']['shut in']] * 2
 
@@ -222,7 +228,7 @@ def held_node(ray_programs):  # noqa: F811
         (folder / 'policy.json').write_text('{"version": 1}')
         daemon = Daemon(ray_programs, folder, options=['--policy', str(folder / 'policy.json')]).start()
         ends.callback(daemon.stop)
-        yield ends.enter_context(our_node(ray_programs, daemon))
+        yield with_packages(ends.enter_context(our_node(ray_programs, daemon)))
 
 
 @pytest.fixture
@@ -513,6 +519,28 @@ def test_an_idle_one_ends_and_all_end_with_the_node(ray_programs, ray_daemon):  
         left = zygotes(one)
         assert left and ended(left, 0.1) is False
     assert ended(left)
+
+
+def test_while_packages_are_fetched_it_starts_already(node):
+    born, worker, number, copy = node.drive(DRIVER + '''
+connect()
+def born(pid):
+    stat = open(f'/proc/{pid}/stat').read()
+    return int(stat[stat.rindex(')') + 2:].split()[19])
+def of_this_job(pid):
+    job = ray.get_runtime_context().get_job_id()
+    with contextlib.suppress(OSError):
+        return ('rtlaunch-zygote.py' in open(f'/proc/{pid}/cmdline').read() and
+                f'RAY_JOB_ID={job}' in open(f'/proc/{pid}/environ').read().split('\\0'))
+import contextlib
+def zygotes():
+    return [pid for pid in filter(str.isdigit, os.listdir('/proc')) if of_this_job(pid)]
+first, _ = actor({'pip': ['toolz==1.0.0']})
+worker = born(ray.get(first.pid.remote()))
+until(listening)
+_, copy = actor({'pip': ['toolz==1.0.0']})
+answer([born(zygotes()[0]), worker, len(zygotes()), copy])''')
+    assert born < worker and number == 1 and copy
 
 
 def test_switched_off_there_are_none(ray_programs, ray_daemon):  # noqa: F811

@@ -128,10 +128,11 @@ Status run(const AgentOptions& options) {
   Executables executables(io, variables, knobs.python, options);
   Images images(io, {rtlaunch, where, knobs.python, options.session_dir, auth.file(), variables});
   Drivers drivers(io, knobs.python, variables, options);
+  EarlyZygotes early_zygotes(io, rtlaunch, variables);
   Bridge bridge(io, knobs.python, variables);
   Environments environments(
-      io, options, knobs, maker, executables, images, drivers, bridge, rtlaunch, where,
-      [&](LogLevel level, const std::string& text) { log.write(level, text); });
+      io, options, knobs, maker, executables, images, drivers, early_zygotes, bridge, rtlaunch,
+      where, [&](LogLevel level, const std::string& text) { log.write(level, text); });
   Service service(environments, options.node_ip);
   TokenReview review(io, knobs.python, variables);
   auto server = TRY(HttpServer::listen(

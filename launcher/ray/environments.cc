@@ -50,8 +50,8 @@ struct Environments::Entry {
 
 Environments::Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs,
                            Maker& maker, Executables& executables, Images& images, Drivers& drivers,
-                           Bridge& bridge, std::string rtlaunch, std::vector<std::string> where,
-                           Log log)
+                           EarlyZygotes& early_zygotes, Bridge& bridge, std::string rtlaunch,
+                           std::vector<std::string> where, Log log)
     : io_(io),
       options_(options),
       knobs_(knobs),
@@ -59,6 +59,7 @@ Environments::Environments(asio::io_context& io, const AgentOptions& options, co
       executables_(executables),
       images_(images),
       drivers_(drivers),
+      early_zygotes_(early_zygotes),
       bridge_(bridge),
       rtlaunch_(std::move(rtlaunch)),
       where_(std::move(where)),
@@ -239,6 +240,7 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
     for (const Uri& uri : env->uris) {
       log.info(words_before(uri, uris_.knows(uri), knobs_.python));
     }
+    if (gives_time_for_a_zygote(*env, *run_by)) early_zygotes_.start(request.job);
     auto layers = co_await make_layers(*env, entry.hold, deadline, log);
     if (!layers) co_return late_or(layers.error(), request.limit);
     context.id = layers->id;
@@ -448,6 +450,16 @@ awaitable<Status> Environments::sync_once(Entry& entry, const UvRun& run, RayEnv
   context.plain = context.zygotes = run_by.forks = false;
   run_by.py_executable = "python";
   co_return Status();
+}
+
+// Packages have to be fetched, and the workers' interpreter is Ray's.
+bool Environments::gives_time_for_a_zygote(const RayEnv& env, const RunBy& run_by) const {
+  bool has_one = knobs_.zygotes && !run_by.forks && !env.py_executable && !env.has_image() &&
+                 !env.makes_conda && !env.conda;
+  auto is_new = [this](const Uri& uri) {
+    return (uri.field == "pip" || uri.field == "uv") && !uris_.knows(uri);
+  };
+  return has_one && std::any_of(env.uris.begin(), env.uris.end(), is_new);
 }
 
 // Beside everything else: nobody waits for it.

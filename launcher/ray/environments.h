@@ -24,6 +24,7 @@
 #include "launcher/ray/bridge.h"
 #include "launcher/ray/context.h"
 #include "launcher/ray/drivers.h"
+#include "launcher/ray/early_zygotes.h"
 #include "launcher/ray/executable.h"
 #include "launcher/ray/in_image.h"
 #include "launcher/ray/maker.h"
@@ -59,8 +60,9 @@ class Environments {
  public:
   using Log = std::function<void(LogLevel, const std::string&)>;
   Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs, Maker& maker,
-               Executables& executables, Images& images, Drivers& drivers, Bridge& bridge,
-               std::string rtlaunch, std::vector<std::string> where, Log log);
+               Executables& executables, Images& images, Drivers& drivers,
+               EarlyZygotes& early_zygotes, Bridge& bridge, std::string rtlaunch,
+               std::vector<std::string> where, Log log);
   ~Environments();
 
   // Counts, and answers if nothing has to be made or waited for.
@@ -99,6 +101,7 @@ class Environments {
                                       SetupLog& log);
   static Status check_image(const RayEnv& env, bool has_plugins);
   Status check_can_run(const RayEnv& env, const RunBy& run_by) const;
+  bool gives_time_for_a_zygote(const RayEnv& env, const RunBy& run_by) const;
 
   asio::io_context& io_;
   const AgentOptions& options_;
@@ -107,6 +110,7 @@ class Environments {
   Executables& executables_;
   Images& images_;
   Drivers& drivers_;
+  EarlyZygotes& early_zygotes_;
   Bridge& bridge_;
   std::string rtlaunch_;
   std::vector<std::string> where_;
