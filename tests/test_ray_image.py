@@ -11,7 +11,8 @@ import sysconfig
 import pytest
 
 from image_support import Image, programs_of
-from ray_support import VENV, image_python, our_node_either_way, ray_daemon, ray_programs  # noqa: F401 (fixtures)
+from daemon_support import Daemon
+from ray_support import VENV, image_python, our_node, our_node_either_way, ray_daemon, ray_programs  # noqa: F401 (fixtures)
 
 VERSION = sysconfig.get_python_version()
 SAID = """
@@ -203,3 +204,20 @@ def test_what_can_not_be_is_said(one, image, ray_programs, tmp_path):  # noqa: F
         connect(){SAID}
         answer(said({ {'rtlaunch_image': image.uri, 'conda': {'dependencies': ['x']}}!r}))''')
     assert 'conda' in with_conda and 'leave one of them out' in with_conda
+
+
+def test_a_jobs_rule_holds_for_who_looks_into_its_image(ray_programs, image, tmp_path_factory):  # noqa: F811
+    """Else its workers alone would be refused, and its tasks wait for them for ever."""
+    folder = tmp_path_factory.mktemp('ruled')
+    folder.chmod(0o755)
+    rules = [{'name': 'no-images', 'if': {'job': ['ray-0*']}, 'allow': {'images': []}}]
+    (folder / 'policy.json').write_text(json.dumps({'version': 1, 'rules': rules}))
+    daemon = Daemon(ray_programs, folder, options=['--policy', str(folder / 'policy.json')]).start()
+    try:
+        with our_node(ray_programs, daemon) as node:
+            told = node.drive(f'''
+        connect(){SAID}
+        answer(said({{'image_uri': {image.uri!r}}}))''')
+    finally:
+        daemon.stop()
+    assert 'image' in told and 'policy' in told, told
