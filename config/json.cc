@@ -171,6 +171,9 @@ Result<Json> parse_json(std::string_view text, const std::string& name) {
   if (text.size() > kMaxSize) {
     return make_error("json", name, "larger than 16 MiB", "make it smaller");
   }
+  if (size_t nul = text.find('\0'); nul != text.npos) {  // which the parser takes for the end
+    return make_error("json", name, place_of(text, nul + 1) + ": a NUL", cure);
+  }
   size_t read = 0;
   Builder builder;
   bool ok = false;

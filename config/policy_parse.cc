@@ -366,6 +366,15 @@ Status Parser::check_rule(const Place& place, const Rule& rule) {
     }
     bool alike = other.when == rule.when && other.unless == rule.unless &&
                  other.has_unless == rule.has_unless;
+    bool closed =
+        (alike && other.choose && !rule.profile.empty() && !has(*other.choose, rule.profile)) ||
+        (alike && rule.choose && !other.profile.empty() && !has(*rule.choose, other.profile));
+    if (closed) {
+      return place.bad("contradiction: rule `" + other.name +
+                           "` matches just the same, and of the two one gives a profile that the "
+                           "other doesn't let one choose",
+                       "add it to \"choose\"");
+    }
     if (alike && !other.profile.empty() && !rule.profile.empty() && other.profile != rule.profile) {
       return place.at("profile").bad("contradiction: rule `" + other.name +
                                          "` matches just the same, and says profile " +
@@ -398,6 +407,7 @@ Status Parser::rules(const Json& json) {
 Result<Policy> Parser::parse(const Json& root) {
   TRY(place_.object_of(root, kKeys));
   if (!root.contains("version")) return place_.bad("has no version", "add \"version\": 1");
+  if (root.contains("$schema")) TRY(place_.at("$schema").string(root["$schema"]));
   if (root["version"] != 1) return place_.at("version").bad("is one that isn't known", "write 1");
   if (root.contains("profiles")) TRY(profiles(root["profiles"]));
   if (shipped_ != nullptr) {

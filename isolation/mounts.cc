@@ -50,8 +50,8 @@ Error no_mount_point(Error error, const std::string& path) {
 
 bool is_absent(const Error& error) { return error.code == ENOENT || error.code == ENOTDIR; }
 
-// What a caller may change was judged by its path: a link that has come into it since isn't
-// followed.
+// What a caller may change, or has brought to another place, was judged by its path: a link that
+// has come into it since isn't followed.
 Result<sys::Mount> clone_itself(const std::string& path) {
   UniqueFd root = TRY(sys::open_at(AT_FDCWD, "/", O_PATH | O_DIRECTORY));
   UniqueFd fd = TRY(sys::open_beneath(root.get(), below(path, "/"), O_PATH));
@@ -60,11 +60,14 @@ Result<sys::Mount> clone_itself(const std::string& path) {
 
 // A clone of what the host has at `path`, safe; an invalid one when `optional` and not there.
 Result<sys::Mount> clone_host(const std::string& path, uint64_t attributes, bool optional,
-                              const Rights& rights) {
+                              bool brought, const Rights& rights) {
   Rights::Borrowed as_caller = TRY(rights.borrow_for(path));
-  bool judged = rights.caller() != nullptr && !(attributes & MOUNT_ATTR_RDONLY);
+  bool judged = rights.caller() != nullptr && !rights.is_layer(path) &&
+                (brought || !(attributes & MOUNT_ATTR_RDONLY));
   Result<sys::Mount> mount = judged ? clone_itself(path) : sys::clone_mount(AT_FDCWD, path, true);
-  if (!mount && optional && (is_absent(mount.error()) || mount.error().code == EACCES)) {
+  bool leads_nowhere = !mount && judged && mount.error().code == ELOOP;
+  if (!mount && optional &&
+      (is_absent(mount.error()) || leads_nowhere || mount.error().code == EACCES)) {
     return sys::Mount();
   }
   if (!mount) return mount;
@@ -74,7 +77,7 @@ Result<sys::Mount> clone_host(const std::string& path, uint64_t attributes, bool
 
 Status add_clone(Tree::Kind kind, const std::string& source, const std::string& target,
                  uint64_t attributes, bool optional, const Rights& rights, Tree* tree) {
-  sys::Mount mount = TRY(clone_host(source, attributes, optional, rights));
+  sys::Mount mount = TRY(clone_host(source, attributes, optional, false, rights));
   if (mount.valid()) tree->add(kind, target, std::move(mount));
   return {};
 }
@@ -225,8 +228,9 @@ Status add_binds(const Spec& spec, const Rights& rights, Tree* tree) {
   for (const Bind& bind : spec.binds) {
     uint64_t attributes = bind.writable ? sys::kSafe : kReadOnly;
     bool owned = bind.owned && rights.caller() != nullptr;
-    sys::Mount mount = TRY(owned ? clone_owned(bind, spec.id_map, rights)
-                                 : clone_host(bind.source, attributes, bind.optional, rights));
+    sys::Mount mount =
+        TRY(owned ? clone_owned(bind, spec.id_map, rights)
+                  : clone_host(bind.source, attributes, bind.optional, true, rights));
     if (mount.valid()) tree->add(Tree::Kind::kBind, bind.target, std::move(mount));
   }
   return {};

@@ -8,6 +8,7 @@
 #include <cctype>
 #include <cerrno>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "installers/store/hash.h"
 #include "isolation/seccomp.h"
@@ -144,21 +145,39 @@ bool is_there_anyhow(const isolation::Bind& bind, bool image) {
          bind.source == "/sys";
 }
 
-// What of the host is brought to another place, or into an image, is used in place.
-Status check_brought(const Shield& shield, const std::string& store, const Spec& spec) {
-  if (!shield.mounts) return {};
+// Where nothing of the host is there anyhow, all of it is brought in.
+Status check_brought_into_image(const Shield& shield, const Spec& spec) {
   auto check = [&](const std::string& path) -> Status {
-    if (sys::is_beneath(path, store) || config::allows_path(shield.mounts, really(path))) return {};
+    if (config::allows_path(shield.mounts, really(path))) return {};
     return not_yours(path, "the policy doesn't let this be brought in");
   };
-  bool image = has_image(spec);
-  for (const isolation::Bind& bind : spec.binds) {
-    if (!is_there_anyhow(bind, image)) TRY(check(bind.source));
-  }
-  for (const isolation::Overlay& overlay : spec.overlays) {
-    for (const std::string& lower : overlay.lowers) TRY(check(lower));
-  }
+  for (const auto* paths : {&spec.writable, &spec.visible})
+    for (const std::string& path : *paths) TRY(check(path));
+  for (const isolation::Bind& bind : spec.binds)
+    if (bind.writable) TRY(check(bind.source));
+  for (const isolation::Overlay& overlay : spec.overlays)
+    if (overlay.over_host)
+      return not_yours(overlay.target, "images are laid over nothing of the host");
   return {};
+}
+
+// What of the host is brought to another place, or into an image, is used in place. Links in it
+// that are made from here on aren't followed (isolation/mounts.cc).
+Status check_brought(const Shield& shield, const std::string& store, Spec* spec) {
+  bool image = has_image(*spec);
+  for (isolation::Bind& bind : spec->binds) {
+    if (bind.writable || sys::is_beneath(bind.source, store)) continue;
+    bool anyhow = is_there_anyhow(bind, image);
+    std::string named = std::exchange(bind.source, really(bind.source));
+    if (!anyhow && shield.mounts && !config::allows_path(shield.mounts, bind.source))
+      return not_yours(named, "the policy doesn't let this be brought in");
+  }
+  if (!shield.mounts) return {};
+  for (const isolation::Overlay& overlay : spec->overlays) {
+    for (const std::string& lower : overlay.lowers)
+      if (!sys::is_beneath(lower, store)) return not_yours(lower, "is no layer");
+  }
+  return image ? check_brought_into_image(shield, *spec) : Status();
 }
 
 // 0 stands for half of the memory: the most.
@@ -402,7 +421,7 @@ Status apply(const Shield& shield, uid_t caller, const std::string& store, Spec*
   bool own = bound.root == isolation::Root::kHost;
   if (own && spec->root == isolation::Root::kShared) spec->root = isolation::Root::kHost;
   if (own) TRY(check_places(shield, caller, spec));
-  TRY(check_brought(shield, store, *spec));
+  TRY(check_brought(shield, store, spec));
   if (bound.network != isolation::Network::kHost && spec->network != isolation::Network::kNone) {
     spec->network = bound.network;
     spec->destinations = bound.destinations;

@@ -143,6 +143,52 @@ TEST(Shield, WhatIsBroughtInIsHeldToTheList) {
   EXPECT_FALSE(apply(bound, 1000, "/store", &spec).ok());
 }
 
+isolation::Overlay overlay_at(const std::string& target, const std::string& lower, bool over_host) {
+  isolation::Overlay overlay;
+  overlay.target = target;
+  overlay.lowers = {lower};
+  overlay.over_host = over_host;
+  return overlay;
+}
+
+// The ways that no client of ours takes. With no read-only root none of them is looked at
+// otherwise.
+TEST(Shield, IntoAnImageNothingComesBesideTheList) {
+  Shield bound = shield("ml");
+  bound.read_only = false;
+  auto fine = [&](void (*change)(Spec&), bool image = true) {
+    Spec spec;
+    if (image) spec.overlays.push_back(overlay_at("/", "/store/layer", false));
+    change(spec);
+    return apply(bound, 1000, "/store", &spec).ok();
+  };
+  const std::vector<void (*)(Spec&)> kWays = {
+      [](Spec& spec) { spec.visible = {"/usr/lib"}; },
+      [](Spec& spec) { spec.writable = {"/usr/lib"}; },
+      [](Spec& spec) {
+        spec.binds.push_back({"/usr/lib", "/usr/lib", true});
+      },
+      [](Spec& spec) { spec.overlays.push_back(overlay_at("/usr/lib", "/store/x", true)); }};
+  for (auto way : kWays) EXPECT_TRUE(fine(way)) << "control";
+  bound.mounts = {{"/usr/share"}};
+  for (size_t i = 0; i < kWays.size(); ++i) {
+    EXPECT_FALSE(fine(kWays[i])) << i;
+    EXPECT_TRUE(fine(kWays[i], false)) << i << ": there it is anyhow";
+  }
+  EXPECT_TRUE(fine([](Spec& spec) { spec.writable = {"/usr/share/doc"}; }));
+}
+
+// What was judged is what is opened: isolation/ follows no link that comes later.
+TEST(Shield, WhatIsBroughtInIsNamedByItsRealPath) {
+  Spec spec;
+  spec.binds = {
+      {"/proc/self/root/usr/../usr/share", "/srv"}, {"/etc/mtab", "/etc/mtab"}, {"/store/a", "/b"}};
+  ASSERT_TRUE(apply(shield("ml"), 1000, "/store", &spec).ok());
+  EXPECT_EQ(spec.binds[0].source, "/usr/share");
+  EXPECT_EQ(spec.binds[1].source, "/proc/" + std::to_string(::getpid()) + "/mounts");
+  EXPECT_EQ(spec.binds[2].source, "/store/a");
+}
+
 TEST(Shield, IntentsTakeSystemCallsAway) {
   auto allowed = [](const Shield& by, const char* call) {
     return isolation::verdict(by.bound.controls.seccomp.rules, call) ==
