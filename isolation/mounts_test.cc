@@ -148,6 +148,29 @@ ROOT_TEST(AnotherUsersOverlays) {
   }
 }
 
+// What a caller named was judged by its real path: a link that somebody puts into it since isn't
+// followed.
+// Attacks: J6
+ROOT_TEST(WhatACallerBringsInIsWhatWasJudged) {
+  world.write(world.host + "/secret/file", "secret\n");
+  world.write(world.host + "/open/file", "open\n");
+  std::filesystem::create_symlink(world.host + "/secret", world.host + "/link");
+  auto seen = [&](const std::string& source, bool optional, bool caller) {
+    Spec spec = shell("cat /tmp/it/file");
+    spec.binds.push_back({.source = source, .target = "/tmp/it", .optional = optional});
+    if (caller) spec.user = spec.caller = User{kPlainUser, kPlainUser, {}};
+    Outcome outcome = run(spec);
+    return outcome.started ? outcome.output : outcome.error.message();
+  };
+  EXPECT_EQ(seen(world.host + "/link", false, false), "secret\n") << "control: our own";
+  EXPECT_EQ(seen(world.host + "/open", false, true), "open\n") << "control";
+  EXPECT_FALSE(contains(seen(world.host + "/link", false, true), "secret\n"));
+  EXPECT_FALSE(contains(seen(world.host + "/link", true, true), "secret\n"));
+  std::string self = "/proc/self/root" + world.host + "/secret";
+  EXPECT_EQ(seen(self, false, false), "secret\n") << "control: our own";
+  EXPECT_FALSE(contains(seen(self, false, true), "secret\n"));
+}
+
 SANDBOX_TEST(TmpIsPrivate) {
   world.write(world.dir + "/secret", "secret\n");
   Outcome outcome =
