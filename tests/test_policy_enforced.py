@@ -7,12 +7,15 @@ import os
 import pathlib
 import signal
 import socket
+import struct
 import subprocess
+import threading
+import time
 
 import pytest
 
 from conftest import PLAIN_UID, make_launcher
-from daemon_support import Client, Daemon, Start, as_user, rights_of_the_unit, through, wait_until
+from daemon_support import Client, Daemon, Start, as_user, open_folder, rights_of_the_unit, through, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='a policy is root\'s')
 
@@ -127,11 +130,11 @@ def test_a_worker_with_a_user_namespace_of_its_own(uid, node, root, guest):
     own = client.ok('--control', 'own_user=require', '--', 'sh', '-c', OWN_USER).split()
     assert own[0] != plain[0] and own[1:4] == [str(uid), str(uid), '1'] and own[4] == str(uid)
     assert int(own[6], 16) == 0 and own[7] == ('65534' if uid else '0')
-    stays = client.popen('--control', 'own_user=require', '--', 'sh', '-c', 'echo; read x', stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    stays.stdout.readline()
+    stays = client.popen('--control', 'own_user=require', '--', 'sh', '-c', 'readlink /proc/self/ns/user; read x', stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    own = stays.stdout.readline().decode().strip()
     [worker] = node.daemon.workers()
     entered = client.ok('enter', worker['id'], '--', 'sh', '-c', OWN_USER, verb='enter').split()
-    assert entered[0] not in (plain[0], own[0]) and int(entered[6], 16) == 0, 'nor does who enters it get more'
+    assert entered[0] not in (plain[0], own) and int(entered[6], 16) == 0, 'nor does who enters it get more'
     stays.communicate(b'\n')
 
 
@@ -300,10 +303,38 @@ def test_starts_while_the_policy_is_written_get_the_old_one_or_the_new_one(node,
     assert guest.ok(*show).split() != ['lo']
 
 
+def test_a_storm_of_signals_stops_nobody(node, guest):
+    ended = threading.Event()
+
+    def storm():
+        while not ended.is_set():
+            node.daemon.process.send_signal(signal.SIGHUP)
+            time.sleep(0.001)
+    sender = threading.Thread(target=storm)
+    sender.start()
+    try:
+        for _ in range(5):
+            assert guest.ok('--', 'sh', '-c', INTERFACES).split() == ['lo']
+            assert 'network' in guest.fails('--profile', 'ml', '--', 'true')
+    finally:
+        ended.set()
+        sender.join()
+    assert node.daemon.process.poll() is None and not node.daemon.events('policy_refused')
+
+
+def acl(uid):
+    """acl(5): `uid` may do all."""
+    anybody = 2**32 - 1
+    entries = [(1, 7, anybody), (2, 7, uid), (4, 5, anybody), (16, 7, anybody), (32, 5, anybody)]
+    return struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *entry) for entry in entries)
+
+
 @pytest.mark.parametrize('how', ['another user\'s', 'writable by others', 'in a folder of another user\'s', 'a link',
-                                 'in a folder that others may write to', 'not there', 'no policy'])
+                                 'in a folder that others may write to', 'in a folder that its group may write to',
+                                 'an ACL lets somebody write', 'an ACL of the folder lets somebody write', 'a pipe', 'a folder',
+                                 'not there', 'no policy'])
 def test_a_daemon_without_a_policy_to_trust_does_not_start(programs, tmp_path, how):
-    folder = tmp_path / 'etc'
+    of_node, folder = open_folder(tmp_path), tmp_path / 'etc'
     folder.mkdir()
     file = folder / 'policy.json'
     file.write_text('{"version": 2}' if how == 'no policy' else '{"version": 1}')
@@ -315,13 +346,20 @@ def test_a_daemon_without_a_policy_to_trust_does_not_start(programs, tmp_path, h
         os.chown(folder, GUEST, 0)
     if how == 'in a folder that others may write to':
         folder.chmod(0o777)
+    if how == 'in a folder that its group may write to':
+        folder.chmod(0o775)
+    if how.startswith('an ACL'):
+        os.setxattr(folder if 'folder' in how else file, 'system.posix_acl_access', acl(GUEST))
+        assert subprocess.run(['test', '-w', folder if 'folder' in how else file], user=GUEST, group=GUEST, extra_groups=[]).returncode == 0
+    if how in ('a pipe', 'a folder'):
+        file.unlink()
+        os.mkfifo(file) if how == 'a pipe' else file.mkdir()
     if how == 'a link':
         file.rename(folder / 'real.json')
         file.symlink_to('real.json')
     if how == 'not there':
         file.unlink()
-    daemon = Daemon(programs, tmp_path / 'node', options=['--policy', str(file)])
-    (tmp_path / 'node').mkdir()
+    daemon = Daemon(programs, of_node, options=['--policy', str(file)])
     process = daemon.spawn()
     assert process.wait(20) == 125
     assert str(folder) in daemon.log(), daemon.log()
