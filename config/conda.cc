@@ -7,9 +7,12 @@
 #include "config/requirements.h"
 #include "config/yaml.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::config {
 namespace {
+
+using sys::trimmed;
 
 constexpr size_t kLargestFile = 16 << 20;
 constexpr size_t kMostLines = 100'000;
@@ -50,11 +53,6 @@ class Parser {
   Error bad(const std::string& path, const std::string& reason,
             const std::string& cure = "see `conda` in config/README.md") const {
     return make_error("runtime env", path.empty() ? where_ : where_ + "." + path, reason, cure);
-  }
-
-  static std::string trimmed(const std::string& text) {
-    size_t from = text.find_first_not_of(" \t\r"), to = text.find_last_not_of(" \t\r");
-    return from == std::string::npos ? "" : text.substr(from, to - from + 1);
   }
 
   Result<std::string> text(const std::string& path, const Json& value) const {

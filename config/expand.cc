@@ -1,4 +1,5 @@
 #include "config/runtime_env.h"
+#include "config/variable.h"
 
 namespace rtlaunch::config {
 namespace {
@@ -7,32 +8,19 @@ bool is_word(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
 }
 
-// The end of the variable that begins at `at` (a '$'), or `at` when none does.
-size_t variable_end(const std::string& text, size_t at) {
-  size_t end = at + 1;
-  if (end < text.size() && text[end] == '{') {
-    size_t brace = text.find('}', end);
-    return brace == std::string::npos ? at : brace + 1;
-  }
-  while (end < text.size() && is_word(text[end])) ++end;
-  return end == at + 1 ? at : end;
-}
-
 // What is set. Values are not looked through again.
 std::string substitute(const std::string& text,
                        const std::map<std::string, std::string>& environment) {
   std::string result;
   for (size_t at = 0; at < text.size();) {
-    size_t end = text[at] == '$' ? variable_end(text, at) : at;
-    if (end == at) {
+    auto variable = variable_at(text, at);
+    if (!variable) {
       result += text[at++];
       continue;
     }
-    bool braces = text[at + 1] == '{';
-    std::string name = text.substr(at + 1 + braces, end - at - 1 - 2 * braces);
-    auto found = environment.find(name);
-    result += found != environment.end() ? found->second : text.substr(at, end - at);
-    at = end;
+    auto found = environment.find(std::string(variable->name));
+    result += found != environment.end() ? found->second : text.substr(at, variable->end - at);
+    at = variable->end;
   }
   return result;
 }
@@ -61,6 +49,19 @@ std::string drop_unset(const std::string& text) {
 }
 
 }  // namespace
+
+std::optional<Variable> variable_at(std::string_view text, size_t at) {
+  size_t from = at + 1, to = from;
+  if (at >= text.size() || text[at] != '$') return std::nullopt;
+  if (from < text.size() && text[from] == '{') {
+    to = text.find('}', from);
+    if (to == std::string_view::npos) return std::nullopt;
+    return Variable{text.substr(from + 1, to - from - 1), to + 1, true};
+  }
+  while (to < text.size() && is_word(text[to])) ++to;
+  if (to == from) return std::nullopt;
+  return Variable{text.substr(from, to - from), to, false};
+}
 
 std::string expand_variables(const std::string& value,
                              const std::map<std::string, std::string>& environment) {

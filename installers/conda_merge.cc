@@ -7,6 +7,7 @@
 
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -22,11 +23,6 @@ struct Part {
   Entry entry;
   size_t layer = 0;
 };
-
-std::string parent_of(const std::string& path) {
-  size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash);
-}
 
 class Merging {
  public:
@@ -79,8 +75,9 @@ class Merging {
       return {};
     }
     int from = trees_[part.layer].get();
-    UniqueFd parent = TRY(sys::open_beneath(tree, parent_of(path), O_PATH | O_DIRECTORY));
-    std::string leaf = path.substr(path.rfind('/') + 1);
+    std::string above = sys::parent_of(path), leaf = sys::leaf_of(path);
+    UniqueFd parent =
+        TRY(sys::open_beneath(tree, above.empty() ? "." : above, O_PATH | O_DIRECTORY));
     if (::linkat(from, path.c_str(), parent.get(), leaf.c_str(), 0) == 0) return {};
     return sys_error("link", path);
   }

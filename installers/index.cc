@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 
@@ -17,6 +18,8 @@ const char* const kDefaultIndex =
     ;
 
 namespace {
+
+using sys::trimmed;
 
 using Settings = std::map<std::string, std::string>;  // pip's long option names
 
@@ -36,12 +39,6 @@ std::vector<std::string> words(const std::string& text, const char* separators =
     at = end;
   }
   return parts;
-}
-
-std::string trimmed(const std::string& text) {
-  size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string::npos) return "";
-  return text.substr(start, text.find_last_not_of(" \t\r\n") - start + 1);
 }
 
 bool truthy(std::string value) {

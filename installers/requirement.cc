@@ -5,17 +5,14 @@
 
 #include "installers/index.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
 
-using Kind = Requirement::Kind;
+using sys::trimmed;
 
-std::string trimmed(std::string_view text) {
-  size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string_view::npos) return "";
-  return std::string(text.substr(start, text.find_last_not_of(" \t\r\n") - start + 1));
-}
+using Kind = Requirement::Kind;
 
 std::string without_spaces(std::string_view text) {
   std::string result;

@@ -1,15 +1,14 @@
 #include <cctype>
 
+#include "config/variable.h"
 #include "installers/requirement.h"
 
 namespace rtlaunch::installers {
 namespace {
 
-bool is_word(char c) { return ::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
-
 bool is_in_capitals(const std::string& name) {
-  for (char c : name) {
-    if (!is_word(c) || ::islower(static_cast<unsigned char>(c))) return false;
+  for (unsigned char c : name) {
+    if ((!::isalnum(c) && c != '_') || ::islower(c)) return false;
   }
   return !name.empty();
 }
@@ -22,9 +21,10 @@ class Expansion {
   std::string of(const std::string& line) const {
     std::string result;
     for (size_t at = 0; at < line.size();) {
-      size_t end = at + 1;
-      std::string name = line[at] == '$' ? name_at(line, &end) : "";
-      auto value = name.empty() ? std::nullopt : value_of(name);
+      auto variable = config::variable_at(line, at);
+      if (variable && as_pip_ && !variable->braces) variable.reset();
+      auto value = variable ? value_of(std::string(variable->name)) : std::nullopt;
+      size_t end = variable ? variable->end : at + 1;
       result += value ? *value : line.substr(at, end - at);
       at = end;
     }
@@ -32,21 +32,6 @@ class Expansion {
   }
 
  private:
-  // The name behind the `$` that is before `end`, which comes to lie behind it. "": there is none.
-  std::string name_at(const std::string& line, size_t* end) const {
-    size_t from = *end, to = from;
-    if (from < line.size() && line[from] == '{') {
-      to = line.find('}', from);
-      if (to == std::string::npos) return "";
-      *end = to + 1;
-      return line.substr(from + 1, to - from - 1);
-    }
-    if (as_pip_) return "";
-    while (to < line.size() && is_word(line[to])) ++to;
-    *end = to;
-    return line.substr(from, to - from);
-  }
-
   std::optional<std::string> value_of(const std::string& name) const {
     if (name == kWorkingDirName) return kWorkingDirVariable;  // it has a place for each use
     if (as_pip_ && !is_in_capitals(name)) return std::nullopt;

@@ -7,19 +7,16 @@
 #include <sstream>
 
 #include "installers/uv.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
 
+using sys::trimmed;
+
 bool has(const std::string& text, std::initializer_list<const char*> words) {
   return std::any_of(words.begin(), words.end(),
                      [&](const char* w) { return text.find(w) != std::string::npos; });
-}
-
-std::string trimmed(const std::string& text) {
-  size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string::npos) return "";
-  return text.substr(start, text.find_last_not_of(" \t\r\n") - start + 1);
 }
 
 std::vector<std::string> lines_of(const std::string& text) {

@@ -7,9 +7,12 @@
 
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
+
+using sys::trimmed;
 
 constexpr std::string_view kField = "Requires-Dist:";
 constexpr std::string_view kInfo = ".dist-info";
@@ -18,11 +21,6 @@ constexpr size_t kMostNeeds = 64 << 10;  // a record goes over a socket
 
 Error bad(const std::string& shown, const std::string& reason) {
   return make_error("py_modules", shown, reason, "build the wheel anew, or name another version");
-}
-
-std::string trimmed(const std::string& text) {
-  size_t start = text.find_first_not_of(" \t\r");
-  return start == text.npos ? "" : text.substr(start, text.find_last_not_of(" \t\r") - start + 1);
 }
 
 bool is_name_char(char c) {

@@ -10,15 +10,12 @@
 #include "installers/wheel.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
 
-std::string trimmed(const std::string& text) {
-  size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string::npos) return "";
-  return text.substr(start, text.find_last_not_of(" \t\r\n") - start + 1);
-}
+using sys::trimmed;
 
 // One field from `at` on, which is left behind the comma or at the end of the line.
 std::string csv_field(const std::string& text, size_t& at) {

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <new>
 
+#include "isolation/sys/text.h"
+
 namespace rtlaunch::store {
 
 // Content, path and attributes follow the header. All are 8-byte aligned.
@@ -50,16 +52,6 @@ bool lies_in(std::string_view path, std::string_view directory) {
   if (directory.empty()) return !path.empty();
   return path.size() > directory.size() && path.starts_with(directory) &&
          path[directory.size()] == '/';
-}
-
-std::string_view parent_of(std::string_view path) {
-  size_t slash = path.find_last_of('/');
-  return slash == std::string_view::npos ? std::string_view() : path.substr(0, slash);
-}
-
-std::string_view name_of(std::string_view path) {
-  size_t slash = path.find_last_of('/');
-  return slash == std::string_view::npos ? path : path.substr(slash + 1);
 }
 
 Error bad_entry(std::string_view path, std::string reason) {
@@ -323,7 +315,7 @@ Status Manifest::finish() {
     if (!all.empty() && all.back()->path() == path) return bad_entry(path, "is there twice");
     if (all.empty() && !path.empty()) TRY(imply(""));
     while (!open.empty() && !lies_in(path, open.back()->path())) open.pop_back();
-    while (!path.empty() && open.back()->path() != parent_of(path)) {
+    while (!path.empty() && open.back()->path() != sys::parent_of(path)) {
       size_t from = open.back()->path().empty() ? 0 : open.back()->path().size() + 1;
       TRY(imply(path.substr(0, path.find('/', from))));
     }
@@ -364,7 +356,7 @@ Digest Manifest::digest() const {
     return hash;
   };
   auto child = [&](const Packed* record, const std::string& digest) {
-    open.back().hash.bytes("c", 1).field(name_of(record->path())).bytes(digest.data(), 32);
+    open.back().hash.bytes("c", 1).field(sys::leaf_of(record->path())).bytes(digest.data(), 32);
   };
   auto close = [&] {
     const Packed* record = open.back().record;

@@ -1,30 +1,26 @@
 #include "launcher/ray/auth.h"
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::ray {
 namespace {
+
+using sys::trimmed;
 
 using Variables = std::map<std::string, std::string>;
 
 constexpr std::string_view kBearer = "Bearer ";
 constexpr std::string_view kCookie = "ray-authentication-token";
 constexpr const char* kServiceAccount = "/var/run/secrets/ray.io/serviceaccount/token";
-constexpr const char* kBlank = " \t\r\n";
 
 std::string value_of(const Variables& variables, const std::string& name) {
   auto found = variables.find(name);
   return found == variables.end() ? "" : found->second;
 }
 
-std::string_view trimmed(std::string_view text) {
-  size_t first = text.find_first_not_of(kBlank);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kBlank) - first + 1);
-}
-
 std::string first_line(const std::string& text) {
-  return std::string(trimmed(std::string_view(text).substr(0, text.find('\n'))));
+  return trimmed(std::string_view(text).substr(0, text.find('\n')));
 }
 
 Result<std::string> token_in(const std::string& path) {
@@ -45,13 +41,13 @@ std::string file_of(const Variables& variables) {
 }
 
 // The cookie's value; "" when it isn't there.
-std::string_view cookie_in(std::string_view cookies) {
+std::string cookie_in(std::string_view cookies) {
   while (!cookies.empty()) {
     size_t end = std::min(cookies.find(';'), cookies.size());
-    std::string_view one = trimmed(cookies.substr(0, end));
+    std::string one = trimmed(cookies.substr(0, end));
     size_t equals = one.find('=');
-    if (equals != std::string_view::npos && trimmed(one.substr(0, equals)) == kCookie) {
-      std::string_view value = trimmed(one.substr(equals + 1));
+    if (equals != std::string::npos && trimmed(one.substr(0, equals)) == kCookie) {
+      std::string value = trimmed(one.substr(equals + 1));
       bool quoted = value.size() >= 2 && value.front() == '"' && value.back() == '"';
       return quoted ? value.substr(1, value.size() - 2) : value;
     }
@@ -94,8 +90,8 @@ std::string Auth::given(std::string_view authorization, std::string_view ray_aut
                         std::string_view cookies) {
   std::string_view header = authorization.empty() ? ray_authorization : authorization;
   if (!header.empty()) return std::string(header);
-  std::string_view cookie = cookie_in(cookies);
-  return cookie.empty() ? "" : std::string(kBearer) + std::string(cookie);
+  std::string cookie = cookie_in(cookies);
+  return cookie.empty() ? "" : std::string(kBearer) + cookie;
 }
 
 Auth::Verdict Auth::judge(std::string_view authorization, std::string_view ray_authorization,

@@ -9,10 +9,13 @@
 #include <sstream>
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 #include "launcher/words.h"
 
 namespace rtlaunch::ray {
 namespace {
+
+using sys::trimmed;
 
 using Json = nlohmann::json;
 using Pairs = std::vector<std::pair<std::string, std::string>>;
@@ -56,12 +59,6 @@ std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
   return text;
-}
-
-std::string trimmed(const std::string& text) {
-  size_t first = text.find_first_not_of(" \t\r\n");
-  if (first == std::string::npos) return "";
-  return text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
 }
 
 bool exited_with(const ChildEnded& ended, int status) {

@@ -1,12 +1,12 @@
 #include "launcher/ray/ray_env.h"
 
 #include <algorithm>
-#include <cctype>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "config/json.h"
+#include "config/variable.h"
 #include "launcher/ray/names.h"
 
 namespace rtlaunch::ray {
@@ -62,17 +62,8 @@ std::string sorted_dump(const Json& json) {
 
 // Names behind `$` and in `${}` of a string, as Ray's uv plugin finds them.
 void add_names(const std::string& text, std::set<std::string>& names) {
-  for (size_t at = text.find('$'); at != std::string::npos; at = text.find('$', at + 1)) {
-    size_t from = at + 1, to = from;
-    if (from < text.size() && text[from] == '{') {
-      to = text.find('}', from);
-      if (to != std::string::npos) names.insert(text.substr(from + 1, to - from - 1));
-      continue;
-    }
-    auto is_word = [&](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
-    while (to < text.size() && is_word(text[to])) ++to;
-    if (to > from) names.insert(text.substr(from, to - from));
-  }
+  for (size_t at = text.find('$'); at != std::string::npos; at = text.find('$', at + 1))
+    if (auto variable = config::variable_at(text, at)) names.emplace(variable->name);
 }
 
 std::set<std::string> names_in(const Json& uv) {
