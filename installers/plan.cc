@@ -87,7 +87,7 @@ Status plan_plugins(const PlanRequest& request, Plan& plan) {
   for (const auto& [name, value] : request.env.plugins) {
     Field field;
     field.name = name;
-    field.plugin = TRY(name == kUvRun ? uv_run_plugin(request.tools)
+    field.plugin = TRY(name == kUvRun ? uv_run_plugin(request.tools, value)
                                       : find_plugin(name, request.plugin_folders));
     field.key = plugin_key(*field.plugin, value);
     plan.fields.push_back(std::move(field));

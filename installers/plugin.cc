@@ -82,10 +82,17 @@ Result<Plugin> find_plugin(const std::string& name, const std::vector<std::strin
     if (&folder != &folders.back()) also = who_asks();
     UniqueFd file = TRY(config::open_trusted(path, kStep, also));
     TRY(check_program(file.get(), path));
-    return Plugin{name, path, TRY(store::sha256_file(file.get(), path))};
+    return Plugin{name, path, TRY(store::sha256_file(file.get(), path)), "plugin " + name};
   }
   return make_error(kStep, name, "there is no such plugin",
                     "ask the administrator, or run with --embedded and RTLAUNCH_PLUGINS");
+}
+
+bool is_a_place(const std::string& path) {
+  std::string whole = path + "/";
+  return path.size() > 1 && path[0] == '/' && path.find('\0') == std::string::npos &&
+         whole.find("//") == std::string::npos && whole.find("/./") == std::string::npos &&
+         whole.find("/../") == std::string::npos;
 }
 
 store::Key plugin_key(const Plugin& plugin, const std::string& value) {

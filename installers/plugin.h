@@ -39,6 +39,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -63,7 +64,27 @@ std::vector<std::string> plugin_names(const std::vector<std::string>& folders);
 struct Plugin {
   std::string name, path;
   std::string content;  // SHA-256 of the program
+  std::string called;   // in errors
+
+  // What only one of ours has (uv_run.h).
+  struct Shown {
+    std::string path, at;  // the caller's, opened with his rights; where it lies in the sandbox
+  };
+  // Texts with URLs, whose hosts its network reaches, and pages of indexes, which lead to more
+  // (gate.h). Where a policy bounds what may be fetched from, all that is fetched has to be
+  // allowed, and what is mentioned doesn't count.
+  struct Reached {
+    std::string fetched, mentioned;
+    std::vector<std::string> fetched_pages, mentioned_pages;
+  };
+  std::string interpreter = {};         // that the program is started with
+  std::vector<Shown> shown = {};        // files and folders
+  std::vector<std::string> own = {};    // folders of its own, empty and writable, at these places
+  std::optional<Reached> reached = {};  // nothing: what its value names
 };
+// Absolute, and nothing in it leads back.
+bool is_a_place(const std::string& path);
+
 // In the first folder that has it. EPERM: somebody else could have written it.
 Result<Plugin> find_plugin(const std::string& name, const std::vector<std::string>& folders);
 store::Key plugin_key(const Plugin& plugin, const std::string& value);

@@ -21,7 +21,6 @@
 #include "installers/captured.h"
 #include "installers/forwarder.h"
 #include "installers/plugin.h"
-#include "installers/uv_run.h"
 #include "installers/way_out.h"
 #include "isolation/sandbox.h"
 #include "isolation/sys/caller.h"
@@ -38,7 +37,7 @@ using std::chrono::steady_clock;
 constexpr size_t kMostAnswer = 1 << 20, kMostSaid = 64 << 20, kKeptSaid = 4096;
 constexpr size_t kMostLaunch = 64 << 10, kMostKey = 64 << 10, kMostVariable = 120 << 10;
 constexpr int kLookEveryMs = 250;
-constexpr char kLayer[] = "/build/layer", kProgram[] = "/build/plugin", kUv[] = "/build/uv";
+constexpr char kLayer[] = "/build/layer", kProgram[] = "/build/plugin";
 
 // Printable, and not too much of it: a plugin may say anything.
 std::string quoted(const std::string& text, size_t most) {
@@ -65,13 +64,6 @@ bool is_inside(const std::string& path) {
          ("/" + path + "/").find("/../") == std::string::npos;
 }
 
-bool is_a_place(const std::string& path) {
-  std::string whole = path + "/";
-  return path.size() > 1 && path[0] == '/' && path.find('\0') == std::string::npos &&
-         whole.find("//") == std::string::npos && whole.find("/./") == std::string::npos &&
-         whole.find("/../") == std::string::npos;
-}
-
 // Of a text that has any number of them: a project's files.
 std::vector<std::string> urls_in(const std::string& text) {
   std::vector<std::string> urls;
@@ -82,12 +74,6 @@ std::vector<std::string> urls_in(const std::string& text) {
     urls.push_back(text.substr(begin, end - begin));
   }
   return urls;
-}
-
-std::string text_at(const Json& object, const char* key) {
-  auto found = object.is_object() ? object.find(key) : object.end();
-  bool there = found != object.end() && found->is_string();
-  return there ? found->get<std::string>() : std::string();
 }
 
 // A plugin at work on one value.
@@ -106,18 +92,24 @@ class Work {
     TRY(prepare());
     (void)TRY(ask("validate", std::nullopt));
     store::Key content{TRY(content_key())};
-    store::Lease lease = TRY(layer(content));
-    store::Record record{"plugin", plugin_.name, {lease.digest}, TRY(launch(lease.digest))};
+    UniqueFd lock = TRY(store_.lock(content));  // one for all values of it, whoever makes it now
+    std::string data;
+    auto lease = TRY(known(content));
+    if (lease) {
+      data = TRY(launch(store_.layer_path(lease->digest)));
+    } else {
+      lease = TRY(build(&data));
+      TRY(store_.record(content, {"plugin", plugin_.name, {lease->digest}}));
+    }
+    store::Record record{"plugin", plugin_.name, {lease->digest}, data};
     TRY(store_.record(key, record));
     return record;
   }
 
  private:
   Error bad(const std::string& op, const std::string& reason, const std::string& cure = "") const {
-    return make_error(who(), op, reason, cure);
+    return make_error(plugin_.called, op, reason, cure);
   }
-  bool is_uv_run() const { return plugin_.name == kUvRun; }
-  std::string who() const { return is_uv_run() ? "uv run" : "plugin " + plugin_.name; }
   Error bad_program(const std::string& op, const std::string& reason) const {
     return bad(op, reason, "mend the plugin: " + plugin_.path);
   }
@@ -136,7 +128,7 @@ class Work {
     }
     CallersPath program = TRY(CallersPath::open(plugin_.path));
     spec_.binds.push_back({program.source(), kProgram, false, false});
-    if (is_uv_run()) TRY(show_tools());
+    TRY(show_more());
     for (const char* name : {"home", "tmp"})
       spec_.binds.push_back(
           {scratch_->path() + "/" + name, std::string("/build/") + name, true, false});
@@ -149,24 +141,24 @@ class Work {
     return open_way_out();
   }
 
-  // Interpreters outside of /usr, certificates.
-  Status show_tools() {
-    Json value = Json::parse(value_);
-    CallersPath uv = TRY(CallersPath::open(text_at(value, "uv")));
-    spec_.binds.push_back({uv.source(), kUv, false, false});
-    for (const std::string& path : TRY(texts("validate", value, "show"))) {
-      if (!is_a_place(path)) return bad("validate", path + " is no absolute path");
-      CallersPath found = TRY(CallersPath::open(path));
-      spec_.binds.push_back({found.source(), path, false, false});
+  Status show_more() {
+    for (const Plugin::Shown& one : plugin_.shown) {
+      CallersPath found = TRY(CallersPath::open(one.path));
+      spec_.binds.push_back({found.source(), one.at, false, false});
+    }
+    for (size_t i = 0; i < plugin_.own.size(); ++i) {
+      std::string name = "own-" + std::to_string(i);
+      TRY(make_folders(*scratch_, {name}));
+      spec_.binds.push_back({scratch_->path() + "/" + name, plugin_.own[i], true, false});
     }
     return {};
   }
 
-  Status make_folders(const store::Staging& staging, std::initializer_list<const char*> names) {
+  Status make_folders(const store::Staging& staging, const std::vector<std::string>& names) {
     sys::AsRoot root;
-    for (const char* name : names) {
+    for (const std::string& name : names) {
       TRY(sys::make_dirs_at(staging.dir(), name));
-      if (uid_ && ::fchownat(staging.dir(), name, *uid_, *uid_, AT_SYMLINK_NOFOLLOW) != 0)
+      if (uid_ && ::fchownat(staging.dir(), name.c_str(), *uid_, *uid_, AT_SYMLINK_NOFOLLOW) != 0)
         return sys_error("chown", name);
     }
     return {};
@@ -174,13 +166,7 @@ class Work {
 
   Status open_way_out() {
     WayOut way_out;
-    if (is_uv_run()) {
-      add_places_in(TRY(project_text()), &way_out.named);
-    } else {
-      TRY(check_urls(Json::parse(value_)));
-      add_places_in(value_, &way_out.named);
-    }
-    if (is_uv_run()) way_out.pages = TRY(texts("validate", Json::parse(value_), "pages"));
+    TRY(plugin_.reached ? reach(*plugin_.reached, &way_out) : reach_what_value_names(&way_out));
     way_out.proxies = {from_environment({"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}),
                        from_environment({"http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"}),
                        from_environment({"no_proxy", "NO_PROXY"})};
@@ -189,16 +175,23 @@ class Work {
     return {};
   }
 
-  // Where the policy bounds what may be fetched from, a lock is all that counts of a project: its
-  // pyproject.toml names pages for people as well.
-  Result<std::string> project_text() {
-    if (!allowed_.indexes) return value_;
-    Json value = Json::parse(value_);
-    value.erase("pyproject");
-    std::string text = value.dump();
-    for (const std::string& url : urls_in(text))
+  Status reach_what_value_names(WayOut* way_out) {
+    TRY(check_urls(Json::parse(value_)));
+    add_places_in(value_, &way_out->named);
+    return {};
+  }
+
+  Status reach(const Plugin::Reached& reached, WayOut* way_out) {
+    add_places_in(reached.fetched, &way_out->named);
+    way_out->pages = reached.fetched_pages;
+    if (!allowed_.indexes) {
+      add_places_in(reached.mentioned, &way_out->named);
+      for (const std::string& page : reached.mentioned_pages) way_out->pages.push_back(page);
+      return {};
+    }
+    for (const std::string& url : urls_in(reached.fetched))
       TRY(config::check_index(without_credentials(url), allowed_));
-    return text;
+    return {};
   }
 
   // What the policy bounds are all places that something may be fetched from.
@@ -277,7 +270,7 @@ class Work {
     for (bool open_out = true, open_err = true, ended = false; !ended || open_out || open_err;) {
       auto left = std::chrono::duration_cast<milliseconds>(deadline_ - steady_clock::now()).count();
       if (left <= 0) {
-        return Error{who(),
+        return Error{plugin_.called,
                      ETIME,
                      op,
                      "setup takes longer than allowed",
@@ -316,7 +309,7 @@ class Work {
     UniqueFd our_err = own_end(err[0]), their_err(err[1]);
     isolation::Spec spec = spec_;
     spec.argv = {kProgram, op};
-    if (is_uv_run()) spec.argv.insert(spec.argv.begin(), text_at(Json::parse(value_), "python"));
+    if (!plugin_.interpreter.empty()) spec.argv.insert(spec.argv.begin(), plugin_.interpreter);
     spec.env = environment(layer.has_value());
     if (layer) spec.binds.push_back({*layer, kLayer, op == "build", false});
     spec.stdin_fd = in.get(), spec.stdout_fd = their_out.get(), spec.stderr_fd = their_err.get();
@@ -384,28 +377,21 @@ class Work {
     return hash.hex();
   }
 
-  // One for all values of this key, whoever else makes it now.
-  Result<store::Lease> layer(const store::Key& key) {
-    UniqueFd lock = TRY(store_.lock(key));
-    auto known = TRY(store_.lookup(key));
-    if (known && known->layers.size() == 1) {
-      auto lease = TRY(store_.acquire(known->layers[0]));
-      if (lease) return std::move(*lease);
-    }
-    store::Lease lease = TRY(build());
-    TRY(store_.record(key, {"plugin", plugin_.name, {lease.digest}}));
-    return lease;
+  Result<std::optional<store::Lease>> known(const store::Key& key) {
+    auto record = TRY(store_.lookup(key));
+    if (!record || record->layers.size() != 1) return std::optional<store::Lease>();
+    return store_.acquire(record->layers[0]);
   }
 
-  Result<store::Lease> build() {
+  // `data` is the record's: a layer that can't be launched with is none.
+  Result<store::Lease> build(std::string* data) {
     auto began = steady_clock::now();
     store::Staging staging = TRY(store_.stage());
     TRY(make_folders(staging, {"tree"}));
     Json answer = TRY(ask("build", staging.path() + "/tree"));
     progress_.report({plugin_.name, "publish", plugin_.name, 0, 0});
-    sys::AsRoot root;
-    TRY(check_made(answer, staging.tree()));
-    store::Manifest manifest = TRY(clean_captured(staging.tree(), plugin_.name, progress_));
+    store::Manifest manifest = TRY(cleaned(answer, staging.tree()));
+    *data = TRY(launch(staging.path() + "/tree"));
     auto ms = std::chrono::duration_cast<milliseconds>(steady_clock::now() - began).count();
     return store_.publish(std::move(staging), manifest, {"plugin", plugin_.name, ms});
   }
@@ -414,6 +400,12 @@ class Work {
     bool there = is_inside(path) && sys::open_beneath(tree, path, O_PATH | O_NOFOLLOW).ok();
     if (there) return {};
     return bad_program(op, "says that `" + quoted(path, 200) + "` is in its layer, and it isn't");
+  }
+
+  Result<store::Manifest> cleaned(const Json& answer, int tree) {
+    sys::AsRoot root;
+    TRY(check_made(answer, tree));
+    return clean_captured(tree, plugin_.name, progress_);
   }
 
   Status check_made(const Json& answer, int tree) const {
@@ -446,9 +438,8 @@ class Work {
     return good ? Status() : bad_program("launch", "`env` is no object of texts");
   }
 
-  // The record's data.
-  Result<std::string> launch(const store::Digest& digest) {
-    std::string path = store_.layer_path(digest);
+  // The record's data, with the layer in the folder `path`.
+  Result<std::string> launch(const std::string& path) {
     Json answer = TRY(ask("launch", path));
     Json env = answer.value("env", Json::object());
     TRY(check_variables(env));

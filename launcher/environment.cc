@@ -112,7 +112,7 @@ Plan plan_from(const store::Record& record) {
     Field& field = plan.fields.emplace_back();
     field.name = name;
     if (std::string key = described.at("key"); !key.empty()) field.key = store::Key{key};
-    if (described.contains("plugin")) field.plugin = installers::Plugin{name, "", ""};
+    if (described.contains("plugin")) field.plugin = installers::Plugin{name, "", "", ""};
     if (described.contains("source")) field.source = source_from(described);
     if (described.contains("image")) {
       field.image.emplace();

@@ -167,6 +167,7 @@ class Daemon:
             launcher = Launcher(self.programs, folder, uid)
             del launcher.env['RTLAUNCH_STORE']
             launcher.env['RTLAUNCH_SOCKET'] = self.socket
+            launcher.daemon = self
             self.launchers[uid] = launcher
         return self.launchers[uid]
 

@@ -11,6 +11,7 @@ from conftest import PLAIN_UID
 from daemon_support import daemon, stopped_daemon  # noqa: F401
 from image_support import Image, programs_of
 from java_support import compiled, java_files, make_jar, open_to_all
+from nothing_left import nothing_left
 from test_image import make_embedded, way  # noqa: F401
 
 SEEN = '''package io.example;
@@ -54,6 +55,8 @@ def test_a_jvm_finds_its_classes(way, jars, tmp_path):  # noqa: F811
     (folder / '.gitignore').write_text('*.jar\n')
     assert run_java(way, [str(folder)]) == ['/tmp/rtlaunch/java_jars/0/seen.jar', 'of the other']
     assert run_java(way, [f'local://{folder}'])[0] == f'{folder}/seen.jar'
+    relative = ('--runtime-env', json.dumps({'java_jars': ['lib/seen.jar', './lib/words.jar']}), '--', *JAVA, 'io.example.Seen')
+    assert way.ok(*relative, cwd=way.folder).splitlines()[1] == 'of the other'
     shutil.copy(jars / 'words.jar', way.home)
     assert run_java(way, [str(jars / 'seen.jar')], '--env', f'CLASSPATH={way.home}/words.jar')[1] == 'of the other'
     classes = way.make_files('classes', {'words/word.txt': 'where it starts'})
@@ -65,10 +68,10 @@ def test_what_is_no_jar_is_told(way, tmp_path):  # noqa: F811
     jar.write_text('this is no zip')
     text.write_text('x')
     for path, reason in ((jar, 'not a zip file'), (text, 'not an archive we know'), (jar.parent / 'gone.jar', 'No such file')):
-        said = way.fails('--runtime-env', json.dumps({'java_jars': [str(path)]}), '--', 'true')
+        with nothing_left(way):
+            said = way.fails('--runtime-env', json.dumps({'java_jars': [str(path)]}), '--', 'true')
         assert str(path) in said and reason in said, said
         assert 'java_jars' in said or path == jar, said
-    assert not [name for name in os.listdir(way.store + '/tmp') if not name.startswith('.')] if os.path.isdir(way.store + '/tmp') else True
 
 
 @pytest.fixture(scope='session')
