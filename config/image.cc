@@ -61,14 +61,21 @@ Result<std::vector<std::string>> texts_at(const Json& object, const char* key,
                                           const std::string& name) {
   std::vector<std::string> texts;
   if (!object.is_object() || !object.contains(key) || object[key].is_null()) return texts;
-  for (const Json& one : object[key]) {
-    std::string text = one.is_string() ? one.get<std::string>() : std::string(1, '\0');
-    if (text.find('\0') != std::string::npos) {
-      return bad(name, std::string("`config.") + key + "` is no list of strings");
-    }
-    texts.push_back(std::move(text));
+  const Json& list = object[key];
+  bool good = list.is_array();
+  for (size_t i = 0; good && i < list.size(); ++i) {
+    good = list[i].is_string() &&
+           list[i].get_ref<const std::string&>().find('\0') == std::string::npos;
+    if (good) texts.push_back(list[i]);
   }
-  return texts;
+  if (good) return texts;
+  return bad(name, std::string("`config.") + key + "` is no list of strings");
+}
+
+// What is no text isn't taken for none: without its User a command would be root's.
+Result<std::string> own_text_at(const Json& run, const char* key, const std::string& name) {
+  if (!run.contains(key) || run[key].is_null() || run[key].is_string()) return text_at(run, key);
+  return bad(name, std::string("`config.") + key + "` is no text");
 }
 
 Status take_run_config(const Json& json, const std::string& name, ImageConfig* config) {
@@ -77,8 +84,8 @@ Status take_run_config(const Json& json, const std::string& name, ImageConfig* c
   config->env = TRY(texts_at(run, "Env", name));
   config->entrypoint = TRY(texts_at(run, "Entrypoint", name));
   config->command = TRY(texts_at(run, "Cmd", name));
-  config->user = text_at(run, "User");
-  config->working_dir = text_at(run, "WorkingDir");
+  config->user = TRY(own_text_at(run, "User", name));
+  config->working_dir = TRY(own_text_at(run, "WorkingDir", name));
   if (config->working_dir.empty() || config->working_dir[0] == '/') return {};
   return bad(name, "`config.WorkingDir` is no absolute path");
 }
@@ -104,6 +111,10 @@ Result<ImageDocument> parse_image_document(std::string_view text, const std::str
     if (document.manifests.empty()) return bad(name, "an index that lists no image");
     return document;
   }
+  if (json.is_object() && json.contains("fsLayers")) {
+    return make_error("image", name, "is of Docker's schema 1, which says nothing of its layers",
+                      "make it one of today: skopeo copy --format v2s2");
+  }
   if (!json.is_object() || !json.contains("config") || !json.contains("layers") ||
       !json["layers"].is_array()) {
     return bad(name, "is no manifest of an image");
@@ -118,7 +129,8 @@ Result<ImageConfig> parse_image_config(std::string_view text, const std::string&
   ImageConfig config;
   config.architecture = text_at(json, "architecture");
   config.os = text_at(json, "os");
-  if (config.architecture.empty()) return bad(name, "its config names no architecture");
+  if (config.architecture.empty())
+    return bad(name, "its config names no architecture: is it an image to run?");
   const Json* rootfs = json.contains("rootfs") ? &json["rootfs"] : nullptr;
   if (rootfs == nullptr || !rootfs->is_object() || !rootfs->contains("diff_ids") ||
       !(*rootfs)["diff_ids"].is_array()) {

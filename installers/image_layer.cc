@@ -17,9 +17,13 @@
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
+
+using sys::leaf_of;
+using sys::parent_of;
 
 using store::Entry;
 using Type = Entry::Type;
@@ -28,13 +32,6 @@ constexpr const char* kStep = "image";
 constexpr std::string_view kWhiteout = ".wh.", kOpaque = ".wh..wh..opq", kPlain = ".wh..wh.";
 constexpr size_t kOpenDirectories = 64;
 constexpr int64_t kLatest = int64_t{1} << 33;  // the year 2242: what every file system can keep
-
-std::string parent_of(const std::string& path) {
-  size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash);
-}
-
-std::string leaf_of(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 std::string joined(const std::string& parent, const std::string& leaf) {
   return parent.empty() ? leaf : parent + "/" + leaf;

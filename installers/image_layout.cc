@@ -25,12 +25,30 @@ bool is_for_us(const ImageBlob& blob) {
                  (blob.os.empty() || blob.os == "linux"));
 }
 
-std::string listed(const std::vector<ImageBlob>& all, std::string ImageBlob::*what) {
+std::string name_of(const ImageBlob& blob) { return blob.name; }
+std::string platform_of(const ImageBlob& blob) {
+  bool other = !blob.os.empty() && blob.os != "linux";
+  return other ? blob.os + "/" + blob.architecture : blob.architecture;
+}
+
+std::string listed(const std::vector<ImageBlob>& all, std::string (*what)(const ImageBlob&)) {
   std::string text;
   for (const ImageBlob& blob : all) {
-    if (!(blob.*what).empty()) text += (text.empty() ? "" : ", ") + blob.*what;
+    std::string one = what(blob);
+    if (!one.empty()) text += (text.empty() ? "" : ", ") + one;
   }
   return text;
+}
+
+// Two for one machine under one name are variants of it, and the first is meant.
+bool differ(const ImageBlob& a, const ImageBlob& b) {
+  return a.digest != b.digest && (a.architecture.empty() || a.name != b.name);
+}
+
+// One that its maker doesn't let registries hand out.
+bool is_foreign(const ImageBlob& blob) {
+  return blob.media_type.find("foreign") != std::string::npos ||
+         blob.media_type.find("nondistributable") != std::string::npos;
 }
 
 }  // namespace
@@ -44,7 +62,9 @@ Result<UniqueFd> ImageLayout::open_blob(const ImageBlob& blob, const std::string
   std::string path = kind_ == Kind::kOci ? "blobs/sha256/" + blob.digest : blob.digest;
   auto fd = sys::open_beneath(dir_.get(), path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
   if (!fd && fd.error().code == ENOENT) {
-    return bad("its " + what + " is missing (" + short_digest(blob.digest) + ")");
+    std::string reason = "its " + what + " is missing (" + short_digest(blob.digest) + ")";
+    if (!is_foreign(blob)) return bad(reason);
+    return bad(reason + ": no registry hands it out", "bring it from where its maker has it");
   }
   if (!fd) {
     fd.error().step = "image_uri";
@@ -71,18 +91,18 @@ Result<ImageBlob> ImageLayout::choose(const std::vector<ImageBlob>& all,
     if (name.empty() || blob.name == name) named.push_back(blob);
   }
   if (named.empty()) {
-    return bad("holds no image called `" + name + "`", "it has: " + listed(all, &ImageBlob::name));
+    return bad("holds no image called `" + name + "`", "it has: " + listed(all, name_of));
   }
   std::copy_if(named.begin(), named.end(), std::back_inserter(fitting), is_for_us);
   if (fitting.empty()) {
-    return bad("is for " + listed(named, &ImageBlob::architecture) + ", this machine is " +
+    return bad("is for " + listed(named, platform_of) + ", this machine is " +
                    config::image_architecture(),
                "use an image that was built for it");
   }
-  bool several = fitting.size() > 1 && fitting[0].architecture.empty() &&
-                 fitting[0].digest != fitting[1].digest;
+  bool several = std::any_of(fitting.begin(), fitting.end(),
+                             [&](const ImageBlob& one) { return differ(fitting[0], one); });
   if (!several) return fitting[0];
-  return bad("holds several images", "name one, PATH:NAME: " + listed(fitting, &ImageBlob::name));
+  return bad("holds several images", "name one, PATH:NAME: " + listed(fitting, name_of));
 }
 
 // An index may list indexes; a circle of them can't be made of digests, but a long way down can.
@@ -111,6 +131,11 @@ Status ImageLayout::take_config() {
   }
   if (!config_.os.empty() && config_.os != "linux") {
     return bad("is for " + config_.os, "use an image for Linux");
+  }
+  for (const ImageBlob& layer : manifest_.layers) {
+    if (layer.media_type.ends_with("+encrypted"))
+      return bad("a layer is encrypted (" + short_digest(layer.digest) + ")",
+                 "decrypt it: skopeo copy --decryption-key KEY");
   }
   if (config_.diff_ids.size() == manifest_.layers.size()) return {};
   return bad("a layer is missing: its config names " + std::to_string(config_.diff_ids.size()) +

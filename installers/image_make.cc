@@ -20,7 +20,9 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr const char* kStep = "image_uri";
-constexpr int kLayerVersion = 2;  // of what is made of a layer's archive
+constexpr int kLayerVersion = 3;  // of what is made of a layer's archive
+// What is recorded with a layer: overlayfs knows no root that hides those of other layers.
+constexpr const char *kPlain = "{}", *kHidesAll = R"({"hides_all":true})";
 constexpr auto kProgressEvery = std::chrono::milliseconds(40);
 
 store::Key layer_key(const std::string& diff_id, bool special_files) {
@@ -100,8 +102,11 @@ class Making {
     record.kind = "image";
     record.name = ref_.shown;
     for (const config::ImageBlob& layer : layout.layers()) total_ += layer.size;
+    TRY(check_blobs(layout));
     for (size_t i = 0; i < layout.layers().size(); ++i) {
-      record.layers.push_back(TRY(layer(layout, i)));
+      Unpacked one = TRY(layer(layout, i));
+      if (one.hides_all) record.layers.clear();
+      record.layers.push_back(one.digest);
     }
     // Top first. Of a layer that is there twice only the upper one is ever seen, and overlayfs
     // takes none twice.
@@ -123,8 +128,23 @@ class Making {
                       cure.empty() ? "pull or make the image again" : cure);
   }
 
+  // What is missing is said before anything is unpacked.
+  Status check_blobs(const ImageLayout& layout) {
+    for (size_t i = 0; i < layout.layers().size(); ++i) {
+      store::Key key = layer_key(layout.config().diff_ids[i], ref_.special_files);
+      if (!TRY(store_.lookup(key)))
+        (void)TRY(layout.open_blob(layout.layers()[i], what_layer(layout, i)));
+    }
+    return {};
+  }
+
+  struct Unpacked {
+    store::Digest digest;
+    bool hides_all = false;
+  };
+
   // By its diffID, which covers all that is in it: everybody's who has shown that he has it, too.
-  Result<store::Digest> layer(const ImageLayout& layout, size_t i) {
+  Result<Unpacked> layer(const ImageLayout& layout, size_t i) {
     store::Key key = layer_key(layout.config().diff_ids[i], ref_.special_files);
     UniqueFd lock = TRY(store_.lock(
         key, [&] { report("wait", 0, 0); }, store::Whose::kEverybody));
@@ -134,7 +154,7 @@ class Making {
         for (store::Lease& lease : *leases) leases_.push_back(std::move(lease));
         if (!TRY(store_.lookup(key))) TRY(show(layout, i, key, *known));
         done_ += layout.layers()[i].size;
-        return known->layers.front();
+        return Unpacked{known->layers.front(), known->data == kHidesAll};
       }
     }
     return unpack(layout, i, key);
@@ -161,7 +181,7 @@ class Making {
     return ref_.shown + ": " + what_layer(layout, i);
   }
 
-  Result<store::Digest> unpack(const ImageLayout& layout, size_t i, const store::Key& key) {
+  Result<Unpacked> unpack(const ImageLayout& layout, size_t i, const store::Key& key) {
     auto started = steady_clock::now();
     const config::ImageBlob& blob = layout.layers()[i];
     UniqueFd fd = TRY(layout.open_blob(blob, what_layer(layout, i)));
@@ -177,13 +197,14 @@ class Making {
     info.build_ms =
         std::chrono::duration_cast<std::chrono::milliseconds>(steady_clock::now() - started)
             .count();
+    bool hides_all = (*manifest.entries().begin()).opaque;  // the root's
     store::Lease lease = TRY(store_.publish(std::move(staging), manifest, info));
-    store::Digest digest = lease.digest;
+    Unpacked unpacked{lease.digest, hides_all};
     leases_.push_back(std::move(lease));
-    store::Record record{"image layer", name, {digest}, "{}"};
+    store::Record record{"image layer", name, {unpacked.digest}, hides_all ? kHidesAll : kPlain};
     TRY(store_.record(key, record, store::Whose::kEverybody));
     TRY(store_.record(key, record));
-    return digest;
+    return unpacked;
   }
 
   // Nothing of it counts before both digests are what they have to be.

@@ -15,7 +15,16 @@ constexpr size_t kChunk = 1 << 20;
 constexpr size_t kAhead = 8;  // chunks
 
 bool is_gzip(std::string_view start) { return start.starts_with("\x1f\x8b"); }
-bool is_zstd(std::string_view start) { return start.starts_with("\x28\xb5\x2f\xfd"); }
+// Of zstd's frames some hold nothing, and may come first.
+bool is_zstd(std::string_view start) {
+  bool empty =
+      start.size() > 4 && (start[0] & 0xf0) == 0x50 && start.substr(1, 3) == "\x2a\x4d\x18";
+  return empty || start.starts_with("\x28\xb5\x2f\xfd");
+}
+bool is_seldom(std::string_view start) {
+  bool bzip2 = start.starts_with("BZh") && start.substr(4, 6) == "1AY&SY";
+  return bzip2 || start.starts_with("\xfd\x37zXZ");
+}
 
 }  // namespace
 
@@ -49,7 +58,7 @@ Status ImageStream::pump() {
   input_.resize(kChunk);
   std::string_view start = TRY(read());
   if (is_gzip(start)) return pump_gzip(start);
-  if (is_zstd(start)) return pump_zstd();
+  if (is_zstd(start) || is_seldom(start)) return pump_by_libarchive();
   return pump_plain(start);
 }
 
@@ -94,12 +103,14 @@ Status ImageStream::pump_gzip(std::string_view start) {
 }
 
 // libarchive reads the file itself, so it is read once more for its digest.
-Status ImageStream::pump_zstd() {
+Status ImageStream::pump_by_libarchive() {
   while (!TRY(read()).empty()) {
   }
   if (::lseek(fd_.get(), 0, SEEK_SET) != 0) return sys_error("image", name_);
   std::unique_ptr<archive, int (*)(archive*)> raw(::archive_read_new(), ::archive_read_free);
   ::archive_read_support_filter_zstd(raw.get());
+  ::archive_read_support_filter_bzip2(raw.get());
+  ::archive_read_support_filter_xz(raw.get());
   ::archive_read_support_format_raw(raw.get());
   archive_entry* entry = nullptr;
   if (::archive_read_open_fd(raw.get(), fd_.get(), kChunk) != ARCHIVE_OK ||

@@ -1,6 +1,6 @@
-// A layer's blob as the tar archive that it is: read, hashed, decompressed (gzip by ISA-L, zstd by
-// libarchive; plain as it is) and hashed again, in a thread of its own beside whoever reads. Both
-// digests are only known at the end; nothing may be published before finish().
+// A layer's blob as the tar archive that it is: read, hashed, decompressed (gzip by ISA-L, zstd,
+// bzip2 and xz by libarchive; plain as it is) and hashed again, in a thread of its own beside
+// whoever reads. Both digests are only known at the end; nothing may be published before finish().
 //
 //   ImageStream stream(std::move(fd), "layer 2");
 //   while (size_t count = TRY(stream.next(&data))) ...
@@ -41,7 +41,7 @@ class ImageStream {
   void run();
   Status pump();
   Status pump_gzip(std::string_view start);
-  Status pump_zstd();
+  Status pump_by_libarchive();
   Status pump_plain(std::string_view start);
   Result<std::string_view> read();  // the blob's next bytes; "" at its end
   Status give(const void* data, size_t size);

@@ -139,10 +139,16 @@ std::string exec_reason(const std::string& path, int code) {
   return "";
 }
 
+std::string exec_cure(int code) {
+  if (code == ENOENT) return "check the name and PATH";
+  if (code == E2BIG)
+    return "give it fewer or shorter variables and arguments; an image has some, too";
+  return "check the file and its permissions";
+}
+
 Error exec_error(const std::string& name, const std::string& path, int code) {
-  Error error{"exec", code, name, exec_reason(path, code), "", code == ENOENT ? 127 : 126};
-  error.cure = code == ENOENT ? "check the name and PATH" : "check the file and its permissions";
-  return error;
+  int exit_code = code == ENOENT ? 127 : 126;
+  return Error{"exec", code, name, exec_reason(path, code), exec_cure(code), exit_code};
 }
 
 // Returns only to say why it couldn't. Of all that was tried, "not executable" says more than "not

@@ -117,24 +117,33 @@ class Image:
         path.write_bytes(data)
         return {'digest': digest(data), 'size': len(data)}
 
-    def layer(self, files, packed=True):
+    def layer(self, files, packed=True, kind=None):
+        """`packed`: whether, or what packs it."""
         tar = files if isinstance(files, bytes) else tar_of(files)
-        blob = gzip.compress(tar, 1, mtime=0) if packed else tar
-        kind = 'application/vnd.oci.image.layer.v1.tar' + ('+gzip' if packed else '')
+        blob = packed(tar) if callable(packed) else gzip.compress(tar, 1, mtime=0) if packed else tar
+        kind = kind or 'application/vnd.oci.image.layer.v1.tar' + ('+gzip' if packed is True else '')
         self.layers.append((digest(tar), {'mediaType': kind, **self.put(blob)}))
         return self
 
-    def write(self):
+    def write(self, config_changes=None, manifest_changes=None):
         config = {'architecture': self.architecture, 'os': 'linux', 'config': self.run,
-                  'rootfs': {'type': 'layers', 'diff_ids': [diff for diff, _ in self.layers]}}
+                  'rootfs': {'type': 'layers', 'diff_ids': [diff for diff, _ in self.layers]}, **(config_changes or {})}
         manifest = {'schemaVersion': 2, 'mediaType': 'application/vnd.oci.image.manifest.v1+json',
                     'config': {'mediaType': 'application/vnd.oci.image.config.v1+json',
                                **self.put(json.dumps(config).encode())},
-                    'layers': [blob for _, blob in self.layers]}
-        listed = {'mediaType': manifest['mediaType'], **self.put(json.dumps(manifest).encode()),
+                    'layers': [blob for _, blob in self.layers], **(manifest_changes or {})}
+        self.listed = listed = {'mediaType': manifest['mediaType'], **self.put(json.dumps(manifest).encode()),
                   'annotations': {'org.opencontainers.image.ref.name': 'latest'}}
-        (self.folder / 'index.json').write_text(json.dumps({'schemaVersion': 2, 'manifests': [listed]}))
+        self.index([listed])
         (self.folder / 'oci-layout').write_text('{"imageLayoutVersion": "1.0.0"}')
+        return self
+
+    def index(self, listed, nested=0):
+        """What index.json says; `nested`: through so many indexes more."""
+        for _ in range(nested):
+            blob = self.put(json.dumps({'schemaVersion': 2, 'manifests': listed}).encode())
+            listed = [{'mediaType': 'application/vnd.oci.image.index.v1+json', **blob}]
+        (self.folder / 'index.json').write_text(json.dumps({'schemaVersion': 2, 'manifests': listed}))
         return self
 
     def blob_of(self, number):

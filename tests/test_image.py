@@ -249,21 +249,6 @@ def test_pulling_past_a_folder_that_podman_has_closed(make_embedded, tmp_path):
     assert done.stdout == 'pulled\n', done
 
 
-def test_bad_images(make_embedded, tmp_path, image):
-    rt = make_embedded(0)
-    other = Image(tmp_path / 'other', architecture='s390x').layer({'a': 'b'}).write()
-    assert 'is for s390x, this machine is' in refused(rt, other.uri)
-    missing = Image(tmp_path / 'missing').layer({'a': 'b'}).layer({'c': 'd'}).write()
-    missing.blob_of(1).unlink()
-    assert 'layer 2 of 2 is missing' in refused(rt, missing.uri)
-    wrong = Image(tmp_path / 'wrong').layer({'a': 'wrong'}).write()
-    wrong.blob_of(0).write_bytes(missing.blob_of(0).read_bytes())
-    assert 'another digest than its name says' in refused(rt, wrong.uri)
-    assert 'No such file' in refused(rt, f'oci:{tmp_path}/nowhere')
-    assert 'no transport that is known' in refused(rt, 'containers-storage:/a/b')
-    assert not list((pathlib.Path(rt.store) / 'tmp').iterdir()), 'nothing is left behind'
-
-
 def test_a_policy_says_which_images(stopped_daemon, image):  # noqa: F811
     """Also of an environment that was made while it was allowed."""
     policy = stopped_daemon.folder / 'policy.json'
