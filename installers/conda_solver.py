@@ -30,10 +30,19 @@ def virtual_packages():
     return rattler.VirtualPackage.detect(rattler.VirtualPackageOverrides.from_env())
 
 
+def specs_of(asked):
+    """As conda reads them: py-rattler's solve() refuses `name 1.0`, and the `name=1.0=build` of an export."""
+    for spec in asked['specs']:
+        try:
+            yield rattler.MatchSpec(spec, strict=False)
+        except exceptions.InvalidMatchSpecError as error:
+            raise exceptions.InvalidMatchSpecError(f'`{spec}`: {error}') from error
+
+
 async def solve(asked):
     gateway = rattler.Gateway(cache_dir=os.environ['RATTLER_CACHE_DIR'], show_progress=False)
     records = await rattler.solve(
-        sources=[rattler.Channel(url) for url in asked['channels']], specs=asked['specs'], gateway=gateway,
+        sources=[rattler.Channel(url) for url in asked['channels']], specs=list(specs_of(asked)), gateway=gateway,
         virtual_packages=virtual_packages(), channel_relations='disabled', timestamp_policy='allow-missing')
     urls = {record.name.normalized: record.url for record in records}
     ordered = rattler.PackageRecord.sort_topologically(records)

@@ -4,8 +4,6 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-#include <algorithm>
-
 #include "isolation/overlay.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/mount.h"
@@ -30,8 +28,6 @@ Status make_links(int work, const std::vector<std::string>& lowers) {
   for (size_t i = 0; i < lowers.size(); ++i)
     if (::symlinkat(lowers[i].c_str(), work, std::to_string(i).c_str()) != 0)
       return sys_error("symlink", lowers[i]);
-  // overlayfs wants two.
-  if (lowers.size() == 1 && ::mkdirat(work, "1", 0755) != 0) return sys_error("mkdir", "1");
   return {};
 }
 
@@ -62,6 +58,13 @@ Status mount_here(const std::string& target, size_t count, bool rootless) {
   return mount.attach(AT_FDCWD, target);
 }
 
+// overlayfs wants two.
+Status attach_one(const std::string& lower, const std::string& target) {
+  sys::Mount mount = TRY(sys::clone_mount(AT_FDCWD, lower, false));
+  TRY(sys::set_mount_attributes(mount.fd(), "", sys::kSafe | MOUNT_ATTR_RDONLY, false));
+  return mount.attach(AT_FDCWD, target);
+}
+
 }  // namespace
 
 Status enter_overlay(const std::string& target, const std::vector<std::string>& lowers, int work,
@@ -70,10 +73,11 @@ Status enter_overlay(const std::string& target, const std::vector<std::string>& 
     return make_error("enter", target, "no layers, or too many");
   bool rootless = is_rootless();
   if (!own_namespace) TRY(take_namespace(rootless));
+  if (lowers.size() == 1) return attach_one(lowers[0], target);
   TRY(make_links(work, lowers));
   UniqueFd before = TRY(sys::open_at(AT_FDCWD, ".", O_PATH | O_DIRECTORY));
   if (::fchdir(work) != 0) return sys_error("fchdir", target);
-  Status mounted = mount_here(target, std::max<size_t>(2, lowers.size()), rootless);
+  Status mounted = mount_here(target, lowers.size(), rootless);
   if (::fchdir(before.get()) != 0) return sys_error("fchdir", "back");
   return mounted;
 }

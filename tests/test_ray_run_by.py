@@ -140,8 +140,9 @@ def test_a_conda_environment_that_is_there(one, tmp_path):
     look = '[os.environ["CONDA_DEFAULT_ENV"], os.environ["PATH"].split(":")[0].split("/")[-2]]'
     assert seen(one, {'conda': 'there'}, look) == ['there', 'there']
     assert seen(one, {'conda': 'there', 'working_dir': str(tmp_path)}, look[:-1] + ', __import__("part").X]') == ['there', 'there', 7]
-    text = seen(one, {'conda': 'nowhere'})
-    assert "The given conda environment 'nowhere'" in text and "doesn't" in text and '`conda info --json`' in text
+    for name in ('nowhere', '/opt/no/such/prefix'):
+        text = seen(one, {'conda': name})
+        assert f"The given conda environment '{name}'" in text and "doesn't" in text and '`conda info --json`' in text
 
 
 def test_what_can_not_be_together_is_said(one):
