@@ -186,7 +186,10 @@ class Work {
     way_out->pages = reached.fetched_pages;
     if (!allowed_.indexes) {
       add_places_in(reached.mentioned, &way_out->named);
-      for (const std::string& page : reached.mentioned_pages) way_out->pages.push_back(page);
+      for (const std::string& page : reached.mentioned_pages) {
+        add_places_in(page, &way_out->named);
+        way_out->pages.push_back(page);
+      }
       return {};
     }
     for (const std::string& url : urls_in(reached.fetched))
@@ -316,7 +319,10 @@ class Work {
     std::optional<isolation::Sandbox> sandbox;
     {
       sys::AsRoot root;
-      sandbox = TRY(isolation::start(spec));
+      auto started = isolation::start(spec);
+      if (!started && started.error().step == "exec")
+        return bad_program(op, "can't be started: " + started.error().reason);
+      sandbox = TRY(std::move(started));
     }
     their_out.reset();
     their_err.reset();

@@ -302,6 +302,21 @@ def test_the_policy_says_who_may_use_which(programs, tmp_path, plugins):
         daemon.stop()
 
 
+@pytest.mark.parametrize('text, words', [
+    ('#!/no/such/interpreter\n', "can't be started: it exists, but the interpreter or loader that it names doesn't"),
+    ('#!/bin/sh\n', 'its answer is no JSON object'), ('#!/bin/sh\necho {}; echo {}\n', 'its answer is no JSON object'),
+    ('#!/bin/sh\necho \'{"key": "a", "key": "b"}\'\n', 'its answer is no JSON object'), ('#!/bin/sh\nprintf \'{"a": "\\377"}\'\n', 'its answer is no JSON object'),
+    ('#!/bin/sh\nkill $$\n', 'crashed by signal 15'), ('#!/bin/sh\ncat >/dev/null; exec 1>&-; sleep 0.3; exit 3\n', 'ended with status 3')])
+def test_programs_that_are_none(own_one, tmp_path, text, words):
+    mine = tmp_path / 'mine'
+    mine.mkdir()
+    (mine / 'odd').write_text(text)
+    (mine / 'odd').chmod(0o755)
+    with nothing_left(own_one):
+        said = own_one.fails(*env(odd='x'), '--', 'true', env={'RTLAUNCH_PLUGINS': str(mine)})
+    assert f'plugin odd: validate: {words}' in said and f'mend the plugin: {mine}/odd' in said, said
+
+
 def test_an_unknown_field_is_one_still(own_one):
     said = own_one.fails(*env(gret='x'), '--', 'true')
     assert 'unknown field `gret`' in said and 'did you mean `greet`?' in said
