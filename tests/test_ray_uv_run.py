@@ -1,11 +1,13 @@
 """Drivers that `uv run` has started: Ray makes py_executable of its command line, so each worker is `uv run` again."""
 
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
+import threading
 
 import pytest
 
@@ -174,6 +176,126 @@ answer([said(env) for env in {[runtime_env(project, '--frozen'), runtime_env(pro
     assert 'uv run: build: ' in hashes and 'Hash mismatch' in hashes and 'idna' in hashes, hashes
     assert 'uv run: build: ' in group and 'nowhere' in group, group
     assert layers_of(one) == before
+
+
+BACKEND = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+LOCAL = """[project]
+name = "whole"
+version = "1.0"
+requires-python = ">=3.11"
+dependencies = ["emoji==2.14.0", "member", "beside"]
+[tool.uv.workspace]
+members = ["packages/member"]
+[tool.uv.sources]
+member = { workspace = true }
+beside = { path = "beside" }
+"""
+
+
+def package(folder, name, word, build=''):
+    """One module, and what builds it; `build`: more of its setup.py."""
+    (folder / 'src' / name).mkdir(parents=True)
+    (folder / 'src' / name / '__init__.py').write_text(f'WORD = {word!r}\n')
+    (folder / 'pyproject.toml').write_text(f'[project]\nname = "{name}"\nversion = "1.0"\nrequires-python = ">=3.11"\n{BACKEND}')
+    (folder / 'setup.py').write_text(f'import setuptools\n{build}\nsetuptools.setup()\n')
+
+
+def local_project(folder, word='first', build=''):
+    """A package that is the project itself, a member of its workspace (both editable) and a folder beside."""
+    package(folder, 'whole', word)
+    package(folder / 'packages/member', 'member', 'of a member', build)
+    package(folder / 'beside', 'beside', 'of a folder')
+    (folder / 'pyproject.toml').write_text(LOCAL + BACKEND)
+    subprocess.run([BIN / 'uv', 'lock', '-q', '--python', '/usr/bin/python3'], cwd=folder, check=True)
+    return folder
+
+
+def modules(one, env, *names):
+    return one.drive(f"""
+connect()
+@ray.remote(num_cpus=0)
+class Look:
+    def seen(self):
+        import importlib
+        modules = [importlib.import_module(name) for name in {names!r}]
+        return [[m.WORD for m in modules], [m.__file__ for m in modules], sys.executable, os.getcwd(), sorted(os.listdir())]
+actors = [Look.options(runtime_env={env!r}).remote() for _ in range(2)]
+answer(ray.get([actor.seen.remote() for actor in actors], timeout=150))
+""")
+
+
+def test_packages_in_the_projects_own_folders(one, tmp_path):
+    """One sync for a lock and their content: editable ones are imported from the working_dir, the others from the layer."""
+    tmp_path.chmod(0o755)
+    before, names = layers_of(one), ('whole', 'member', 'beside')
+    for word in ('first', 'second'):
+        env = runtime_env(local_project(tmp_path / word, word), '--frozen')
+        (words, files, python, cwd, listed), also = modules(one, env, *names)
+        assert words == [word, 'of a member', 'of a folder'] and also[0] == words
+        assert files[:2] == [f'{cwd}/src/whole/__init__.py', f'{cwd}/packages/member/src/member/__init__.py'], files
+        assert '/uv_run/project/lib/' in files[2] and python.endswith('/uv_run/project/bin/python')
+        assert '.venv' not in listed and not [name for name in listed if name.endswith('.egg-info')]
+    assert len(layers_of(one)) == len(before) + 2, 'another content, another layer'
+
+
+def test_a_build_that_leaves_something_in_its_folder_is_run_as_it_stands(one, tmp_path):
+    """A module that setup.py writes beside the others is nowhere but where it was built."""
+    tmp_path.chmod(0o755)
+    before, write = layers_of(one), 'open("src/member/made.py", "w").write("X = 1")'
+    env = runtime_env(local_project(tmp_path / 'writes', build=write), '--frozen')
+    (words, files, python, cwd, listed), also = modules(one, env, 'whole', 'member')
+    assert words == ['first', 'of a member'] and python.endswith('/.venv/bin/python') and '.venv' in listed
+    assert layers_of(one) == before
+
+
+class Git(http.server.ThreadingHTTPServer):
+    """Serves the repositories of a folder, by git's own program."""
+
+    def __init__(self, folder):
+        super().__init__(('127.0.0.1', 0), GitAnswer)
+        self.folder = folder
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class GitAnswer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        path, _, query = self.path.partition('?')
+        body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        env = {'PATH': os.environ['PATH'], 'GIT_PROJECT_ROOT': str(self.server.folder), 'GIT_HTTP_EXPORT_ALL': '1', 'PATH_INFO': path,
+               'QUERY_STRING': query, 'REQUEST_METHOD': self.command, 'CONTENT_TYPE': self.headers.get('Content-Type', ''),
+               'CONTENT_LENGTH': str(len(body)), 'HTTP_CONTENT_ENCODING': self.headers.get('Content-Encoding', ''),
+               'GIT_PROTOCOL': self.headers.get('Git-Protocol', '')}
+        said = subprocess.run(['git', 'http-backend'], input=body, env=env, capture_output=True, check=True).stdout
+        head, _, rest = said.partition(b'\r\n\r\n')
+        fields = dict(line.split(': ', 1) for line in head.decode().split('\r\n'))
+        self.send_response(int(fields.pop('Status', '200').split()[0]))
+        for name, value in {**fields, 'Content-Length': str(len(rest))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(rest)
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+def test_packages_of_a_git_repository(one, tmp_path):
+    """By the commit that the lock names."""
+    tmp_path.chmod(0o755)
+    package(tmp_path / 'git/far', 'far', 'of a commit')
+    git = ['git', '-C', tmp_path / 'git/far', '-c', 'user.name=a', '-c', 'user.email=a@b']
+    for words in (['init', '-q'], ['add', '-A'], ['commit', '-qm', 'one']):
+        subprocess.run([*git, *words], check=True)
+    subprocess.run([*git, 'config', 'uploadpack.allowAnySHA1InWant', 'true'], check=True)
+    server = Git(tmp_path / 'git')
+    source = f'[tool.uv.sources]\nfar = {{ git = "http://127.0.0.1:{server.server_port}/far/.git" }}\n'
+    project = small_project(tmp_path / 'project', 'x', 'far', source)
+    before = layers_of(one)
+    (words, files, python, *_), also = modules(one, runtime_env(project, '--frozen'), 'far')
+    server.shutdown()
+    assert words == ['of a commit'] and '/uv_run/project/lib/' in files[0] and python.endswith('/uv_run/project/bin/python')
+    assert len(layers_of(one)) == len(before) + 1
 
 
 def test_what_is_not_known_is_run_as_it_stands(one, tmp_path):

@@ -7,6 +7,7 @@
 
 #include "installers/plugin.h"
 #include "installers/source.h"
+#include "installers/uv_run.h"
 #include "isolation/sys/files.h"
 #include "launcher/ray/context.h"
 #include "launcher/ray/failure.h"
@@ -434,17 +435,30 @@ awaitable<Result<Maker::Made>> Environments::make_layers(const RayEnv& env, std:
 awaitable<Status> Environments::sync_once(Entry& entry, const UvRun& run, RayEnv& env,
                                           RunBy& run_by, ContextRequest& context,
                                           Clock::time_point deadline, SetupLog& log) {
-  auto answer = co_await maker_.ask(context.id, place_of_working_dir(env, options_.runtime_env_dir),
-                                    project_question(run), deadline);
+  std::string place = place_of_working_dir(env, options_.runtime_env_dir);
+  auto answer = co_await maker_.ask(context.id, place, project_question(run), deadline);
   if (!answer) co_return answer.error();
-  std::optional<std::string> field;
-  if (answer->status == 0) field = uv_run_field(run, answer->out, variables_);
-  if (!field) {
+  std::optional<UvProject> project;
+  if (answer->status == 0) project = read_uv_project(run, answer->out);
+  std::string files;
+  if (project && !project->folders.empty()) {
+    auto packed = co_await maker_.ask(context.id, place, files_question(*project), deadline);
+    if (!packed) co_return packed.error();
+    bool whole = packed->status == 0 && packed->out.size() <= kMostUvRunFiles;
+    whole ? void(files = std::move(packed->out)) : project.reset();
+  }
+  if (!project) {
     log.info("uv run: no project whose lock could be a layer; each worker syncs by itself");
     co_return check_can_run(env, run_by);
   }
-  env.runtime_env = with_uv_run(env.runtime_env, *field);
+  std::string without = env.runtime_env;
+  env.runtime_env = with_uv_run(without, uv_run_field(run, *project, files, place, variables_));
   auto layers = co_await make_layers(env, entry.hold, deadline, log);
+  if (!layers && layers.error().reason.find(installers::kWritesIntoFolder) != std::string::npos) {
+    log.info("uv run: " + layers.error().reason + "; each worker syncs by itself");
+    env.runtime_env = without;
+    co_return check_can_run(env, run_by);
+  }
   if (!layers) co_return layers.error();
   context.id = layers->id;
   context.plain = context.zygotes = run_by.forks = false;

@@ -27,7 +27,8 @@ const std::set<std::string> kWithValue = {"--extra", "--no-extra", "--group", "-
 // Of the node: what the sync goes by as well, and what is nothing to it.
 const std::set<std::string> kTakenOver = {"UV_INDEX",         "UV_INDEX_URL",  "UV_EXTRA_INDEX_URL",
                                           "UV_DEFAULT_INDEX", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS",
-                                          "UV_HTTP_TIMEOUT",  "SSL_CERT_FILE", "SSL_CERT_DIR"};
+                                          "UV_HTTP_TIMEOUT",  "SSL_CERT_FILE", "SSL_CERT_DIR",
+                                          "GIT_SSL_CAINFO"};
 const std::set<std::string> kNothingToIt = {"UV",
                                             "UV_RUN_RECURSION_DEPTH",
                                             "UV_CACHE_DIR",
@@ -49,7 +50,22 @@ python=$("$uv" --no-progress python find --system --no-python-downloads "$@" 2>/
 real=$(readlink -f -- "$python") && uv=$(readlink -f -- "$uv") || exit 3
 printf '%s\0%s\0%s\0' "$uv" "$python" "${real%/*/*}"
 cat pyproject.toml && printf '\0' && cat uv.lock && printf '\0'
+for file in "$HOME/.gitconfig" "${XDG_CONFIG_HOME:-$HOME/.config}/git/config" "$HOME/.git-credentials"; do
+  [ ! -e "$file" ] || git=git
+done
+env | grep '^GIT_' | grep -qv '^GIT_SSL_CAINFO=' && git=git
+printf '%s\0' "${git:-}"
 )";
+
+// As of one moment whenever it is asked: the same content is the same text.
+constexpr const char* kFilesQuestion = R"sh(
+for name; do [ "$(readlink -f -- "$name")" = "$(pwd -P)${name:+/$name}" ] || [ "$name" = . ] || exit 3; done
+size=$(du -skc --exclude=.venv -- "$@" | tail -n 1 | cut -f 1) && [ "$size" -le 65536 ] || exit 3
+exec 3>&1
+status=$({ { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --exclude=.venv --exclude=__pycache__ \
+  -I 'gzip -n' -cf - -- "$@"; echo $? >&4; } | base64 -w0 >&3; } 4>&1)
+exit "$status"
+)sh";
 
 // Nothing in it means anything to a shell.
 bool is_plain(const std::string& text) {
@@ -117,28 +133,48 @@ class Line {
   UvRun run_;
 };
 
-// Each `source = { KIND = "..." }` of a lock: packages of indexes and URLs, and the project itself,
-// which isn't installed. What lies in folders, or in git, is synced where it lies.
-bool take_sources(const std::string& lock, Words* indexes) {
+// "a/b" within the working_dir.
+bool is_within(const std::string& path) {
+  return !path.empty() && path[0] != '/' && path[0] != '-' &&
+         ("/" + path + "/").find("/../") == std::string::npos;
+}
+
+bool is_http(const std::string& url) {
+  return url.starts_with("http://") || url.starts_with("https://");
+}
+
+void add_once(const std::string& text, Words* words) {
+  if (std::find(words->begin(), words->end(), text) == words->end()) words->push_back(text);
+}
+
+// Of a lock's `source = { KIND = "PLACE" }`. A `virtual` one is a project that isn't installed.
+bool take_source(const std::string& kind, const std::string& place, bool git_is_plain,
+                 UvProject* project) {
+  if (kind == "registry" && is_http(place)) return add_once(place, &project->indexes), true;
+  if (kind == "url") return is_http(place);
+  if (kind == "git") return is_http(place) && git_is_plain;
+  bool lies_there =
+      kind == "virtual" || kind == "editable" || kind == "directory" || kind == "path";
+  if (!lies_there || !is_within(place)) return false;
+  bool only_itself = kind == "virtual" && place == ".";
+  if (!only_itself) add_once(place, &project->folders);
+  if (kind == "editable") add_once(place, &project->editable);
+  return true;
+}
+
+bool take_sources(bool git_is_plain, UvProject* project) {
   constexpr std::string_view kSource = "\nsource = { ";
-  int projects = 0;
-  for (size_t at = 0; (at = lock.find(kSource, at)) != std::string::npos;) {
+  const std::string& lock = project->lock;
+  size_t found = 0;
+  for (size_t at = 0; (at = lock.find(kSource, at)) != std::string::npos; ++found) {
     at += kSource.size();
     std::string line = lock.substr(at, lock.find('\n', at) - at);
-    std::string kind = line.substr(0, line.find(' '));
-    if (kind == "virtual") {
-      if (++projects > 1 || !line.starts_with("virtual = \".\"")) return false;
-      continue;
-    }
     size_t quote = line.find('"'), end = line.find('"', quote + 1);
     if (quote == std::string::npos || end == std::string::npos) return false;
-    std::string url = line.substr(quote + 1, end - quote - 1);
-    bool ours = (kind == "registry" || kind == "url") && url.starts_with("http");
-    if (!ours) return false;
-    bool seen = std::count(indexes->begin(), indexes->end(), url) > 0;
-    if (kind == "registry" && !seen) indexes->push_back(url);
+    std::string place = line.substr(quote + 1, end - quote - 1);
+    if (!take_source(line.substr(0, line.find(' ')), place, git_is_plain, project)) return false;
   }
-  return projects == 1;
+  return found > 0;
 }
 
 // Where an index lists the files of what --with names.
@@ -179,7 +215,9 @@ bool may_be_a_layer(const RayEnv& env, const std::map<std::string, std::string>&
   bool wheels = std::any_of(env.py_modules.begin(), env.py_modules.end(),
                             [](const std::string& uri) { return uri.ends_with(".whl"); });
   for (const auto& [name, value] : env.env_vars)
-    if (name.starts_with("UV_") || name == "PATH" || name == "VIRTUAL_ENV") return false;
+    if (name.starts_with("UV_") || name.starts_with("GIT_") || name == "PATH" ||
+        name == "VIRTUAL_ENV")
+      return false;
   for (const auto& [name, value] : variables) {
     bool known = kTakenOver.contains(name) || kNothingToIt.contains(name);
     if ((name == "UV" || name.starts_with("UV_")) && !known) return false;
@@ -193,26 +231,53 @@ std::vector<std::string> project_question(const UvRun& run) {
   return words;
 }
 
-std::optional<std::string> uv_run_field(const UvRun& run, const std::string& answer,
-                                        const std::map<std::string, std::string>& variables) {
-  Words parts = parts_of(answer), indexes;
-  if (parts.size() != 5 || !take_sources(parts[4], &indexes)) return std::nullopt;
-  if (!run.extra.empty() && indexes.empty()) return std::nullopt;
-  Json show = Json::array(), env = Json::object();
-  const std::string& folder = parts[2];
+std::optional<UvProject> read_uv_project(const UvRun& run, const std::string& answer) {
+  Words parts = parts_of(answer);
+  if (parts.size() != 6) return std::nullopt;
+  UvProject project{parts[0], parts[1], parts[2], parts[3], parts[4], {}, {}, {}};
+  if (!take_sources(parts[5].empty(), &project)) return std::nullopt;
+  if (!run.extra.empty() && project.indexes.empty()) return std::nullopt;  // from where?
+  const std::string& folder = project.python_folder;
   if (folder.size() < 2 || folder[0] != '/') return std::nullopt;
-  if (!is_below_usr(folder)) show.push_back(folder);
+  return project;
+}
+
+std::vector<std::string> files_question(const UvProject& project) {
+  Words words = {"/bin/sh", "-c", kFilesQuestion, "sh"};
+  const Words& folders = project.folders;
+  if (std::count(folders.begin(), folders.end(), ".") > 0) return words.emplace_back("."), words;
+  words.insert(words.end(), folders.begin(), folders.end());
+  return words;
+}
+
+std::string uv_run_field(const UvRun& run, const UvProject& project, const std::string& files,
+                         const std::string& place,
+                         const std::map<std::string, std::string>& variables) {
+  Json show = Json::array(), env = Json::object();
+  if (!is_below_usr(project.python_folder)) show.push_back(project.python_folder);
   for (const std::string& name : kTakenOver) {
     auto found = variables.find(name);
     if (found == variables.end() || found->second.empty()) continue;
     env[name] = found->second;
-    if (name.starts_with("SSL_CERT_")) show.push_back(found->second);
+    if (name.find("SSL_C") != std::string::npos) show.push_back(found->second);
   }
-  Json value = {{"uv", parts[0]},    {"python", parts[1]},
-                {"show", show},      {"pyproject", parts[3]},
-                {"lock", parts[4]},  {"sync", run.sync},
-                {"with", run.extra}, {"pages", pages_of(indexes, run.extra)},
+  Json value = {{"uv", project.uv},
+                {"python", project.python},
+                {"show", show},
+                {"pyproject", project.pyproject},
+                {"lock", project.lock},
+                {"sync", run.sync},
+                {"with", run.extra},
+                {"pages", pages_of(project.indexes, run.extra)},
                 {"env", env}};
+  if (!files.empty()) value["files"] = files;
+  if (!project.editable.empty()) {
+    Words copied;
+    for (const std::string& one : project.folders)
+      if (std::count(project.editable.begin(), project.editable.end(), one) == 0)
+        copied.push_back(one);
+    value["editable"] = project.editable, value["copied"] = copied, value["place"] = place;
+  }
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

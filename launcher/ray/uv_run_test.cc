@@ -53,10 +53,11 @@ TEST(UvRun, AllElseIsLeftToUv) {
     EXPECT_FALSE(understand_uv_run(text)) << text;
 }
 
-std::string answer(const std::string& lock, const std::string& folder = "/usr") {
+std::string answer(const std::string& lock, const std::string& folder = "/usr",
+                   const std::string& git = "") {
   std::string text;
   for (const std::string& part : {std::string("/opt/uv"), std::string("/usr/bin/python3.11"),
-                                  folder, std::string("[project]"), lock})
+                                  folder, std::string("[project]"), lock, git})
     text += part + '\0';
   return text;
 }
@@ -70,33 +71,61 @@ TEST(UvRun, ALockOfIndexesAndUrls) {
   std::string lock = "version = 1\n" + package("virtual = \".\"") +
                      package("registry = \"https://i.example/simple\"") +
                      package("url = \"https://h.example/a.whl\"");
-  auto field =
-      uv_run_field(run, answer(lock, "/opt/py"),
-                   {{"UV_INDEX", "a=https://i"}, {"SSL_CERT_FILE", "/c/a.pem"}, {"HOME", "/x"}});
-  ASSERT_TRUE(field);
-  auto json = nlohmann::json::parse(*field);
+  auto project = read_uv_project(run, answer(lock, "/opt/py"));
+  ASSERT_TRUE(project);
+  EXPECT_THAT(project->folders, IsEmpty());
+  auto json = nlohmann::json::parse(
+      uv_run_field(run, *project, "", "/srv/app",
+                   {{"UV_INDEX", "a=https://i"}, {"SSL_CERT_FILE", "/c/a.pem"}, {"HOME", "/x"}}));
   EXPECT_EQ(json["uv"], "/opt/uv");
   EXPECT_EQ(json["lock"], lock);
   EXPECT_EQ(json["show"], nlohmann::json({"/opt/py", "/c/a.pem"}));
   EXPECT_EQ(json["pages"], nlohmann::json({"https://i.example/simple/some-name/"}));
   EXPECT_EQ(json["env"],
             nlohmann::json({{"UV_INDEX", "a=https://i"}, {"SSL_CERT_FILE", "/c/a.pem"}}));
-  auto usual = uv_run_field({"uv", {}, {}, ""}, answer(lock), {});
+  EXPECT_FALSE(json.contains("place")) << "one layer wherever the project lies";
+  UvRun plain{"uv", {}, {}, ""};
+  auto usual = read_uv_project(plain, answer(lock));
   ASSERT_TRUE(usual);
-  EXPECT_EQ(nlohmann::json::parse(*usual)["show"], nlohmann::json::array());
+  auto field = nlohmann::json::parse(uv_run_field(plain, *usual, "", "/srv/app", {}));
+  EXPECT_EQ(field["show"], nlohmann::json::array());
+}
+
+TEST(UvRun, PackagesInTheProjectsOwnFolders) {
+  UvRun run{"uv", {}, {}, ""};
+  std::string lock = package("virtual = \".\"") + package("editable = \"packages/a\"") +
+                     package("directory = \"packages/b\"") + package("path = \"c.whl\"") +
+                     package("virtual = \"part\"");
+  auto project = read_uv_project(run, answer(lock));
+  ASSERT_TRUE(project);
+  EXPECT_THAT(project->folders, ElementsAre("packages/a", "packages/b", "c.whl", "part"));
+  EXPECT_THAT(project->editable, ElementsAre("packages/a"));
+  auto json = nlohmann::json::parse(uv_run_field(run, *project, "H4s=", "/srv/app", {}));
+  EXPECT_EQ(json["files"], "H4s=");
+  EXPECT_EQ(json["place"], "/srv/app");
+  EXPECT_EQ(json["editable"], nlohmann::json({"packages/a"}));
+  EXPECT_EQ(json["copied"], nlohmann::json({"packages/b", "c.whl", "part"}));
+  auto question = files_question(*project);
+  EXPECT_EQ(std::vector<std::string>(question.end() - 4, question.end()), project->folders);
+  auto itself = read_uv_project(run, answer(package("editable = \".\"") + package("path = \"a\"")));
+  ASSERT_TRUE(itself);
+  EXPECT_EQ(files_question(*itself).back(), ".") << "all of it, once";
 }
 
 TEST(UvRun, OtherLocksAreLeftToUv) {
   UvRun run{"uv", {}, {}, ""};
   std::string own = package("virtual = \".\"");
-  EXPECT_TRUE(uv_run_field(run, answer(own), {}));
+  std::string git = own + package("git = \"https://h.example/r.git?rev=1#0123\"");
+  EXPECT_TRUE(read_uv_project(run, answer(own)));
+  EXPECT_TRUE(read_uv_project(run, answer(git)));
+  EXPECT_FALSE(read_uv_project(run, answer(git, "/usr", "git"))) << "git is told something";
   for (const std::string& lock :
-       {std::string(), package("editable = \".\""), own + own, own + package("directory = \"b\""),
-        own + package("git = \"https://h.example/r.git\""), package("virtual = \"part\""),
-        own + package("registry = \"../wheels\"")})
-    EXPECT_FALSE(uv_run_field(run, answer(lock), {})) << lock;
-  EXPECT_FALSE(uv_run_field(run, answer(own).substr(0, 20), {}));
-  EXPECT_FALSE(uv_run_field({"uv", {}, {"a"}, ""}, answer(own), {})) << "from where?";
+       {std::string(), own + package("directory = \"../b\""), own + package("editable = \"/b\""),
+        own + package("directory = \"-C\""), own + package("git = \"ssh://h.example/r.git\""),
+        own + package("registry = \"../wheels\""), own + package("other = \"https://h\"")})
+    EXPECT_FALSE(read_uv_project(run, answer(lock))) << lock;
+  EXPECT_FALSE(read_uv_project(run, answer(own).substr(0, 20)));
+  EXPECT_FALSE(read_uv_project({"uv", {}, {"a"}, ""}, answer(own))) << "from where?";
 }
 
 TEST(UvRun, WhatElseThereIsMayChangeItsMeaning) {
@@ -107,6 +136,8 @@ TEST(UvRun, WhatElseThereIsMayChangeItsMeaning) {
   EXPECT_FALSE(may_be_a_layer(env, {{"UV_PROJECT_ENVIRONMENT", "/v"}}));
   env.env_vars = {{"A", "1"}};
   EXPECT_TRUE(may_be_a_layer(env, {}));
+  env.env_vars = {{"GIT_ASKPASS", "/p"}};
+  EXPECT_FALSE(may_be_a_layer(env, {}));
   env.env_vars = {{"UV_OFFLINE", "1"}};
   EXPECT_FALSE(may_be_a_layer(env, {}));
   env.env_vars.clear();
