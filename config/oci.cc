@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <string_view>
+#include <vector>
 
 #include "config/explain.h"
 
@@ -10,7 +12,7 @@ bool wants(Want want) { return want != Want::kOff; }
 
 bool own_files(const Profile& profile) {
   return wants(profile.private_tmp) || wants(profile.private_dev) || wants(profile.private_ipc) ||
-         wants(profile.read_only_root);
+         wants(profile.own_hostname) || wants(profile.read_only_root) || wants(profile.masked_proc);
 }
 
 Json namespaces(const Profile& profile) {
@@ -22,13 +24,15 @@ Json namespaces(const Profile& profile) {
   add(wants(profile.private_ipc), "ipc");
   add(wants(profile.own_hostname), "uts");
   add(wants(profile.own_user), "user");
-  add(wants(profile.own_clock), "time");
+  add(profile.own_clock == Want::kRequire, "time");  // not every runtime has it
   add(wants(profile.network.want) && profile.network.mode != Network::Mode::kHost, "network");
   return list;
 }
 
+// In /dev a runtime makes nodes, which shall be some.
 Json tmpfs(const char* at, const char* mode, const Amount& size) {
-  Json options = {"nosuid", "nodev", std::string("mode=") + mode};
+  Json options = {"nosuid", std::string("mode=") + mode};
+  if (std::string_view(at) != "/dev") options.push_back("nodev");
   if (wants(size.want)) options.push_back("size=" + std::to_string(size.value));
   return {{"destination", at}, {"type", "tmpfs"}, {"source", "tmpfs"}, {"options", options}};
 }
@@ -83,28 +87,16 @@ Json rlimits(const Profile& profile) {
 
 // OCI's words for the rest are its runtime's own: they are told, not dropped.
 Json annotations(const Profile& profile) {
-  static const char* kUnsaid[] = {"no_home",
-                                  "own_keyring",
-                                  "no_new_namespaces",
-                                  "no_mounts",
-                                  "no_debug",
-                                  "no_io_uring",
-                                  "no_userfaultfd",
-                                  "no_bpf",
-                                  "no_terminal_input",
-                                  "common_sockets",
-                                  "no_foreign_code",
-                                  "no_outside_signals",
-                                  "no_outside_sockets",
-                                  "syscalls",
-                                  "files",
-                                  "ports",
-                                  "network",
-                                  "environment",
-                                  "devices",
-                                  "uids"};
+  static const char* kUnsaid[] = {
+      "no_home", "own_keyring", "no_terminal_input", "no_outside_signals", "no_outside_sockets",
+      "files",   "ports",       "network",           "environment",        "devices",
+      "uids"};
   Json json = {{"rtlaunch.profile", profile.name}};
-  for (const char* name : kUnsaid) {
+  std::vector<const char*> unsaid(std::begin(kUnsaid), std::end(kUnsaid));
+  if (!wants(profile.syscalls.want))
+    unsaid.insert(unsaid.end(), {"no_new_namespaces", "common_sockets", "no_foreign_code"});
+  if (profile.own_clock == Want::kPrefer) unsaid.push_back("own_clock");
+  for (const char* name : unsaid) {
     const Control& control = *find_control(name);
     if (same(control, profile, Profile())) continue;
     json[std::string("rtlaunch.control.") + name] = value_text(control, profile);
@@ -112,12 +104,22 @@ Json annotations(const Profile& profile) {
   return json;
 }
 
-Json no_capabilities() {
-  Json json = Json::object();
-  for (const char* set : {"bounding", "effective", "inheritable", "permitted", "ambient"})
-    json[set] = Json::array();
-  return json;
+// What root's workers keep (isolation/caps.h).
+Json capabilities(const Profile& profile, uid_t uid) {
+  Json none = Json::array(), kept = none;
+  if (uid == 0 && !wants(profile.no_capabilities) && !wants(profile.own_user)) {
+    for (const char* name : {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID",
+                             "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "SETFCAP"})
+      kept.push_back(std::string("CAP_") + name);
+  }
+  return {{"bounding", kept},
+          {"effective", kept},
+          {"inheritable", none},
+          {"permitted", kept},
+          {"ambient", none}};
 }
+
+Json only(uint32_t id) { return {{{"containerID", id}, {"hostID", id}, {"size", 1}}}; }
 
 }  // namespace
 
@@ -127,10 +129,14 @@ Json oci_config(const Profile& profile, uid_t uid, gid_t gid) {
                   {"args", {"/bin/sh"}},
                   {"env", {"PATH=/usr/local/bin:/usr/bin:/bin"}},
                   {"cwd", "/"},
-                  {"capabilities", no_capabilities()},
+                  {"capabilities", capabilities(profile, uid)},
                   {"rlimits", rlimits(profile)},
                   {"noNewPrivileges", true}};
   Json linux_part = {{"namespaces", namespaces(profile)}, {"resources", resources(profile)}};
+  if (wants(profile.own_user)) {
+    linux_part["uidMappings"] = only(uid);
+    linux_part["gidMappings"] = only(gid);
+  }
   if (wants(profile.masked_proc)) {
     linux_part["maskedPaths"] = {"/proc/kcore",         "/proc/keys",        "/proc/kmsg",
                                  "/proc/timer_list",    "/proc/sched_debug", "/proc/latency_stats",

@@ -10,6 +10,7 @@
 #include "config/policy_file.h"
 #include "config/runtime_env.h"
 #include "isolation/sys/files.h"
+#include "launcher/oci_filter.h"
 #include "launcher/policy_audit.h"
 #include "launcher/shield.h"
 #include "launcher/table.h"
@@ -247,7 +248,14 @@ Result<int> export_oci(const Options& options) {
   Who who = TRY(who_of(options));
   Ask ask = TRY(ask_of(options));
   Verdict verdict = TRY(config::resolve(policy, who, ask));
-  print_json(config::oci_config(verdict.profile, who.uid, who.gid));
+  Json json = config::oci_config(verdict.profile, who.uid, who.gid);
+  Verdict calls = verdict;  // of which no network or user is made here
+  calls.profile.network = {};
+  calls.profile.uids = {};
+  Shield shield = TRY(shield_of(calls));
+  const isolation::Filter& filter = shield.bound.controls.seccomp;
+  if (filter.want != isolation::Want::kOff) json["linux"]["seccomp"] = oci_filter(filter.rules);
+  print_json(json);
   return 0;
 }
 
