@@ -173,7 +173,11 @@ Result<UniqueFd> Tree::mount_point(const Item& item) const {
 
 Status Tree::attach(Item* item) {
   Result<UniqueFd> target = mount_point(*item);
-  if (!target && needs_no_cover(item->kind, target.error())) return {};
+  if (!target && needs_no_cover(item->kind, target.error())) {
+    // To close it now would wait for all CPUs: with all else of ours, once the command runs.
+    (void)item->mount.release().release();
+    return {};
+  }
   if (!target) return no_mount_point(std::move(target.error()), item->path);
   Status attached = item->mount.attach(target->get(), "");
   if (!attached) return no_mount_point(std::move(attached.error()), item->path);

@@ -24,8 +24,10 @@ Status guard_pid1();
 Status shed_privileges(bool worker_is_another_user, bool supervised, const std::vector<int>& keep);
 
 // Serves the launcher: `socket` is our end of the report pair, `children` a signalfd for SIGCHLD,
-// `limits` what the command may have met when it ends.
-[[noreturn]] void serve(int socket, int children, const LimitWatch& limits, pid_t worker);
+// `limits` what the command may have met when it ends. `quick`: it ends before its mounts are gone,
+// which the kernel then takes down by itself, within milliseconds.
+[[noreturn]] void serve(int socket, int children, const LimitWatch& limits, pid_t worker,
+                        bool quick);
 
 // Serves the line, and nobody else.
 struct Supervised {

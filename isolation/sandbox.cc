@@ -342,6 +342,13 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   return worker;
 }
 
+// A build, whose files somebody waits for: its mounts are gone by then.
+bool leaves_files(const Spec& spec) {
+  return spec.root == Root::kEmpty ||
+         std::any_of(spec.overlays.begin(), spec.overlays.end(),
+                     [](const Overlay& overlay) { return !overlay.upper.empty(); });
+}
+
 void tell_started(Setup& s) {
   report_started(s.socket, s.clock, s.log, s.supervised() ? -1 : s.upper.get());
   if (s.supervised()) (void)send_line(s.spec.line, LineMessage::kStarted, 0, s.upper.get()).ok();
@@ -375,7 +382,7 @@ void run_pid1(Setup& s, const Prepare& prepare) {
   tell_started(s);
   if (s.supervised())
     serve_line({s.children.get(), s.spec.line, s.spec.record, -1, &s.limits}, *worker);
-  serve(s.socket, s.children.get(), s.limits, *worker);
+  serve(s.socket, s.children.get(), s.limits, *worker, !leaves_files(s.spec));
 }
 
 }  // namespace rtlaunch::isolation

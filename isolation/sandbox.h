@@ -159,8 +159,8 @@ class Sandbox {
   // The command's wait status, once no process is left of what it has started. pid 1 and the mounts
   // go by themselves; who has to know that they are gone, asks wait().
   Result<int> ended();
-  // The command's wait status. All else in the sandbox is killed when the command ends; when this
-  // returns, no process and no mount of it is left.
+  // The command's wait status. All else is killed when it ends; when this returns no process is
+  // left, and of a build (kEmpty, or an upper of the caller's) no mount; those of others go soon.
   Result<int> wait();
   // The upper of the overlay with `report`: a directory of what was written, as overlayfs keeps it
   // (whiteouts are char 0:0). Valid after wait() too. -1 when there is none.

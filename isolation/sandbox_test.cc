@@ -1,7 +1,9 @@
 // The life of a sandbox: how the command starts and ends, what it inherits, and that nothing is
 // left.
+#include <poll.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 
 #include <fstream>
 
@@ -135,6 +137,42 @@ SANDBOX_TEST(TellsTheEndOfAPid1ThatWasKilled) {
   std::ifstream("/proc/thread-self/children") >> pid1;
   ASSERT_EQ(::kill(pid1, SIGKILL), 0);
   EXPECT_EQ(*sandbox->ended(), SIGKILL);
+}
+
+// IN_UNMOUNT comes when nobody has a file system any more, in whatever namespace.
+bool is_given_up(int watch) {
+  struct pollfd polled = {watch, POLLIN, 0};
+  while (::poll(&polled, 1, 5000) > 0) {
+    alignas(struct inotify_event) char buffer[4096];
+    ssize_t size = ::read(watch, buffer, sizeof buffer);
+    for (char* at = buffer; at < buffer + size;) {
+      auto* event = reinterpret_cast<struct inotify_event*>(at);
+      if (event->mask & IN_UNMOUNT) return true;
+      at += sizeof *event + event->len;
+    }
+  }
+  return false;
+}
+
+// Whoever ends, and however, the kernel takes all mounts down.
+ROOT_TEST(NoMountOutlivesIt) {
+  for (bool killed : {false, true, false}) {
+    std::string fs = world.make(world.host + "/fs");
+    ASSERT_EQ(::mount("fs", fs.c_str(), "tmpfs", 0, nullptr), 0);
+    UniqueFd watch(::inotify_init1(IN_CLOEXEC));
+    ASSERT_GE(::inotify_add_watch(watch.get(), fs.c_str(), IN_DELETE_SELF), 0);
+    Spec spec = shell(killed ? "exec sleep 600" : "true");
+    spec.writable = {fs};
+    Result<Sandbox> sandbox = start(spec);
+    ASSERT_TRUE(sandbox.ok()) << sandbox.error().message();
+    pid_t pid1 = 0;
+    std::ifstream("/proc/thread-self/children") >> pid1;
+    if (killed) ::kill(pid1, SIGKILL);
+    EXPECT_EQ(*sandbox->ended(), killed ? SIGKILL : 0);
+    EXPECT_TRUE(sandbox->wait().ok());
+    ASSERT_EQ(::umount2(fs.c_str(), MNT_DETACH), 0);
+    EXPECT_TRUE(is_given_up(watch.get())) << killed;
+  }
 }
 
 SANDBOX_TEST(EndsWithTheSandboxObject) {

@@ -40,8 +40,11 @@ class EmbeddedHost : public Host {
   const std::string& store() const override { return store_.path(); }
   Result<const store::Store*> own() override { return &store_; }
   std::vector<std::string> hidden() const override {
-    if (::geteuid() != 0) return {store_.path()};
-    return {store_.path(), kJobUsers};
+    // What isn't there, nor about to be made, needs no cover, and one for nothing has to be given
+    // back.
+    bool others = ::geteuid() == 0 && (gives_users() || ::access(kJobUsers, F_OK) == 0);
+    return others ? std::vector<std::string>{store_.path(), kJobUsers}
+                  : std::vector<std::string>{store_.path()};
   }
   std::optional<Past> start_past(const Launch& launch) override {
     isolation::Spec spec = launch.spec;

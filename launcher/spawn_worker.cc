@@ -150,7 +150,9 @@ Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config
   TRY(lease(layers, store, &spec));
   if (request.hold.valid()) spec.leases.push_back(request.hold.get());
   spec.closed = {store.path(), config.runtime};
-  if (!sys::is_beneath(kJobUsers, config.runtime)) spec.closed.emplace_back(kJobUsers);
+  // What isn't there needs no cover, and one for nothing has to be given back.
+  bool apart = !sys::is_beneath(kJobUsers, config.runtime) && ::access(kJobUsers, F_OK) == 0;
+  if (apart) spec.closed.emplace_back(kJobUsers);
   spec.networks = config.runtime + "/networks";
   // Nobody joins another's, and whom root runs as joins none of that user's own.
   std::string whose = std::to_string(request.owner) + "." + std::to_string(request.caller.uid);
