@@ -1,5 +1,6 @@
 // One layer of an OCI image, a tar archive of changes, becomes a tree of the store: `.wh.NAME` a
-// whiteout, `.wh..wh..opq` an opaque directory, as overlayfs has them.
+// whiteout, `.wh..wh..opq` an opaque directory, as overlayfs has them; but it knows no opaque root,
+// so the layers below one are left out of the stack (image_make.cc).
 //
 // Nothing is ever made outside of the tree: names are read as text first (`..` is refused), parents
 // are reached by descriptor without following a link, and an archive that puts something below a
