@@ -135,7 +135,7 @@ def test_without_a_daemon_a_range_has_an_end_too(alone, programs, tmp_path):
     assert three == one, 'free again'
     end(b, c)
     stranger = subprocess.Popen(['sleep', '1000'], user=FIRST + 20000, group=FIRST + 20000, extra_groups=[])
-    assert alone.ok(*few, '--', 'id', '-u') == f'{FIRST + 20001}\n', 'that one is somebody'
+    wait_until(lambda: alone.run(*few, '--', 'id', '-u').stdout == f'{FIRST + 20001}\n', 60)   # the other one is somebody
     stranger.kill()
     stranger.wait()
 
