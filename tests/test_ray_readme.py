@@ -6,19 +6,26 @@ import textwrap
 import zipfile
 
 from image_support import Image
-from ray_support import PLUGINS, ROOT, VENV, Node, image_python, ours, ours_env, ray_daemon, ray_programs  # noqa: F401
+from profilers_support import profilers
+from ray_support import PLUGINS, ROOT, VENV, Node, image_python, our_node, ours_env, ray_daemon, ray_programs  # noqa: F401
 
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S)
 (EXAMPLES,) = [text for kind, text in BLOCKS if kind == 'python']
 (SHELL,) = [text.splitlines()[1:] for kind, text in BLOCKS if text.startswith('# beside Ray\n')]
 
 
-def test_the_examples(ours, ray_programs):  # noqa: F811
+def test_the_examples(ray_programs, ray_daemon, tmp_path):  # noqa: F811
+    profilers(tmp_path / 'bin')
+    with our_node(ray_programs, ray_daemon, env={'PATH': f'{tmp_path}/bin:{VENV}/bin:/usr/bin:/bin'}) as one:
+        run_examples(one, ray_programs)
+
+
+def run_examples(one, programs):
     with zipfile.ZipFile('/tmp/project.zip', 'w') as project:
         project.writestr('main.py', '')
-    Image('/tmp/image', Env=['PATH=/opt/py/bin']).layer(image_python(ray_programs), packed=False).write()
-    done = subprocess.run([ours.python, '-c', textwrap.dedent(EXAMPLES)], cwd=ours.home, timeout=120, capture_output=True,
-                          text=True, env={**ours.env, 'RAY_ADDRESS': ours.address})
+    Image('/tmp/image', Env=['PATH=/opt/py/bin']).layer(image_python(programs), packed=False).write()
+    done = subprocess.run([one.python, '-c', textwrap.dedent(EXAMPLES)], cwd=one.home, timeout=120, capture_output=True,
+                          text=True, env={**one.env, 'RAY_ADDRESS': one.address})
     assert done.returncode == 0, done.stderr
 
 

@@ -8,31 +8,9 @@ import tempfile
 
 import pytest
 
+from profilers_support import profilers, program
 from ray_support import VENV, node, our_node, ray_daemon, ray_programs  # noqa: F401 (fixtures)
 
-# Like the real ones, they start Python as their child.
-NSYS = '''#!/bin/bash
-[ "$1" = profile ] || { echo "no such command: $1" >&2; exit 2; }
-shift
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --wrong=*) echo "unrecognised option $1" >&2; exit 1;;
-    -o) output=$2; shift 2;;
-    -*=*) shift;;
-    -?) shift 2;;
-    *) break;;
-  esac
-done
-PROFILED=nsys "$@"
-status=$?
-echo done > "${output//%p/$$}.nsys-rep"
-exit $status
-'''
-ROCPROF = '''#!/bin/bash
-while [ "$1" != -- ]; do [ "$1" = -Z ] && { echo "what is $1" >&2; exit 1; }; shift; done
-shift
-PROFILED="rocprof $ROCPROFSYS_OUTPUT_PATH $ROCPROFSYS_OUTPUT_PREFIX" python "$@"
-'''
 CONDA = '''#!/bin/bash
 [ "$1" = info ] && echo '{"conda_prefix": "HOME", "envs": ["HOME", "HOME/envs/there"]}'
 exit 0
@@ -44,20 +22,13 @@ CONDA_SH = '''conda() {
 '''
 
 
-def program(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-
-
 @pytest.fixture(scope='module', params=['stock', 'ours'])
 def one(request):
     """A node of each setting that has the stand-ins."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix='tools-'))
     folder.chmod(0o755)
     home = folder / 'conda'
-    program(folder / 'bin/nsys', NSYS)
-    program(folder / 'bin/rocprof-sys-python', ROCPROF)
+    profilers(folder / 'bin')
     program(home / 'bin/conda', CONDA.replace('HOME', str(home)))
     program(home / 'etc/profile.d/conda.sh', CONDA_SH.replace('HOME', str(home)))
     program(home / 'envs/there/bin/python', f'#!/bin/bash\nexec {VENV}/bin/python "$@"\n')
