@@ -30,6 +30,7 @@ std::vector<std::string> raylet_words(const std::string& pid) {
 void name_raylet(Environment& variables) {
   auto found = variables.find("RAY_RAYLET_PID");
   if (found != variables.end()) found->second = std::string("1");
+  variables.erase("RTLAUNCH_RAY_SANDBOX_ALL");
 }
 
 std::vector<std::string> shown_as_raylet(const Environment& variables) {

@@ -11,7 +11,8 @@
 namespace rtlaunch {
 
 // A worker ends when the process of RAY_RAYLET_PID has gone: for one that can't see its raylet,
-// that is the pid 1 that lives as long as the raylet wants it to.
+// that is the pid 1 that lives as long as the raylet wants it to. Nor is anything in there to be
+// shut in once more.
 void name_raylet(installers::Environment& variables);
 
 // ray.init() in a worker, as in the driver of a submitted job, looks for its node among the command

@@ -11,6 +11,8 @@
 #include <optional>
 
 #include "config/runtime_env.h"
+#include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 #include "launcher/attend.h"
 #include "launcher/words.h"
 #include "launcher/zygote.h"
@@ -58,9 +60,71 @@ std::string class_path(const Json& context, const std::string& ray) {
   return jars.empty() ? path : path + jars.substr(1);
 }
 
-WorkerCommand command_of(const Json& context, const SetupWorker& setup, const std::string& python,
-                         const std::string& ray, const Variables& environment) {
-  std::vector<std::string> words = list_of(context, "command_prefix");
+std::string value_in(const Variables& variables, const char* name) {
+  auto found = variables.find(name);
+  return found == variables.end() ? "" : found->second;
+}
+
+bool is_set(const Variables& variables, const char* name) {
+  std::string value = value_in(variables, name);
+  return value == "1" || value == "true";
+}
+
+// Of the raylet whose socket it is told, in its language's way.
+std::string session_of(const std::vector<std::string>& arguments) {
+  for (const std::string& argument : arguments) {
+    size_t equals = argument.find('='), end = argument.find("/sockets/raylet");
+    if (equals < end && end != argument.npos) return argument.substr(equals + 1, end - equals - 1);
+  }
+  return "";
+}
+
+// As the agent's for environments without layers (ray/context.cc).
+Result<std::vector<std::string>> sandbox_words(const SetupWorker& setup,
+                                               const Variables& variables) {
+  std::string session = session_of(setup.arguments);
+  if (session.empty())
+    return unusable("session", "no argument of the worker's names its raylet's socket");
+  std::string job = value_in(variables, "RAY_JOB_ID");
+  std::vector<std::string> words = {TRY(sys::real_path("/proc/self/exe")), "run", "--profile",
+                                    "ray", "--die-with-parent"};
+  std::string store = value_in(variables, "RTLAUNCH_STORE"),
+              socket = value_in(variables, "RTLAUNCH_SOCKET");
+  if (is_set(variables, "RTLAUNCH_EMBEDDED")) {
+    words.emplace_back("--embedded");
+    socket.clear();
+  }
+  if (!socket.empty()) words.insert(words.end(), {"--socket", socket});
+  if (socket.empty() && !store.empty()) words.insert(words.end(), {"--store", store});
+  words.insert(words.end(), {"--session", session, "--job",
+                             "ray-" + (job.empty() ? "none" : job) + "-" + sys::leaf_of(session)});
+  for (std::string& word : words) word = shell_quoted(word);
+  words.insert(words.begin(), "exec");
+  words.emplace_back("--");
+  return words;
+}
+
+// A worker that nobody asked an agent for: whoever has a runtime env has its words from there. A
+// module
+// (-m) is Ray Client's server, which is a driver's own.
+bool is_without_runtime_env(const Json& context, const SetupWorker& setup) {
+  bool module = !setup.arguments.empty() && setup.arguments[0] == "-m";
+  return !module && list_of(context, "command_prefix").empty() &&
+         text_of(context, "py_executable").empty() &&
+         context.value("env_vars", Json::object()).empty();
+}
+
+Result<std::vector<std::string>> prefix_of(const Json& context, const SetupWorker& setup,
+                                           const Variables& environment) {
+  bool all = is_set(environment, "RTLAUNCH_RAY_SANDBOX_ALL");
+  if (all && is_without_runtime_env(context, setup)) return sandbox_words(setup, environment);
+  return list_of(context, "command_prefix");
+}
+
+Result<WorkerCommand> command_of(const Json& context, const SetupWorker& setup,
+                                 const std::string& python, const std::string& ray,
+                                 const Variables& environment) {
+  std::vector<std::string> words = TRY(prefix_of(context, setup, environment));
   std::vector<std::string> arguments = setup.arguments;
   if (setup.language == "JAVA") {
     words.emplace_back("java");

@@ -49,6 +49,37 @@ TEST(SetupWorker, AnotherEntrypointIsOfPythonOnly) {
   EXPECT_EQ(made(context, "JAVA").text, made("{}", "JAVA").text);
 }
 
+const std::map<std::string, std::string> kAll = {
+    {"RTLAUNCH_RAY_SANDBOX_ALL", "1"}, {"RTLAUNCH_SOCKET", "/run/a b"}, {"RAY_JOB_ID", "02000000"}};
+
+TEST(SetupWorker, WhereAllAreShutInSoIsOneWithoutARuntimeEnv) {
+  for (auto [language, named, start] :
+       {std::tuple{"PYTHON", "--raylet-name=", "exec /usr/bin/python3"},
+        {"JAVA", "-Dray.raylet.socket-name=", "java -cp '/site/ray/jars/*:'"},
+        {"CPP", "--ray_raylet_socket_name=", "exec"}}) {
+    std::string raylet = std::string(named) + "/tmp/ray/session_1/sockets/raylet";
+    auto command =
+        worker_command({"{}", language, {raylet}}, "/usr/bin/python3", "/site/ray", kAll);
+    ASSERT_TRUE(command) << command.error().message();
+    EXPECT_TRUE(command->text.starts_with("exec /")) << command->text;
+    std::string rest =
+        " run --profile ray --die-with-parent --socket '/run/a b' --session /tmp/ray/session_1 "
+        "--job "
+        "ray-02000000-session_1 -- " +
+        std::string(start) + " " + raylet;
+    EXPECT_TRUE(command->text.ends_with(rest)) << command->text;
+    EXPECT_TRUE(command->plain.empty()) << "it comes from no zygote of plain ones";
+  }
+}
+
+TEST(SetupWorker, ButNotWhoHasWordsOfTheAgentsNorWithoutASession) {
+  EXPECT_EQ(made(R"({"command_prefix": ["exec there"]})", "PYTHON", kAll).text,
+            "exec there exec /usr/bin/python3 default_worker.py '--name=a b'");
+  auto command = worker_command({"{}", "PYTHON", {"default_worker.py"}}, "p", "r", kAll);
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().object, "session");
+}
+
 TEST(SetupWorker, VariablesSeeThoseBeforeThem) {
   auto added = made(R"({"env_vars": {"A": "1", "B": "${A}2", "C": "${NOT_SET}3$x"}})").added;
   EXPECT_EQ(added["B"], "12");
