@@ -419,7 +419,8 @@ Result<std::unique_ptr<Running>> start_by(Client& client, const Json& request,
   UniqueFd document = TRY(sys::memory_file(isolation::encode(spec)));
   while (true) {
     Attempt attempt = TRY(try_start(client, request, document.get(), spec));
-    if (attempt.started) {
+    // By the daemon's word, where pid 1 was killed before it could say so itself.
+    if (attempt.started || attempt.answer) {
       return std::unique_ptr<Running>(std::make_unique<DaemonRunning>(
           std::move(attempt.line), std::move(attempt.upper), client, std::move(attempt.answer)));
     }

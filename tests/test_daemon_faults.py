@@ -54,7 +54,7 @@ def leave(process, how, node):
         # Those of earlier turns may still be ending.
         wait_until(lambda: [w['state'] for w in node.workers()] == ['running'])
         os.kill(node.workers()[0]['pid'], signal.SIGKILL)
-        assert process.wait(20) == 128 + signal.SIGKILL
+        assert process.wait(20) == 128 + signal.SIGKILL, process.stderr.read()
     process.kill()
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
