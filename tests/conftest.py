@@ -13,6 +13,18 @@ BIN = pathlib.Path(os.environ.get('RTLAUNCH_BIN', pathlib.Path(__file__).parent.
 PLAIN_UID = 12345
 SYSTEM_PYTHON = '/usr/bin/python3'
 
+# For what looks around inside: call(NUMBER, WORD...) by a child, its errno or 0.
+CALL = '''
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *words):
+    pid = os.fork()
+    if pid == 0:
+        failed = libc.syscall(number, *[ctypes.c_long(word) for word in words]) < 0
+        os._exit(ctypes.get_errno() if failed else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+'''
+
 
 def become(uid):
     def change():

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import PLAIN_UID, SYSTEM_PYTHON, make_launcher
+from conftest import CALL, PLAIN_UID, SYSTEM_PYTHON, make_launcher
 from daemon_support import Daemon, through
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='as root and as another user')
@@ -22,15 +22,8 @@ OFF = [*FILES, *CALLS, 'no_home', 'own_clock', 'own_user', 'no_mounts', 'no_capa
        'no_outside_sockets', 'environment', 'rlimits', 'syscalls', 'network', 'pids']
 REFUSED = (errno.EPERM, errno.ENOSYS, errno.EACCES)
 
-LOOK = '''
-import ctypes, json, os, resource, sys
-libc = ctypes.CDLL(None, use_errno=True)
-def call(number, *words):
-    pid = os.fork()
-    if pid == 0:
-        failed = libc.syscall(number, *[ctypes.c_long(word) for word in words]) < 0
-        os._exit(ctypes.get_errno() if failed else 0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+LOOK = CALL + '''
+import json, os, resource, sys
 def ns(name):
     return os.readlink('/proc/self/ns/' + name)
 status = dict(line.split(':', 1) for line in open('/proc/self/status').read().splitlines())

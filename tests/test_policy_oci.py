@@ -7,20 +7,13 @@ import subprocess
 
 import pytest
 
-from conftest import SYSTEM_PYTHON, make_launcher
+from conftest import CALL, SYSTEM_PYTHON, make_launcher
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason='containers of root'),
               pytest.mark.skipif(not shutil.which('crun'), reason='crun is not installed')]
 
-LOOK = '''
-import ctypes, errno, json, os, socket, resource
-libc = ctypes.CDLL(None, use_errno=True)
-def call(number, *words):
-    pid = os.fork()
-    if pid == 0:
-        failed = libc.syscall(number, *[ctypes.c_long(word) for word in words]) < 0
-        os._exit(ctypes.get_errno() if failed else 0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+LOOK = CALL + '''
+import errno, json, os, socket, resource
 def writes(path):
     try:
         open(path + '/made-by-a-test', 'x').close()
