@@ -158,18 +158,10 @@ SANDBOX_TEST(UnusedItEndsWithTheObject) {
 
 SANDBOX_TEST(UnusedItEndsWithTheLauncher) {
   for (int delay = 0; delay < 3000; delay += 150) {
-    Pipe out;  // its end says that nobody has it any more
-    pid_t launcher = ::fork();
-    if (launcher == 0) {
+    ends_with_its_launcher(delay, [](Pipe& out) {
       out.read.reset();
-      Result<Ahead> ahead = begin();
-      ::pause();
-    }
-    out.write.reset();
-    ::usleep(static_cast<useconds_t>(delay));
-    ::kill(launcher, SIGKILL);
-    ::waitpid(launcher, nullptr, 0);
-    EXPECT_EQ(drain(out.read.get()), "");
+      return begin();
+    });
   }
 }
 

@@ -209,19 +209,11 @@ SANDBOX_TEST(EndsWithTheLauncher) {
 // Also in the middle of the launch.
 SANDBOX_TEST(EndsWithTheLauncherWheneverItDies) {
   for (int delay = 0; delay < 3000; delay += 75) {
-    Pipe out;
-    pid_t launcher = ::fork();
-    if (launcher == 0) {
+    ends_with_its_launcher(delay, [](Pipe& out) {
       Spec spec = shell("sleep 600");
       spec.stdout_fd = out.write.get();
-      Result<Sandbox> sandbox = start(spec);
-      ::pause();
-    }
-    out.write.reset();
-    ::usleep(static_cast<useconds_t>(delay));
-    ::kill(launcher, SIGKILL);
-    ::waitpid(launcher, nullptr, 0);
-    EXPECT_EQ(drain(out.read.get()), "");
+      return start(spec);
+    });
   }
 }
 

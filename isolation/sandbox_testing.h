@@ -9,6 +9,7 @@
 #include <grp.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -77,6 +78,23 @@ inline std::string drain(int fd) {
   ssize_t count;
   while ((count = ::read(fd, buffer, sizeof buffer)) > 0) text.append(buffer, count);
   return text;
+}
+
+// A launcher that does `begin` and dies `delay` microseconds after its fork: the end of the pipe
+// says that nothing of what it has begun is left.
+template <typename Begin>
+void ends_with_its_launcher(int delay, const Begin& begin) {
+  Pipe out;
+  pid_t launcher = ::fork();
+  if (launcher == 0) {
+    [[maybe_unused]] auto begun = begin(out);
+    ::pause();
+  }
+  out.write.reset();
+  ::usleep(static_cast<useconds_t>(delay));
+  ::kill(launcher, SIGKILL);
+  ::waitpid(launcher, nullptr, 0);
+  EXPECT_EQ(drain(out.read.get()), "");
 }
 
 // Starts, reads all that it says, waits.

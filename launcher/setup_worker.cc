@@ -105,8 +105,7 @@ Result<std::vector<std::string>> sandbox_words(const SetupWorker& setup,
 }
 
 // A worker that nobody asked an agent for: whoever has a runtime env has its words from there. A
-// module
-// (-m) is Ray Client's server, which is a driver's own.
+// module (-m) is Ray Client's server, which is a driver's own.
 bool is_without_runtime_env(const Json& context, const SetupWorker& setup) {
   bool module = !setup.arguments.empty() && setup.arguments[0] == "-m";
   return !module && list_of(context, "command_prefix").empty() &&
