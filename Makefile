@@ -27,10 +27,8 @@ object = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 STATIC_release := -static -Wl,-z,max-page-size=0x200000
 LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup -Wl,-u,OPENSSL_cpuid_setup
 QUICK_release := tools/quick-start
-# Most of a start is page faults. What the linker writes in pieces lies in the page cache in pieces, and is mapped so
-# each time; a copy, as an installed program is one, lies there in large ones, up to 2 MiB if it is aligned to that:
-# together a seventh of a warm run.
-WHOLE = cp $@ $@.part && mv $@.part $@
+# Most of a start is page faults: these programs are mapped in pages of 2 MiB.
+WHOLE = tools/whole $@
 NET_LIBS := -lnl-route-3 -lnl-3
 NAMELESS := $(foreach f,getaddrinfo getprotobynumber getprotobyname,-Wl,--wrap=$(f))
 LAUNCH_LIBS := -lyaml-cpp -lcrypto -lcap -lseccomp $(NET_LIBS)
@@ -129,14 +127,14 @@ $(OUT)/bin/rtlaunch-uv-run.py: installers/uv_run.py
 $(OUT)/librtlaunch.a: $(call object,$(PARTS))
 	@rm -f $@ && ar qcs $@ $^
 
-$(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a | tools/quick-start
+$(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a | tools/quick-start tools/whole
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(LAZY_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
 	@$(if $(QUICK_$(FLAVOUR)),$(QUICK_$(FLAVOUR)) $@)
 	@$(WHOLE)
 
-$(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a
+$(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a | tools/whole
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
@@ -147,7 +145,7 @@ $(OUT)/bin/rtlaunch-build: $(call object,launcher/build_main.cc) $(OUT)/librtlau
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(BESIDE) $^ -o $@ $(BUILD_LIBS)
 
-$(OUT)/bin/rtlaunch-spawner: $(call object,launcher/spawner_main.cc) $(OUT)/librtlaunch.a
+$(OUT)/bin/rtlaunch-spawner: $(call object,launcher/spawner_main.cc) $(OUT)/librtlaunch.a | tools/whole
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
@@ -252,14 +250,16 @@ fmt: setup
 PREFIX ?= /usr/local
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/rtlaunch
-	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/rtlaunch-spawner $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install $(OUT)/bin/rtlaunch-build $(OUT)/bin/uv $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	tools/whole $(OUT)/bin/rtlaunch-spawner $(DESTDIR)$(PREFIX)/libexec/rtlaunch/rtlaunch-spawner
 	install -m 644 $(OUT)/bin/packaging.whl $(OUT)/bin/rtlaunch-conda.py $(OUT)/bin/rtlaunch-uv-run.py $(ZYGOTE_$(FLAVOUR)) $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
 	cp -r $(OUT)/bin/rattler $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
-	install $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/
+	tools/whole $(OUT)/bin/rtlaunch $(DESTDIR)$(PREFIX)/bin/rtlaunch
 	install -d $(DESTDIR)$(PREFIX)/share/rtlaunch
 	$(OUT)/bin/rtlaunch policy schema > $(DESTDIR)$(PREFIX)/share/rtlaunch/policy.schema.json
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install $(OUT)/bin/rtlaunchd $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	install $(OUT)/bin/rtlaunch-agent $(OUT)/bin/rtlaunch-ray-grpc $(DESTDIR)$(PREFIX)/libexec/rtlaunch/
+	tools/whole $(OUT)/bin/rtlaunchd $(DESTDIR)$(PREFIX)/libexec/rtlaunch/rtlaunchd
 	ln -sf ../libexec/rtlaunch/rtlaunchd $(DESTDIR)$(PREFIX)/sbin/rtlaunchd
 	for unit in rtlaunchd.service rtlaunchd.socket; do \
 	  sed 's|@LIBEXEC@|$(PREFIX)/libexec/rtlaunch|' launcher/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done

@@ -1,6 +1,7 @@
 #include "isolation/sys/process.h"
 
 #include <fcntl.h>
+#include <link.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/sched.h>
@@ -241,21 +242,44 @@ Result<Cloned> start_program(const ProgramStart& program) {
   return sys_error("exec", program.argv[0]);
 }
 
-void touch_memory() {
-  extern char code_begin asm("__executable_start"), code_end asm("etext"), data_end asm("end");
+namespace {
+
+void populate(uintptr_t from, uintptr_t to, int advice) {
   constexpr uintptr_t kPage = 4096;
-  auto populate = [](const void* begin, const void* end, int advice) {
-    uintptr_t from = reinterpret_cast<uintptr_t>(begin) & ~(kPage - 1);
-    uintptr_t to = (reinterpret_cast<uintptr_t>(end) + kPage - 1) & ~(kPage - 1);
-    errno = 0;
-    if (to > from) (void)::madvise(reinterpret_cast<void*>(from), to - from, advice);
-  };
-  extern char data_begin asm("__data_start");
-  populate(&code_begin, &code_end, MADV_POPULATE_READ);
-  populate(&data_begin, &data_end, MADV_POPULATE_WRITE);
+  from &= ~(kPage - 1);
+  to = (to + kPage - 1) & ~(kPage - 1);
+  errno = 0;
+  if (to > from) (void)::madvise(reinterpret_cast<void*>(from), to - from, advice);
+}
+
+// What of the program is only read, segment by segment: a gap between two would stop the call.
+int populate_segments(struct dl_phdr_info* program, size_t, void*) {
+  for (size_t i = 0; i < program->dlpi_phnum; ++i) {
+    const auto& segment = program->dlpi_phdr[i];
+    if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0) continue;
+    uintptr_t begin = program->dlpi_addr + segment.p_vaddr;
+    populate(begin, begin + segment.p_memsz, MADV_POPULATE_READ);
+  }
+  return 1;  // the first is the program itself
+}
+
+// It is deeper while a request is read: a page at a time, as it grows.
+void populate_stack() {
+  volatile char room[96 << 10];
+  for (size_t at = 0; at < sizeof room; at += 4096) room[sizeof room - 1 - at] = 0;
+}
+
+}  // namespace
+
+void touch_memory() {
+  extern char data_begin asm("__data_start"), data_end asm("end");
+  ::dl_iterate_phdr(populate_segments, nullptr);
+  populate(reinterpret_cast<uintptr_t>(&data_begin), reinterpret_cast<uintptr_t>(&data_end),
+           MADV_POPULATE_WRITE);
+  populate_stack();
   // The newest part of the heap; where it begins nobody tells, and a gap stops the call (ENOMEM).
-  auto* heap_end = static_cast<char*>(::sbrk(0));
-  for (ptrdiff_t size = 256 << 10; size >= 16 << 10; size /= 2) {
+  auto heap_end = reinterpret_cast<uintptr_t>(::sbrk(0));
+  for (uintptr_t size = 256 << 10; size >= 16 << 10; size /= 2) {
     populate(heap_end - size, heap_end, MADV_POPULATE_WRITE);
     if (errno == 0) break;
   }

@@ -58,8 +58,9 @@ struct ProgramStart {
 // once it has been exec'ed. oom_score_adj is 0, whatever ours is.
 Result<Cloned> start_program(const ProgramStart& program);
 
-// Maps the program's code and gives us copies of its data now, in three calls, instead of page by
-// page when they are needed (MADV_POPULATE_READ and _WRITE, Linux 5.14). No more than a kindness.
+// Maps the program's code and gives us copies of its data, heap and stack now, in a few calls,
+// instead of page by page when they are needed (MADV_POPULATE_READ and _WRITE, Linux 5.14). No more
+// than a kindness.
 void touch_memory();
 
 // setns(2) into the CLONE_NEW* namespaces of a process; for the pid namespace that means the
