@@ -21,9 +21,12 @@ Deadline deadline_of(const Uv& uv) {
          (left ? std::chrono::milliseconds(*left) : std::chrono::hours(24));
 }
 
-FetchOptions options_for(const std::string& field) {
+FetchOptions options_for(const std::string& field, const Uv& uv) {
   FetchOptions options;
   options.layer = field;
+  options.may_reach = [&uv](const std::string& url, const struct sockaddr* address, bool proxy) {
+    return uv.may_reach(url, address, proxy);
+  };
   return options;
 }
 
@@ -53,7 +56,7 @@ EarlyWheels::EarlyWheels(const Uv& uv, const Interpreter& python, const store::S
     : uv_(uv),
       python_(python),
       store_(store),
-      fetches_(progress, deadline_of(uv), options_for(field)) {}
+      fetches_(progress, deadline_of(uv), options_for(field, uv)) {}
 
 Uv::Meanwhile EarlyWheels::meanwhile() {
   return {
@@ -75,6 +78,7 @@ void EarlyWheels::start_compilers() {
 }
 
 void EarlyWheels::asked_for(const std::string& url) {
+  fetches_.expect();
   std::string wheel = wheel_in(url);
   if (wheel.empty() || names_.size() >= kMostGuesses) return;
   auto file = scratch_file(store_);

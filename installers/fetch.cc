@@ -39,6 +39,7 @@ struct Transfer {
   uint64_t offset = 0;  // bytes that were written
   bool resumed = false, first_bytes = true;
   std::optional<Error> refused;  // by us, while the bytes came in
+  decltype(FetchOptions::may_reach) may_reach;
 };
 
 bool has_prefix(const std::string& text, const char* prefix) {
@@ -98,15 +99,36 @@ size_t take_bytes(char* data, size_t, size_t count, void* user) {
   return count;
 }
 
+// The variables that libcurl looks at.
+bool has_proxy(bool secure) {
+  for (const char* name : {secure ? "https_proxy" : "http_proxy", secure ? "HTTPS_PROXY" : "",
+                           "all_proxy", "ALL_PROXY"})
+    if (const char* value = ::getenv(name); value != nullptr && *value != '\0') return true;
+  return false;
+}
+
+bool may_reach(const Transfer& transfer, const struct sockaddr* address) {
+  if (!transfer.may_reach) return true;
+  char* url = nullptr;
+  ::curl_easy_getinfo(transfer.easy, CURLINFO_EFFECTIVE_URL, &url);
+  return url != nullptr && transfer.may_reach(url, address, has_proxy(has_prefix(url, "https:")));
+}
+
 // Whatever name or redirect leads there, as for builds (forwarder.h).
 curl_socket_t open_socket(void* user, curlsocktype, struct curl_sockaddr* address) {
   auto& transfer = *static_cast<Transfer*>(user);
-  if (installers::kind_of_address(&address->addr) != installers::Reachable::kForbidden)
+  if (installers::kind_of_address(&address->addr) == installers::Reachable::kForbidden) {
+    transfer.refused = fetch_error(
+        transfer, "it leads to an address that is for machines, not for files",
+        "link-local and cloud metadata addresses are never fetched from: check the URL, its host's "
+        "name and where it redirects to");
+  } else if (!may_reach(transfer, &address->addr)) {
+    transfer.refused = fetch_error(
+        transfer, "it leads to an address of the host's or a private network's that nobody named",
+        "name the place, by --find-links say, if files are to come from there");
+  } else {
     return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-  transfer.refused =
-      fetch_error(transfer, "it leads to an address that is for machines, not for files",
-                  "link-local and cloud metadata addresses are never fetched from: check the URL, "
-                  "its host's name and where it redirects to");
+  }
   return CURL_SOCKET_BAD;
 }
 
@@ -252,6 +274,7 @@ class Fetches::Transfers {
     transfer->needed = needed;
     transfer->job = std::move(job);
     transfer->max_bytes = options_.max_bytes;
+    transfer->may_reach = options_.may_reach;
     const std::string& shown = transfer->job.shown;
     transfer->result.url = shown.empty() ? installers::shown_url(transfer->job.url) : shown;
     name(*transfer);
@@ -291,6 +314,8 @@ class Fetches::Transfers {
     return ::poll(fds, count, 0);
   }
 
+  void expect() { expecting_ = true; }
+
   uint64_t arrived() const {
     uint64_t bytes = 0;
     for (const auto& transfer : all_) bytes += transfer->offset;
@@ -317,13 +342,15 @@ class Fetches::Transfers {
 
  private:
   static constexpr int kTurnMs = 100;
-  static constexpr int kIdleMs = 20;
+  static constexpr int kIdleMs = 60, kExpectingMs = 1;
 
-  // Where nothing happens for a while, what the first connection needs is got ready.
+  // Where nothing happens for a while, what the first connection needs is got ready: 30 ms of work
+  // that would hold up one who asks nobody, and is done soon.
   int wait_or_prepare(pollfd* fds, nfds_t count, int timeout_ms) {
-    int patience = timeout_ms < 0 || timeout_ms > kIdleMs ? kIdleMs : timeout_ms;
+    int idle = expecting_ ? kExpectingMs : kIdleMs;
+    int patience = timeout_ms < 0 || timeout_ms > idle ? idle : timeout_ms;
     int ready = ::poll(fds, count, patience);
-    if (ready == 0 && patience == kIdleMs) authorities_.read();
+    if (ready == 0 && patience == idle) authorities_.read();
     return ready;
   }
 
@@ -440,7 +467,7 @@ class Fetches::Transfers {
   size_t finished_ = 0, active_ = 0;
   Status failure_;  // while somebody waited for something else
   uint64_t total_ = 0;
-  bool sizes_known_ = true;
+  bool sizes_known_ = true, expecting_ = false;
   steady_clock::time_point told_;
 };
 
@@ -465,6 +492,9 @@ void Fetches::add(FetchJob job) {
 }
 size_t Fetches::guess(FetchJob job) {
   return transfers_ ? transfers_->add(std::move(job), false) : 0;
+}
+void Fetches::expect() {
+  if (transfers_) transfers_->expect();
 }
 void Fetches::need(size_t number, FetchJob job) {
   if (transfers_) transfers_->need(number, std::move(job));

@@ -20,6 +20,7 @@
 #pragma once
 
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <chrono>
 #include <cstdint>
@@ -62,6 +63,10 @@ struct FetchOptions {
   std::chrono::milliseconds stall_timeout{60'000};
   std::string user_agent = "rtlaunch/0.1";
   std::string bearer = {};  // a token for the first host; a secret
+  // Whether a connection for this URL (one that it was redirected to, then) to this address may be,
+  // beside those that never may; `through_proxy`: there is one, whose address it may be.
+  std::function<bool(const std::string& url, const struct sockaddr* address, bool through_proxy)>
+      may_reach = {};
 };
 
 class Fetches {
@@ -75,6 +80,8 @@ class Fetches {
 
   // A transfer that fails nobody, is told to nobody, and stops at 64 MiB until it is needed.
   size_t guess(FetchJob job);
+  // There will be guesses: what the first of them needs is got ready in the next lull.
+  void expect();
   // With hash, size, label and on_done of the job; URL and descriptor stay those of the guess.
   void need(size_t number, FetchJob job);
   // Like poll(2), but returns 0 early as well; transfers go on meanwhile.

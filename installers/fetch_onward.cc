@@ -144,6 +144,10 @@ short wanted(const Flow& in, const Flow& out) {
 
 }  // namespace
 
+void prepare_connections() {
+  if (::curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK) ::curl_easy_cleanup(::curl_easy_init());
+}
+
 Tunnel::Tunnel(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Tunnel::Tunnel(Tunnel&&) noexcept = default;
 Tunnel::~Tunnel() = default;

@@ -31,6 +31,9 @@ struct Onward {
   Judge judge;
 };
 
+// What the first connection would have to wait for: the library's own preparations.
+void prepare_connections();
+
 // A stream to a place, for bytes that are none of our business.
 class Tunnel {
  public:

@@ -262,6 +262,7 @@ void serve_guests(int door, Desk& desk) {
   if (::getppid() != parent) ::_exit(1);
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGCHLD, SIG_DFL);
+  prepare_connections();  // nobody waits for it yet
   Desk desk(std::move(way_out), std::move(mishaps));
   serve_guests(door.get(), desk);
   ::_exit(0);

@@ -1,7 +1,10 @@
 #include "installers/gate.h"
 
+#include <netdb.h>
+
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 namespace rtlaunch::installers {
 namespace {
@@ -10,6 +13,17 @@ bool is_forbidden(const Place& place) { return kind_of_host(place.host) == Reach
 
 bool is_never_forbidden(const struct sockaddr* address, bool) {
   return kind_of_address(address) != Reachable::kForbidden;
+}
+
+bool lies_privately(const Place& place) {
+  struct addrinfo hints = {}, *first = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  if (::getaddrinfo(place.host.c_str(), nullptr, &hints, &first) != 0) return false;
+  bool found = false;
+  for (const struct addrinfo* one = first; one != nullptr; one = one->ai_next)
+    found |= kind_of_address(one->ai_addr) == Reachable::kPrivate;
+  ::freeaddrinfo(first);
+  return found;
 }
 
 // "https://user:secret@host" of a URL.
@@ -48,7 +62,8 @@ bool Gate::Verdict::allows(const struct sockaddr* address, bool through_proxy) c
     case Reachable::kAnybody:
       return true;
     case Reachable::kPrivate:
-      return also_private || through_proxy;  // a proxy lies where its owner has put it
+      return through_proxy ||  // a proxy lies where its owner has put it
+             (if_indexes != nullptr ? if_indexes->an_index_is_private() : also_private);
     case Reachable::kForbidden:
       return false;
   }
@@ -58,9 +73,27 @@ bool Gate::Verdict::allows(const struct sockaddr* address, bool through_proxy) c
 Gate::Verdict Gate::judge(const Place& place) {
   if (is_forbidden(place)) return {"no build may reach this address"};
   if (way_out_.named.count(place) != 0) return {};
+  if (way_out_.anybody) return judge_unnamed(place);
   std::lock_guard lock(mutex_);
   if (learns(place)) return {"", index_is_private_};
   return {"neither the requirements nor an index name it"};
+}
+
+Gate::Verdict Gate::judge_unnamed(const Place& place) {
+  bool is_private = kind_of_host(place.host) == Reachable::kPrivate;
+  if (is_private && !an_index_is_private())
+    return {"it is an address of the host's or a private network's, and nobody named it"};
+  return {"", false, this};
+}
+
+// By its name alone, which need not be asked for anything: that is done anyway, by who comes here.
+bool Gate::an_index_is_private() {
+  std::lock_guard lock(mutex_);
+  if (std::exchange(looked_up_, true)) return index_is_private_;
+  Places indexes;
+  for (const std::string& page : way_out_.pages) add_places_in(page, &indexes);
+  index_is_private_ = std::any_of(indexes.begin(), indexes.end(), lies_privately);
+  return index_is_private_;
 }
 
 // Page by page: mostly the first one says it.

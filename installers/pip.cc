@@ -34,10 +34,9 @@ Status check_local_wheels(const std::vector<Requirement>& requirements) {
   return {};
 }
 
-// A build's forwarder would refuse them; the planner, which comes first, has the host's network.
-Status refuse_forbidden_places(const Job& job) {
-  InstallCommand command = TRY(install_command(job.packages, job.context.cwd));
-  for (const Place& place : way_out_of(job, &command).named) {
+// The forwarders would refuse them; so it is said before anything is asked.
+Status check_named(const Job& job, const Places& named) {
+  for (const Place& place : named) {
     if (kind_of_host(place.host) == Reachable::kForbidden)
       return make_error(job.field, shown(place), "no build may reach this address",
                         "link-local and cloud metadata addresses hold no packages: name an index "
@@ -46,9 +45,20 @@ Status refuse_forbidden_places(const Job& job) {
   return {};
 }
 
+Status lead_outside(const Job& job, Uv& uv) {
+  if (asks_for_nothing(job.requirements)) {
+    uv.set_way_out({});
+    return {};
+  }
+  InstallCommand command = TRY(install_command(job.packages, job.context.cwd));
+  WayOut way_out = way_out_of(job, &command);
+  TRY(check_named(job, way_out.named));
+  uv.set_way_out(std::move(way_out));
+  return {};
+}
+
 Result<Made> make(const Job& job) {
   if (asks_for_nothing(job.requirements)) return Made{};
-  TRY(refuse_forbidden_places(job));
   TRY(check_local_wheels(job.requirements));
   TRY(refuse_pins(job.requirements, job.uv, job.context));
   if (auto made = TRY(compose(job))) return std::move(*made);
@@ -66,6 +76,7 @@ Result<store::Record> make_packages(const config::Packages& asked, const Interpr
   Uv uv = TRY(Uv::prepare(packages, python, requirements, context, store));
   std::string field = packages.tool == config::Packages::Tool::kPip ? "pip" : "uv";
   Job job{packages, python, context, key, store, progress, uv, requirements, field};
+  TRY(lead_outside(job, uv));
   Made made = TRY(make(job));
   if (packages.check) TRY(check_consistency(made.packages, uv, python, store, field));
   store::Record record = to_record(job, made);

@@ -150,6 +150,7 @@ Reachable kind_of_address(const struct sockaddr* address) {
 }
 
 std::optional<Reachable> kind_of_host(const std::string& host) {
+  if (host == "localhost" || host.ends_with(".localhost")) return Reachable::kPrivate;  // RFC 6761
   struct in6_addr v6;
   if (::inet_pton(AF_INET6, host.substr(0, host.find('%')).c_str(), &v6) == 1)
     return kind_of_v6(v6);

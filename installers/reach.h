@@ -39,7 +39,7 @@ void add_sources_in(std::string_view text, Places* places);
 // kPrivate: loopback and networks that aren't routed (RFC 1918, 4193, 6598).
 enum class Reachable { kAnybody, kPrivate, kForbidden };
 Reachable kind_of_address(const struct sockaddr* address);
-// The same of an address in words; nothing for a name.
+// The same of an address in words, and of localhost; nothing for another name.
 std::optional<Reachable> kind_of_host(const std::string& host);
 
 }  // namespace rtlaunch::installers

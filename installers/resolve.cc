@@ -140,7 +140,7 @@ Result<std::optional<Changes>> ask_plan(const std::vector<Requirement>& requirem
   std::string lines = joined_lines(requirements, false);
   sys::Output output =
       meanwhile != nullptr ? TRY(uv.run(command, lines, *meanwhile)) : TRY(uv.run(command, lines));
-  if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain(output.err);
+  if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain_run(output.err);
   if (!output.ok()) {
     progress.report({"pip", "resolve", "not by wheels alone: a package is built from source"});
     return std::optional<Changes>{};
@@ -166,7 +166,7 @@ Result<std::optional<std::vector<LockedWheel>>> ask_lock(
   cached.push_back("--offline");
   sys::Output output = TRY(uv.run(cached, pins));
   if (!output.ok()) output = TRY(uv.run(command, pins));
-  if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain(output.err);
+  if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain_run(output.err);
   auto wheels = parse_lock(output.out, version);
   bool complete = wheels.ok() && wheels->size() == added.size();
   if (complete) return std::optional<std::vector<LockedWheel>>{std::move(wheels.value())};

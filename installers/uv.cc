@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "installers/way_out.h"
+#include "isolation/net_apart.h"
 #include "isolation/sys/files.h"
 
 namespace rtlaunch::installers {
@@ -124,6 +126,17 @@ std::vector<std::string> secrets_of(const PackagesContext& context) {
   std::vector<std::string> secrets;
   for (const auto& [name, value] : context.env_vars) secrets.push_back(value);
   return secrets;
+}
+
+// The caller's own proxies are the forwarder's.
+std::vector<std::string> led_outside(std::vector<std::string> env) {
+  std::vector<std::string> ours = Forwarder::environment();
+  for (const std::string& pair : ours)
+    std::erase_if(env, [name = pair.substr(0, pair.find('=') + 1)](const std::string& other) {
+      return other.starts_with(name);
+    });
+  env.insert(env.end(), ours.begin(), ours.end());
+  return env;
 }
 
 }  // namespace
@@ -272,7 +285,42 @@ sys::Program Uv::command(const std::string& view, std::vector<std::string> args,
   return program;
 }
 
-Result<sys::Output> Uv::start(const sys::Program& program) const {
+// Made when it is needed first: for what is known already uv isn't asked.
+struct Uv::WayOutside {
+  explicit WayOutside(WayOut way_out) : asked(std::move(way_out)), gate(asked) {}
+
+  Status open() {
+    if (forwarder) return {};
+    forwarder = TRY(Forwarder::start(asked));
+    apart = TRY(isolation::make_network_apart(forwarder->listener_to()));
+    return {};
+  }
+
+  const WayOut asked;
+  Gate gate;  // for what we download ourselves
+  std::optional<Forwarder> forwarder;
+  isolation::NetworkApart apart;
+};
+
+void Uv::set_way_out(WayOut way_out) {
+  way_out.anybody = true;
+  way_outside_ = std::make_shared<WayOutside>(std::move(way_out));
+}
+
+bool Uv::may_reach(const std::string& url, const struct sockaddr* address,
+                   bool through_proxy) const {
+  auto place = place_of(url);
+  if (!place || !way_outside_) return false;
+  Gate::Verdict verdict = way_outside_->gate.judge(*place);
+  return verdict.ok() && verdict.allows(address, through_proxy);
+}
+
+Result<sys::Output> Uv::start(sys::Program program) const {
+  if (!way_outside_) return make_error(field_, "uv", "it has no way out", "tell us: a bug of ours");
+  TRY(way_outside_->open());
+  program.env = led_outside(std::move(program.env));
+  program.user_namespace = way_outside_->apart.user.get();
+  program.network = way_outside_->apart.network.get();
   auto output = sys::run_program(program);
   if (!output.ok() && output.error().code == ETIMEDOUT)
     return make_error(field_, "", "setup takes longer than allowed",
@@ -290,6 +338,12 @@ bool Uv::wanted_to_build(const sys::Output& output) const {
 
 Error Uv::explain(const std::string& said) const {
   return explain_failure(field_, redacted(said, secrets_));
+}
+
+Error Uv::explain_run(const std::string& said) const {
+  Error error = explain(said);
+  bool went_out = way_outside_ && way_outside_->forwarder;
+  return went_out ? led_astray(std::move(error), way_outside_->forwarder->mishaps()) : error;
 }
 
 }  // namespace rtlaunch::installers

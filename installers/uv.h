@@ -6,18 +6,25 @@
 // touched.
 //
 //   Uv uv = TRY(Uv::prepare(packages, python, requirements, context, store));
+//   uv.set_way_out(way_out);
 //   sys::Output output = TRY(uv.run({"pip", "install", "--dry-run", ...}, "requests\n"));
 //   if (!output.ok()) return uv.explain(output.err);
 //
 // Credentials go through uv's environment or its stdin, never argv.
+//
+// What an index says leads uv on, so it has no network but one of its own, out of which a forwarder
+// leads (forwarder.h): to any public place, else to what is named. Our downloads of what uv has
+// found are held to the same.
 #pragma once
 
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "installers/forwarder.h"
 #include "installers/index.h"
 #include "installers/pip.h"
 #include "installers/requirement.h"
@@ -40,6 +47,10 @@ class Uv {
   static Result<Uv> without_base(const config::Packages& packages,
                                  const std::vector<Requirement>& requirements,
                                  const PackagesContext& context);
+
+  // Whom it may ask; before the first run, which makes its network. That is done by a process with
+  // one thread.
+  void set_way_out(WayOut way_out);
 
   // `uv ARGS --python VIEW`, with `input` as stdin. Its exit status is the caller's to look at.
   Result<sys::Output> run(std::vector<std::string> args, const std::string& input) const;
@@ -66,6 +77,12 @@ class Uv {
 
   // What went wrong, from uv's (or pip's) stderr: one line of cause, one of cure, no secrets.
   Error explain(const std::string& said) const;
+  // The same of a run(), with what was refused to it, or not there, on its way out.
+  Error explain_run(const std::string& said) const;
+
+  // For a download of what uv has found: whether a connection for this URL to this address may be.
+  // `through_proxy`: there is one of the caller's, and it may be its address.
+  bool may_reach(const std::string& url, const struct sockaddr* address, bool through_proxy) const;
 
   const std::string& program() const { return program_; }
   const std::string& cache() const { return cache_; }  // its --cache-dir
@@ -83,13 +100,15 @@ class Uv {
   Result<sys::Output> listen(sys::Program program, const Meanwhile& meanwhile) const;
   sys::Program command(const std::string& view, std::vector<std::string> args,
                        const std::string& input) const;
-  Result<sys::Output> start(const sys::Program& program) const;
+  Result<sys::Output> start(sys::Program program) const;
 
   std::string program_, cache_, view_, version_, field_;
   std::string fresh_config_;  // a file; "" for none
   std::vector<std::string> env_, secrets_;
   IndexConfig index_;
   std::vector<Distribution> base_;
+  struct WayOutside;
+  std::shared_ptr<WayOutside> way_outside_;
   std::optional<std::chrono::steady_clock::time_point> deadline_;
 };
 

@@ -113,9 +113,10 @@ std::string variable(const Job& job, std::initializer_list<const char*> names) {
 }
 
 Proxies proxies_of(const Job& job) {
+  std::string except = variable(job, {"no_proxy", "NO_PROXY"});
+  if (except == "*") return {};
   return {variable(job, {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}),
-          variable(job, {"http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"}),
-          variable(job, {"no_proxy", "NO_PROXY"})};
+          variable(job, {"http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"}), except};
 }
 
 void take_proxy_option(InstallCommand* command, Proxies* proxies) {
@@ -202,6 +203,25 @@ Error with_mishaps(Error error, const std::vector<Mishap>& mishaps, const std::s
     error.object = blames_an_index(error) ? "" : error.object;
     error.code = 0;
     error.cure = kCure;
+  }
+  return error;
+}
+
+// uv goes on without some of what it asks for, so that isn't the reason unless it failed by it.
+Error led_astray(Error error, const std::vector<Mishap>& mishaps) {
+  auto refused =
+      std::find_if(mishaps.begin(), mishaps.end(), [](const Mishap& m) { return m.refused; });
+  if (!blames_an_index(error) || mishaps.empty()) return error;
+  if (refused != mishaps.end()) {
+    error.object = refused->place;
+    error.reason =
+        "the index, or what it says, leads there, and that may not be reached: " + refused->reason;
+    error.code = 0;
+    error.cure =
+        "link-local and cloud metadata addresses never are; name another place, by --find-links "
+        "say, if packages are to come from there";
+  } else if (error.code == EHOSTUNREACH) {
+    error.object = mishaps.back().place, error.reason += ": " + mishaps.back().reason;
   }
   return error;
 }

@@ -14,6 +14,9 @@ WayOut way_out_of(const Job& job, InstallCommand* command);
 // refused something says so first.
 Error with_mishaps(Error error, const std::vector<Mishap>& mishaps, const std::string& said);
 
+// The same of our planner, whom an index's page or a name has led there.
+Error led_astray(Error error, const std::vector<Mishap>& mishaps);
+
 // What was refused, for people: "a.example:443 (asked for by pip/25.0)".
 std::string refused_places(const std::vector<Mishap>& mishaps);
 

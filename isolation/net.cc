@@ -44,12 +44,6 @@ Status send_listener(int socket, int listener) {
   return Error{"network", sent.error().code, "its forwarder", "", "", 125};
 }
 
-Status open_door(int listener_to) {
-  if (listener_to < 0) return {};
-  UniqueFd listener = TRY(listen_inside());
-  return send_listener(listener_to, listener.get());
-}
-
 // ---- namespaces --------------------------------------------------------------------------------
 
 Status enter(int network) {
@@ -315,6 +309,12 @@ Status check_rights(const Spec& spec, bool rootless) {
 }
 
 }  // namespace
+
+Status open_door(int listener_to) {
+  if (listener_to < 0) return {};
+  UniqueFd listener = TRY(listen_inside());
+  return send_listener(listener_to, listener.get());
+}
 
 Result<SpareNetwork> make_network_ahead() {
   Spec nobody;

@@ -59,6 +59,9 @@ Result<UniqueFd> open_network(pid_t pid);
 // a thread that may be in another network for a moment; it aborts where it can't get back.
 Result<uint64_t> refused_packets(int network);
 
+// Opens the door of the network that we are in; -1: none is wanted.
+Status open_door(int listener_to);
+
 // The other side of the door: waits for what pid 1 sends over the socket that `listener_to` is
 // paired with. Not valid: it ended.
 Result<UniqueFd> receive_listener(int socket);

@@ -5,7 +5,9 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "isolation/net_apart.h"
 #include "isolation/sandbox_testing.h"
+#include "isolation/sys/run_program.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -104,6 +106,39 @@ SANDBOX_TEST(TheSocketOfTheDoorStaysOutside) {
   Spec spec = python("import os; print(len(os.listdir('/proc/self/fd')))", Network::kNone);
   spec.listener_to = theirs.get();
   EXPECT_EQ(run(spec).output, "4\n");  // 0, 1, 2 and the folder itself
+}
+
+SANDBOX_TEST(AProgramOfOursMayBeApartFromTheHostsNetwork) {
+  Server server;
+  int pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+  UniqueFd ours(pair[0]), theirs(pair[1]);
+  Result<NetworkApart> apart = make_network_apart(theirs.get());
+  ASSERT_TRUE(apart.ok()) << apart.error().message();
+  Result<UniqueFd> door = receive_listener(ours.get());
+  ASSERT_TRUE(door.ok() && door->valid());
+  sys::Program program;
+  program.argv = {"/usr/bin/python3", "-c", R"(
+import os, socket, sys
+def reached(port):
+    try: socket.create_connection(('127.0.0.1', int(port)))
+    except OSError as error: return error.strerror
+    return 'reached'
+powers = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('CapEff'))
+print(*(name for _, name in socket.if_nameindex()), *map(reached, sys.argv[1:]), os.getuid(), os.getgid(),
+      int(powers, 16) == 0 or os.getuid() == 0, sep=', ', end='')
+)",
+                  std::to_string(server.port), std::to_string(kDoorPort)};
+  std::string who = std::to_string(::getuid()) + ", " + std::to_string(::getgid()) + ", True";
+  Result<sys::Output> control = sys::run_program(program);
+  ASSERT_TRUE(control.ok() && control->ok());
+  EXPECT_NE(control->out.find(", reached, "), std::string::npos) << control->out;
+  program.user_namespace = apart->user.get(), program.network = apart->network.get();
+  for (int turn = 0; turn < 2; ++turn) {  // it can be entered any number of times
+    Result<sys::Output> output = sys::run_program(program);
+    ASSERT_TRUE(output.ok() && output->ok()) << output->err;
+    EXPECT_EQ(output->out, "lo, Connection refused, reached, " + who);
+  }
 }
 
 ROOT_TEST(AGivenNetworkIsJoined) {

@@ -188,10 +188,10 @@ def test_files_may_lie_where_they_are_redirected_to(rt_one, empty_base, index):
 
 
 class Proxy:
-    """The caller's own: asks for user:secret, and takes every name for the host `target`."""
+    """The caller's own: asks for user:secret, and takes every name for the host `address`:`target`."""
 
-    def __init__(self, target):
-        self.asked, self.target = [], target
+    def __init__(self, target, address='127.0.0.1'):
+        self.asked, self.target, self.address = [], target, address
         self.listener = socket.create_server(('127.0.0.1', 0))
         self.url = f'http://user:secret-5@127.0.0.1:{self.listener.getsockname()[1]}'
         threading.Thread(target=self.serve, daemon=True).start()
@@ -213,7 +213,7 @@ class Proxy:
             guest.sendall(b'HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n')
             return guest.close()
         self.asked.append(line)
-        onward = socket.create_connection(('127.0.0.1', self.target))
+        onward = socket.create_connection((self.address, self.target))
         if line.startswith('CONNECT'):
             guest.sendall(b'HTTP/1.1 200 Yes\r\n\r\n')
         else:

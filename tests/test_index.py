@@ -16,7 +16,7 @@ import pytest
 class Index:
     """Wheels by name and version, with PEP 691 pages and PEP 658 metadata. `asked` is what was, in order."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, address='127.0.0.1'):
         self.folder, self.files, self.asked, self.gates = folder, {}, [], {}
         index = self
 
@@ -37,9 +37,9 @@ class Index:
             def log_message(self, *args):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.server = http.server.ThreadingHTTPServer((address, 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f'http://127.0.0.1:{self.server.server_port}/simple'
+        self.url = f'http://{address}:{self.server.server_port}/simple'
 
     def add(self, name, version, requires=()):
         info, module = f'{name}-{version}.dist-info', f'{name}.py'

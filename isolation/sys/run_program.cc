@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -53,9 +54,18 @@ bool become_nobody_after_fork() {
          ::setresgid(kNobody, kNobody, kNobody) == 0 && ::setresuid(kNobody, kNobody, kNobody) == 0;
 }
 
+// As long as we have the right to. What is gained in a user namespace ends with the exec: the uid
+// is mapped to itself and isn't root's.
+bool enter_namespaces_after_fork(const Program& program) {
+  return (program.user_namespace < 0 || ::setns(program.user_namespace, CLONE_NEWUSER) == 0) &&
+         (program.network < 0 || ::setns(program.network, CLONE_NEWNET) == 0);
+}
+
 [[noreturn]] void exec_after_fork(const Program& program, const Child& child, char** argv,
                                   char** env) {
-  bool ready = program.powerless ? become_nobody_after_fork() : become_caller_after_fork() == 0;
+  bool ready = enter_namespaces_after_fork(program);
+  ready =
+      ready && (program.powerless ? become_nobody_after_fork() : become_caller_after_fork() == 0);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // after that: a change of ids forgets it
   if (::getppid() != child.parent) ::_exit(127);
   sigset_t none;

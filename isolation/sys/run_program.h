@@ -34,6 +34,8 @@ struct Program {
   std::optional<uint32_t> umask = {};  // else ours
   int out = -1;                        // a descriptor for its stdout; else Output has it
   bool powerless = false;              // of root's: as nobody, without a way back
+  // Namespaces that it is to be in, the user namespace first (isolation/net_apart.h); -1: ours.
+  int user_namespace = -1, network = -1;
 };
 
 struct Output {
