@@ -20,6 +20,7 @@
 
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "isolation/dev.h"
 #include "isolation/report.h"
@@ -31,6 +32,8 @@
 
 namespace rtlaunch::isolation {
 
+struct Setup;
+
 // A child may be made ahead of what it is for: its prepare() then waits at `socket`, the other end
 // of Launch::fd(), for whatever its launcher sends, and restarts the clock; spares can be made
 // meanwhile.
@@ -40,11 +43,18 @@ struct Preparing {
   Spares& spares;
   std::optional<Devices>& devices;
   const Outside* outside;
+  Setup* setup = nullptr;
 
   // All that can be made before it is known what for; `covers`: for so many directories that will
   // be hidden, `way_out`: a network with one as well.
   void make_ahead(int covers, bool way_out) const;
+  // After that: the mounts of this Spec, in case the next is the same again (rehearsal.h). Of what
+  // is open then only `keep`, its leases and what it needs itself stays. After an Error the child
+  // is of no use.
+  Status rehearse(Spec spec, std::vector<int> keep) const;
 };
+// The step that a launch has in place of its mounts, if it took rehearsed ones.
+inline constexpr char kSameAgain[] = "same again";
 using Prepare = std::function<Result<Spec>(const Preparing&)>;
 
 struct LaunchOptions {

@@ -99,17 +99,6 @@ void tell_reached(int line, const Reached& reached) {
   ::_exit(0);
 }
 
-// To take a mount namespace down waits for all CPUs several times, and who waits for us waits for
-// that. So the last to have it is a descriptor that lies in a socket's queue, whose only owner is
-// that queue: when we end, the kernel's collector of such things (unix(7), in a thread of its own
-// since Linux 6.9) closes both. Nothing is lost where that fails.
-void leave_mounts_to_the_kernel() {
-  UniqueFd mounts(::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
-  int pair[2];
-  if (!mounts.valid() || ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return;
-  (void)sys::send_message(pair[0], "x", {pair[1], mounts.get()}, MSG_DONTWAIT).ok();
-}
-
 bool reap_signalled(int children, pid_t worker, int* status) {
   char drained[128 * 4];
   (void)!::read(children, drained, sizeof drained);
@@ -117,6 +106,16 @@ bool reap_signalled(int children, pid_t worker, int* status) {
 }
 
 }  // namespace
+
+// To take a mount namespace down waits for all CPUs several times, and who waits for us waits for
+// that. So the last to have it is a descriptor that lies in a socket's queue, whose only owner is
+// that queue: when we have closed ours, the kernel's collector of such things (unix(7), in a thread
+// of its own since Linux 6.9) closes both.
+void leave_to_the_kernel(int mounts) {
+  int pair[2];
+  if (mounts < 0 || ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return;
+  (void)sys::send_message(pair[0], "x", {pair[1], mounts}, MSG_DONTWAIT).ok();
+}
 
 Status guard_pid1() {
   TRY(sys::hide_from_peers());
@@ -139,7 +138,7 @@ void serve(int socket, int children, const LimitWatch& limits, pid_t worker, boo
       if (reap_signalled(children, worker, &status)) {
         end_all_others();
         report_ended(socket, status, explanation(limits, status));
-        if (quick) leave_mounts_to_the_kernel();
+        if (quick) leave_to_the_kernel(::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
         ::_exit(0);
       }
     }

@@ -23,6 +23,11 @@ Status guard_pid1();
 // one no longer depends on its parent.
 Status shed_privileges(bool worker_is_another_user, bool supervised, const std::vector<int>& keep);
 
+// A mount namespace, by a descriptor that will be the last to hold it: once all else of ours is
+// closed the kernel takes it down when it has time, and nobody waits. Nothing is lost where that
+// fails.
+void leave_to_the_kernel(int mounts);
+
 // Serves the launcher: `socket` is our end of the report pair, `children` a signalfd for SIGCHLD,
 // `limits` what the command may have met when it ends. `quick`: it ends before its mounts are gone,
 // which the kernel then takes down by itself, within milliseconds.

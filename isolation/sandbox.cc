@@ -14,6 +14,7 @@
 #include "isolation/net.h"
 #include "isolation/pid1.h"
 #include "isolation/proc.h"
+#include "isolation/rehearsal.h"
 #include "isolation/setup.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
@@ -34,6 +35,7 @@ Status keep_only_given_descriptors(Setup& s, int more) {
   if (s.socket < 3) s.socket = TRY(sys::copy_above_stdio(s.socket)).release();
   std::vector<int> keep = s.spec.leases;
   s.spares.append_to(&keep);
+  if (s.rehearsal != nullptr) s.rehearsal->append_to(&keep);
   if (s.devices) s.devices->append_to(&keep);
   if (s.outside) keep.push_back(s.outside->pidfd.get());
   keep.insert(keep.end(), {s.stdio[0], s.stdio[1], s.stdio[2], s.socket, s.spec.line, s.spec.record,
@@ -83,7 +85,7 @@ Status bind_to_launcher(Setup& s) {
 // A user namespace comes first: without it we have no right to anything.
 Status prepare_spec(Setup& s, const Prepare& prepare) {
   if (s.rootless) TRY(map_own_ids(s.uid, s.gid));
-  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices, s.outside}));
+  s.spec = TRY(prepare({s.socket, s.clock, s.spares, s.devices, s.outside, &s}));
   if (s.supervised()) s.spec.new_session = true;  // else its kill(0) would be our other children's
   s.rights = TRY(Rights::of(s.spec, s.socket));
   s.tree.emplace(*s.rights);
@@ -302,16 +304,12 @@ Status become_reaper(Setup& s) {
   return shed_privileges(worker_is_another_user(s), s.supervised(), keep);
 }
 
+}  // namespace
+
 // --- the page ---
 
-// In the new namespaces, as their pid 1. Each line is one step, in an order that matters.
-Result<pid_t> enter(Setup& s, const Prepare& prepare) {
+Status make_mounts(Setup& s) {
   StepClock& did = s.clock;
-  TRY(did.took("clone", bind_to_launcher(s)));
-  TRY(did.took("request", prepare_spec(s, prepare)));
-  TRY(did.took("descriptors", keep_only_given_descriptors(s, -1)));
-  TRY(did.took("signals", watch_children(s)));
-  TRY(did.took("cgroup", limit_by_cgroup(s.spec.controls, &s.log, &s.limits)));
   TRY(did.took("private mounts", leave_peer_groups(s)));
   // Beyond this point no mount of ours reaches the host, nor one of the host's us.
   TRY(did.took("share", share_with_host(s)));
@@ -327,6 +325,29 @@ Result<pid_t> enter(Setup& s, const Prepare& prepare) {
   TRY(did.took("attach", s.tree->attach_all()));
   TRY(did.took("dev and proc", fill_dev_and_proc(s)));
   TRY(did.took("pivot", leave_the_host(s)));
+  return {};
+}
+
+namespace {
+
+// They may have been made for a Spec of the same.
+Status have_mounts(Setup& s) {
+  if (s.rehearsal == nullptr) return make_mounts(s);
+  if (s.rehearsal->fits(s)) return s.clock.took(kSameAgain, s.rehearsal->take(s));
+  s.rehearsal->leave();
+  TRY(s.clock.took("rehearsal", {}));
+  return make_mounts(s);
+}
+
+// In the new namespaces, as their pid 1. Each line is one step, in an order that matters.
+Result<pid_t> enter(Setup& s, const Prepare& prepare) {
+  StepClock& did = s.clock;
+  TRY(did.took("clone", bind_to_launcher(s)));
+  TRY(did.took("request", prepare_spec(s, prepare)));
+  TRY(did.took("descriptors", keep_only_given_descriptors(s, -1)));
+  TRY(did.took("signals", watch_children(s)));
+  TRY(did.took("cgroup", limit_by_cgroup(s.spec.controls, &s.log, &s.limits)));
+  TRY(have_mounts(s));
   // Beyond this point no path leads to an upper, a hidden directory or the host's /dev and /proc;
   // with a root of its own, to nothing of the host's.
   TRY(did.took("hostname", set_hostname(s.spec)));
@@ -370,6 +391,16 @@ void Preparing::make_ahead(int covers, bool way_out) const {
   mask_ahead(*devices, &spares);
   mask_sys_ahead(&spares);
   devices->make_ahead(&spares);
+}
+
+Status Preparing::rehearse(Spec spec, std::vector<int> keep) const {
+  if (setup == nullptr || !Rehearsal::suits(spec)) {
+    return make_error("rehearse", "", "it can't be made ahead");
+  }
+  keep.insert(keep.end(), spec.leases.begin(), spec.leases.end());
+  setup->rehearsal = TRY(Rehearsal::make(*setup, std::move(spec)));
+  setup->rehearsal->append_to(&keep);
+  return sys::close_all_but(keep.data(), keep.size());
 }
 
 void run_pid1(Setup& s, const Prepare& prepare) {

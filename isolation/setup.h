@@ -17,6 +17,8 @@
 
 namespace rtlaunch::isolation {
 
+class Rehearsal;
+
 // It never returns, so what is still open at the end is closed by number, not by owner.
 struct Setup {
   StepClock clock;
@@ -42,6 +44,7 @@ struct Setup {
   ControlLog log = {};
   LimitWatch limits = {};
   bool masks_proc = true;
+  Rehearsal* rehearsal = nullptr;
   bool made = false;  // what can fail now is the command's own
 
   bool supervised() const { return spec.line >= 0; }
@@ -56,6 +59,9 @@ Status wait_for_go(Setup& setup);
 // Clocks of its own, if it shall have them, which the command inherits: who borrows memory can't
 // enter any. Before the guard: without root its file is ours only as long as we can be looked into.
 Status take_clocks(Setup& setup);
+
+// The steps between the descriptors and the command: all that is mounted.
+Status make_mounts(Setup& setup);
 
 // For whoever makes no sandbox: the parent of a command in that of another, or in none.
 Status prepare_without_sandbox(Setup& setup, const Prepare& prepare);

@@ -230,8 +230,9 @@ class DaemonHost : public Host {
 
   // The daemon hides what is its own.
   std::vector<std::string> hidden() const override {
-    if (!own_) return {};
-    return {own_->path()};
+    auto path = own_ ? Result<std::string>(own_->path()) : store_path(own_store_);
+    if (!path || ::access(path->c_str(), F_OK) != 0) return {};
+    return {*path};
   }
 
   std::optional<Past> start_past(const Launch& launch) override;

@@ -108,7 +108,6 @@ Status lease(const std::vector<store::Digest>& layers, const store::Store& store
 Result<Spec> decoded(const SpawnRequest& request, const std::string& store) {
   std::string document = TRY(read_document(request.document.get()));
   Spec spec = TRY(isolation::decode(document));
-  TRY(isolation::check_line(request.line.get()));
   spec = TRY(isolation::checked(std::move(spec)));
   spec.user = request.caller;
   spec.limits = request.limits;
@@ -138,8 +137,11 @@ Result<std::vector<store::Digest>> named_layers(const Spec& spec,
   return std::move(guard.named);
 }
 
-Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,
-                        const store::Store& store, int id_map) {
+namespace {
+
+// All of it but what belongs to a line.
+Result<Spec> unbound_spec(const SpawnRequest& request, const SpawnerConfig& config,
+                          const store::Store& store, int id_map) {
   Spec spec = TRY(decoded(request, store.path()));
   spec.caller = request.caller;
   spec.store = store.path();
@@ -158,6 +160,14 @@ Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config
   std::string whose = std::to_string(request.owner) + "." + std::to_string(request.caller.uid);
   spec.job = whose + "-" + spec.job;
   return spec;
+}
+
+}  // namespace
+
+Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,
+                        const store::Store& store, int id_map) {
+  TRY(isolation::check_line(request.line.get()));
+  return unbound_spec(request, config, store, id_map);
 }
 
 Status send_start(int child, const SpawnRequest& request, int id_map) {
@@ -205,16 +215,28 @@ void keep_descriptors(SpawnRequest& request) {
 // that was never attached waits for all CPUs.
 constexpr int kCovers = 2;
 
+Status rehearse(const isolation::Preparing& preparing, const Again& again,
+                const SpawnerConfig& config, const store::Store& store, std::vector<int> keep) {
+  Spec spec = TRY(unbound_spec(again.request, config, store, again.id_map));
+  TRY(preparing.rehearse(std::move(spec), std::move(keep)));
+  if (::write(again.told, "y", 1) != 1) return sys_error("write", "rehearsed");
+  return {};
+}
+
 }  // namespace
 
 Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerConfig& config,
-                           const store::Store& store, bool way_out) {
+                           const store::Store& store, bool way_out, const Again* again) {
   // The spawner may have died before we asked to die with it; then our socket has ended, unless we,
   // or one made after us, keep the other end. Also for that nothing else of the spawner's stays.
-  const int keep[] = {0, 1, 2, preparing.socket, store.dir(), preparing.outside->pidfd.get()};
-  TRY(sys::close_all_but(keep, std::size(keep)));
+  std::vector<int> keep = {0, 1, 2, preparing.socket, store.dir(), preparing.outside->pidfd.get()};
+  if (again != nullptr) {
+    keep.insert(keep.end(), {again->request.document.get(), again->id_map, again->told});
+  }
+  TRY(sys::close_all_but(keep.data(), keep.size()));
   (void)sys::set_oom_score(0).ok();  // not the spawner's own
   preparing.make_ahead(kCovers, way_out);
+  if (again != nullptr && !rehearse(preparing, *again, config, store, keep)) ::_exit(1);
   if (!is_asked(preparing.socket, 0)) sys::touch_memory();  // more than one start ever needs
   wait_for_request(preparing.socket);
   preparing.clock.restart();
@@ -227,6 +249,7 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
 
 Result<Spec> enter_spec(const SpawnRequest& request) {
   (void)sys::set_oom_score(0).ok();
+  TRY(isolation::check_line(request.line.get()));
   return decoded(request, "");
 }
 

@@ -12,10 +12,18 @@ namespace rtlaunch {
 // To a child that waits for it (Launch::begin with receive_start): the request, its descriptors,
 // and the id map (-1: none).
 Status send_start(int child, const SpawnRequest& request, int id_map);
+// A start that may come again: its document alone is there of its descriptors. `told` gets a byte
+// when it has been rehearsed.
+struct Again {
+  const SpawnRequest& request;
+  int id_map, told;
+};
 // In the child: waits for that, then start_spec(). `way_out`: it will want a network with one.
+// `again`: is rehearsed meanwhile (isolation/rehearsal.h), which may hang as a start may. Who can't
+// ends.
 Result<isolation::Spec> receive_start(const isolation::Preparing& preparing,
                                       const SpawnerConfig& config, const store::Store& store,
-                                      bool way_out);
+                                      bool way_out, const Again* again = nullptr);
 
 // In the child. Reads and decodes the document, which may hang or lie; leases what it names.
 Result<isolation::Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,

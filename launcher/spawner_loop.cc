@@ -34,7 +34,8 @@ using isolation::Launch;
 using Kind = SpawnReply::Kind;
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kMostIdMaps = 256, kMostReplies = 4096, kReady = 4;
+constexpr size_t kMostIdMaps = 256, kMostReplies = 4096;
+constexpr std::ptrdiff_t kReady = 4;
 constexpr std::chrono::seconds kGraceAfterKill(2), kBetweenSweeps(2);
 // After a start the CPUs are its command's for so long, and its client's: longer than `true` takes.
 constexpr std::chrono::milliseconds kLull(3);
@@ -43,11 +44,23 @@ constexpr std::chrono::milliseconds kLull(3);
 constexpr std::chrono::seconds kNetworksInUse(60);
 constexpr std::ptrdiff_t kReadyNetworks = 2;
 
+// Of these so many rehearse the mounts of a start, once it has come twice in a row; they are given
+// up when it doesn't come again, or comes with another document: leases aren't held for nothing.
+constexpr std::ptrdiff_t kRehearsed = 2;
+constexpr std::chrono::seconds kKeptFor(2), kNoneAfterMiss(10);
+
 // A pid 1, and what its record says of it.
 struct Made {
   Launch launch;
   std::string start_time;
-  bool way_out;  // it has made a network with one
+  bool way_out;        // it has made a network with one
+  UniqueFd rehearsed;  // readable when it has; none: it is for any start
+
+  bool is_plain() const { return !rehearsed.valid(); }
+  bool has_rehearsed() const {
+    struct pollfd told = {rehearsed.get(), POLLIN, 0};
+    return !is_plain() && ::poll(&told, 1, 0) > 0 && (told.revents & POLLIN) != 0;
+  }
 };
 
 // A child of ours that has not told yet whether it started, or that we owe a kEnded for.
@@ -58,6 +71,8 @@ struct Child {
   bool starting = false;         // kStarted or kFailed is still owed
   std::optional<Error> error;    // it failed: told when it has been reaped
   Clock::time_point deadline = {};
+  std::optional<SpawnRequest> again = {};  // the same once more
+  bool rehearsed = false;                  // it had been, for what it was
 };
 
 struct Outgoing {
@@ -85,6 +100,24 @@ Result<std::string> start_time(pid_t pid) {
   return text.substr(at + 1, text.find(' ', at + 1) - at - 1);
 }
 
+// Whoever may have it, and what it may have; the document is compared by pid 1.
+bool is_alike(const SpawnRequest& a, const SpawnRequest& b) {
+  const isolation::User &one = a.caller, &other = b.caller;
+  return one.uid == other.uid && one.gid == other.gid && one.groups == other.groups &&
+         a.owner == b.owner && a.entitled == b.entitled && a.shield == b.shield;
+}
+
+// What is_alike() looks at, and the document.
+SpawnRequest again_of(SpawnRequest& request) {
+  SpawnRequest again;
+  again.caller = std::move(request.caller);
+  again.owner = request.owner;
+  again.entitled = std::move(request.entitled);
+  again.shield = std::move(request.shield);
+  again.document = std::move(request.document);
+  return again;
+}
+
 // Two daemons on one node have two directories.
 std::string instance_name(std::string runtime) {
   std::replace(runtime.begin(), runtime.end(), '/', '-');
@@ -107,8 +140,12 @@ class Loop {
   Status enter(SpawnRequest& request);
   Status enter_by(Courier& courier, SpawnRequest& request);
   Status build(SpawnRequest& request);
-  Result<Made> make_ahead(bool way_out);
-  Made take_ready(bool way_out);
+  Result<Made> make_ahead(bool way_out, bool rehearses = false);
+  std::optional<Made> take_ready(const SpawnRequest& request);
+  std::ptrdiff_t count_plain() const;
+  bool wants_rehearsal() const;
+  void learn(Child& child, const isolation::Started& started);
+  void forget_again();
   bool uses_networks() const;
   std::ptrdiff_t ready_networks() const;
   void drop_networks();
@@ -147,6 +184,9 @@ class Loop {
   std::map<pid_t, std::string> leaves_;  // of every child that has one
   Clock::time_point next_sweep_ = Clock::time_point::max();
   std::vector<Made> ready_;            // wait for a request
+  std::optional<SpawnRequest> again_;  // the last start
+  bool again_often_ = false;           // as was the one before
+  Clock::time_point again_since_ = {}, no_again_until_ = {};
   bool can_prepare_ = true;            // until one couldn't be made
   Clock::time_point last_start_ = {};  // was asked for, or has come about
   std::optional<Clock::time_point> last_way_out_;
@@ -178,23 +218,29 @@ Status Loop::record(const SpawnRequest& request, const Made& made) {
 
 Child& Loop::add(const SpawnRequest& request, Launch launch) {
   pid_t pid = launch.pid();
-  Child child{request.id, request.kind, std::move(launch), true, {}, {}};
+  Child child{request.id, request.kind, std::move(launch), true, {}, {}, {}};
   last_start_ = Clock::now();
   child.deadline = last_start_ + std::chrono::seconds(config_.start_seconds);
   return children_.insert_or_assign(pid, std::move(child)).first->second;
 }
 
 // Namespaces and a pid 1 in them, before anybody asked.
-Result<Made> Loop::make_ahead(bool way_out) {
+Result<Made> Loop::make_ahead(bool way_out, bool rehearses) {
   const store::Store* store = TRY(this->store());
+  int map = rehearses ? TRY(id_map(again_->caller)) : -1;
+  int told[2] = {-1, -1};
+  if (rehearses && ::pipe2(told, O_CLOEXEC) != 0) return sys_error("pipe", "");
+  UniqueFd rehearsed(told[0]), tells(told[1]);
   auto prepare = [&](auto& preparing) {
-    return receive_start(preparing, config_, *store, way_out);
+    if (!rehearses) return receive_start(preparing, config_, *store, way_out);
+    Again again{*again_, map, tells.get()};
+    return receive_start(preparing, config_, *store, way_out, &again);
   };
   Launch launch = TRY(in_leaf([&](int cgroup) {
     return Launch::begin(prepare, {.cgroup = cgroup, .exit_signal = SIGCHLD, .outside = &outside_});
   }));
   std::string since = TRY(start_time(launch.pid()));  // it is not reaped before we say so
-  return Made{std::move(launch), std::move(since), way_out};
+  return Made{std::move(launch), std::move(since), way_out, std::move(rehearsed)};
 }
 
 // Accounting is no reason not to start.
@@ -232,7 +278,8 @@ void Loop::sweep_leaves() {
 
 // Not while anybody waits. What fails now is told when it fails for somebody.
 void Loop::prepare_one() {
-  Result<Made> made = make_ahead(uses_networks() && ready_networks() < kReadyNetworks);
+  bool way_out = uses_networks() && ready_networks() < kReadyNetworks;
+  Result<Made> made = make_ahead(way_out, !way_out && wants_rehearsal());
   if (made) ready_.push_back(std::move(*made));
   can_prepare_ = made.ok();
   sys::touch_memory();  // pages that we share with it now; the next request would have to copy them
@@ -254,20 +301,64 @@ void Loop::drop_networks() {
   }
 }
 
-// Of those that would do, the one that fits; there is one.
-Made Loop::take_ready(bool way_out) {
-  auto fits = [&](const Made& made) { return made.way_out == way_out; };
-  auto found = std::find_if(ready_.begin(), ready_.end(), fits);
-  if (found == ready_.end()) --found;
+std::ptrdiff_t Loop::count_plain() const {
+  return std::count_if(ready_.begin(), ready_.end(),
+                       [](const Made& made) { return made.is_plain(); });
+}
+
+// Beside enough that are for any start.
+bool Loop::wants_rehearsal() const {
+  auto plain = count_plain(), rehearsed = static_cast<std::ptrdiff_t>(ready_.size()) - plain;
+  return again_ && again_often_ && rehearsed < kRehearsed && plain >= kReady - kRehearsed;
+}
+
+// Of those that would do, the one that fits best.
+std::optional<Made> Loop::take_ready(const SpawnRequest& request) {
+  bool again = again_ && !request.may_hang && is_alike(*again_, request);
+  auto rehearsed = [&](const Made& made) { return again && made.has_rehearsed(); };
+  auto fits = [&](const Made& made) { return made.is_plain() && made.way_out == request.way_out; };
+  auto plain = [&](const Made& made) { return made.is_plain(); };
+  auto found = std::find_if(ready_.begin(), ready_.end(), rehearsed);
+  if (found == ready_.end()) found = std::find_if(ready_.begin(), ready_.end(), fits);
+  if (found == ready_.end()) found = std::find_if(ready_.begin(), ready_.end(), plain);
+  if (found == ready_.end()) return std::nullopt;
   Made made = std::move(*found);
   ready_.erase(found);
   return made;
 }
 
+// What was rehearsed is of no use any more, and its leases are others' to wait for.
+void Loop::forget_again() {
+  again_.reset();
+  again_often_ = false;
+  std::erase_if(ready_, [](const Made& made) {
+    if (made.is_plain()) return false;
+    (void)sys::send_signal(made.launch.pidfd(), SIGKILL).ok();
+    return true;
+  });
+}
+
+// From a start that has come about.
+void Loop::learn(Child& child, const isolation::Started& started) {
+  auto is_same = [](const auto& step) {
+    return std::string_view(step.name) == isolation::kSameAgain;
+  };
+  bool missed =
+      child.rehearsed && std::none_of(started.steps.begin(), started.steps.end(), is_same);
+  if (missed) no_again_until_ = Clock::now() + kNoneAfterMiss;
+  bool alike = again_ && child.again && is_alike(*again_, *child.again);
+  if (!alike || missed) forget_again();
+  if (!child.again || Clock::now() < no_again_until_) return;
+  again_ = std::move(child.again);
+  again_often_ = alike;
+  again_since_ = Clock::now();
+}
+
 // The last one is replaced at once, others in a lull.
 std::optional<Clock::time_point> Loop::next_preparation() const {
-  if (!can_prepare_ || ready_.size() >= kReady || !is_idle()) return std::nullopt;
-  return ready_.empty() ? Clock::time_point() : last_start_ + kLull;
+  bool enough = ready_.size() >= static_cast<size_t>(kReady);
+  if (!can_prepare_ || enough || !is_idle()) return std::nullopt;
+  return count_plain() == 0 ? Clock::time_point() : last_start_ + kLull;
 }
 
 bool Loop::is_idle() const {
@@ -282,10 +373,9 @@ Status hand_over(const Launch& launch, const SpawnRequest& request, int map, Cou
 Result<Made> Loop::handed_over(const SpawnRequest& request, int map, Courier* courier) {
   can_prepare_ = true;
   if (request.way_out) last_way_out_ = Clock::now();
-  while (!ready_.empty()) {
-    Made made = take_ready(request.way_out);
-    if (hand_over(made.launch, request, map, courier)) return made;  // else somebody killed it
-    if (courier) break;                                              // it goes one way only
+  while (auto made = take_ready(request)) {
+    if (hand_over(made->launch, request, map, courier)) return std::move(*made);
+    if (courier) break;  // else somebody killed it; but this goes one way only
   }
   Made made = TRY(make_ahead(false));
   TRY(hand_over(made.launch, request, map, courier));
@@ -308,6 +398,8 @@ Status Loop::start(SpawnRequest& request, Courier* courier) {
   Status recorded = record(request, made);
   if (recorded) made.launch.go();
   Child& child = add(request, std::move(made.launch));
+  child.rehearsed = !made.is_plain();
+  if (!courier && !request.way_out) child.again = again_of(request);
   if (recorded) return {};
   (void)sys::send_signal(child.launch->pidfd(), SIGKILL).ok();
   child.error = std::move(recorded.error());
@@ -336,6 +428,7 @@ Status Loop::enter_by(Courier& courier, SpawnRequest& request) {
 }
 
 Status Loop::build(SpawnRequest& request) {
+  forget_again();  // it may be a collection
   auto given = [&](const UniqueFd& fd) { return fd.valid() ? fd.get() : null_.get(); };
   sys::ProgramStart program;
   program.argv = {config_.tools + "/rtlaunch-build"};
@@ -432,6 +525,7 @@ void Loop::heard_from(pid_t pid, Child& child) {
   for (const isolation::StepClock::Step& step : started->steps) {
     told.steps.push_back({step.name, step.nanoseconds / 1000});
   }
+  if (child.kind == SpawnRequest::Kind::kStart) learn(child, *started);
   told.applied = std::move(started->applied);
   told.pidfd = child.launch->take_pidfd();
   told.cgroup = leaf_of(pid);
@@ -443,7 +537,13 @@ void Loop::heard_from(pid_t pid, Child& child) {
 void Loop::ended(pid_t pid, int status) {
   auto found = children_.find(pid);
   if (found == children_.end()) {  // a worker, whose line has been told; or one made ahead
+    bool couldnt = std::erase_if(ready_, [&](const Made& made) {
+                     return made.launch.pid() == pid && !made.is_plain();
+                   }) > 0;
     std::erase_if(ready_, [&](const Made& made) { return made.launch.pid() == pid; });
+    if (!couldnt) return;
+    no_again_until_ = Clock::now() + kNoneAfterMiss;
+    forget_again();
     return;
   }
   Child& child = found->second;
@@ -518,6 +618,7 @@ Status Loop::flush() {
 int Loop::timeout() const {
   Clock::time_point first = std::min(next_sweep_, next_preparation().value_or(next_sweep_));
   if (last_way_out_) first = std::min(first, *last_way_out_ + kNetworksInUse);
+  if (again_) first = std::min(first, again_since_ + kKeptFor);
   for (const auto& [pid, child] : children_) {
     if (child.starting) first = std::min(first, child.deadline);
   }
@@ -543,7 +644,8 @@ Status Loop::open() {
 void Loop::leave() {
   for (const Made& made : ready_) {
     (void)sys::send_signal(made.launch.pidfd(), SIGKILL).ok();
-    (void)sys::wait_for(made.launch.pidfd()).ok();
+    bool may_hang = !made.is_plain() && !made.has_rehearsed();
+    if (!may_hang) (void)sys::wait_for(made.launch.pidfd()).ok();
   }
   if (cgroups_) cgroups_->leave();
 }
@@ -570,6 +672,7 @@ Status Loop::run() {
     end_late_starts();
     sweep_leaves();
     drop_networks();
+    if (again_ && Clock::now() - again_since_ >= kKeptFor) forget_again();
     if (polled[1].revents & (POLLIN | POLLHUP)) TRY(take_requests());
     TRY(flush());
   }
