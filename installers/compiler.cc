@@ -137,6 +137,9 @@ Result<isolation::Spec> spec_for(const Interpreter& python, Compilers::Pace pace
   // Beside others it shares their session: what of them comes first is then said by nice values.
   spec.new_session = pace == Compilers::Pace::kIdle;
   spec.env = {"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"};
+  // Each module fills its memory anew: what one has left is kept for the next.
+  for (const char* kept : {"TRIM_THRESHOLD", "MMAP_THRESHOLD", "TOP_PAD"})
+    spec.env.push_back(std::string("MALLOC_") + kept + "_=33554432");
   spec.argv = {python.base_executable,
                "-I",
                "-S",

@@ -154,7 +154,7 @@ Result<std::optional<Changes>> ask_plan(const std::vector<Requirement>& requirem
 
 Result<std::optional<std::vector<LockedWheel>>> ask_lock(
     const std::vector<Requirement>& requirements, const std::vector<Change>& added, const Uv& uv,
-    const std::string& version, Progress& progress) {
+    const Uv::Meanwhile* meanwhile, Progress& progress) {
   std::string pins = joined_lines(requirements, true);
   for (const Change& change : added) pins += change.name + "==" + change.version + "\n";
   std::vector<std::string> command = {
@@ -164,10 +164,11 @@ Result<std::optional<std::vector<LockedWheel>>> ask_lock(
   // The plan has just read all of this from the index; what it has cached need not be asked again.
   std::vector<std::string> cached = command;
   cached.push_back("--offline");
-  sys::Output output = TRY(uv.run(cached, pins));
-  if (!output.ok()) output = TRY(uv.run(command, pins));
+  const Uv::Wait wait = meanwhile != nullptr ? meanwhile->wait : ::poll;
+  sys::Output output = TRY(uv.run(cached, pins, wait));
+  if (!output.ok()) output = TRY(uv.run(command, pins, wait));
   if (!output.ok() && !uv.wanted_to_build(output)) return uv.explain_run(output.err);
-  auto wheels = parse_lock(output.out, version);
+  auto wheels = parse_lock(output.out, uv.python_version());
   bool complete = wheels.ok() && wheels->size() == added.size();
   if (complete) return std::optional<std::vector<LockedWheel>>{std::move(wheels.value())};
   progress.report(
@@ -273,7 +274,7 @@ Result<std::optional<Resolution>> resolve(const std::vector<Requirement>& requir
   if (!plan) return std::optional<Resolution>{};
   Resolution resolution{std::move(plan->removed), {}};
   if (!plan->added.empty()) {
-    auto wheels = TRY(ask_lock(requirements, plan->added, uv, uv.python_version(), progress));
+    auto wheels = TRY(ask_lock(requirements, plan->added, uv, meanwhile, progress));
     if (!wheels) return std::optional<Resolution>{};
     resolution.wheels = std::move(*wheels);
   }

@@ -220,8 +220,11 @@ std::optional<int64_t> Uv::milliseconds_left() const {
   return std::max<int64_t>(left, 1);
 }
 
-Result<sys::Output> Uv::run(std::vector<std::string> args, const std::string& input) const {
-  return run_on(view_, std::move(args), input);
+Result<sys::Output> Uv::run(std::vector<std::string> args, const std::string& input,
+                            const Wait& wait) const {
+  sys::Program program = command(view_, std::move(args), input);
+  program.wait = wait;
+  return start(program);
 }
 
 Result<sys::Output> Uv::run_on(const std::string& view, std::vector<std::string> args,

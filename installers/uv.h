@@ -52,15 +52,19 @@ class Uv {
   // one thread.
   void set_way_out(WayOut way_out);
 
-  // `uv ARGS --python VIEW`, with `input` as stdin. Its exit status is the caller's to look at.
-  Result<sys::Output> run(std::vector<std::string> args, const std::string& input) const;
+  // As poll(2), for somebody who does something else meanwhile.
+  using Wait = std::function<int(pollfd* fds, nfds_t count, int timeout_ms)>;
 
-  // The same for somebody who does something else meanwhile, and wants to know as soon as uv does
-  // what it asks the network for. What it says of that isn't in the output. What the index said in
-  // the last ten minutes isn't asked again, unless it leads to nothing.
+  // `uv ARGS --python VIEW`, with `input` as stdin. Its exit status is the caller's to look at.
+  Result<sys::Output> run(std::vector<std::string> args, const std::string& input,
+                          const Wait& wait = ::poll) const;
+
+  // The same for somebody who wants to know as soon as uv does what it asks the network for. What
+  // it says of that isn't in the output. What the index said in the last ten minutes isn't asked
+  // again, unless it leads to nothing.
   struct Meanwhile {
     std::function<void(const std::string& url)> asks_for;
-    std::function<int(pollfd* fds, nfds_t count, int timeout_ms)> wait;
+    Wait wait;
   };
   Result<sys::Output> run(std::vector<std::string> args, const std::string& input,
                           const Meanwhile& meanwhile) const;
