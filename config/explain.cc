@@ -33,6 +33,9 @@ Json verdict_json(const Verdict& verdict) {
     if (list)
       json["allow"][kAllowedKeys[key]] = {{"list", *list}, {"from", verdict.allow_from[key]}};
   }
+  json["every_worker"] = {
+      {"value", verdict.every_worker.empty() ? "off" : "require"},
+      {"from", verdict.every_worker.empty() ? "default" : verdict.every_worker}};
   return json;
 }
 
@@ -53,6 +56,8 @@ std::string verdict_text(const Verdict& verdict, bool all) {
               "\n";
     }
   }
+  if (!verdict.every_worker.empty())
+    text += padded("every_worker", 20) + padded("require", 36) + verdict.every_worker + "\n";
   return text;
 }
 

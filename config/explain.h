@@ -10,7 +10,7 @@
 namespace rtlaunch::config {
 
 // {"profile", "chosen_by", "rules", "choose", "controls": {NAME: {"value", "text", "from"}},
-//  "allow": {KEY: {"list", "from"}}}
+//  "allow": {KEY: {"list", "from"}}, "every_worker": {"value", "from"}}
 Json verdict_json(const Verdict& verdict);
 // The same for people, a line a control. `all`: those too that nobody has set.
 std::string verdict_text(const Verdict& verdict, bool all);

@@ -224,6 +224,7 @@ Result<Verdict> Resolver::resolve() {
   TRY(apply_request());
   TRY(check_result());
   find_allowed();
+  verdict_.every_worker = every_worker(policy_, who_);
   return std::move(verdict_);
 }
 
@@ -248,6 +249,14 @@ Status check_who(const Who& who) {
     TRY(check_word("label", value));
   }
   return {};
+}
+
+std::string every_worker(const Policy& policy, const Who& who) {
+  if (policy.every_worker) return "policy";
+  for (const Rule& rule : policy.rules) {
+    if (rule.every_worker && binds(rule, who)) return "rule " + rule.name;
+  }
+  return "";
 }
 
 Result<Verdict> resolve(const Policy& policy, const Who& who, const Ask& ask) {

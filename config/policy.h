@@ -7,8 +7,9 @@
 //    "ceiling": PROFILE or {"extends": PROFILE, CONTROL: VALUE...},
 //    "allow": {"fields": [...], "indexes": [...], "images": [...], "mounts": [...],
 //              "plugins": [...], "special_files": [...]},
+//    "every_worker": "require",       of Ray's nodes: see every_worker(); "off"
 //    "rules": [{"name": NAME, "if": MATCH, "unless": MATCH, and of the keys above
-//               "profile" (a default), "choose", "ceiling", "allow"}]}
+//               "profile" (a default), "choose", "ceiling", "allow", "every_worker"}]}
 //   MATCH: {"user": [...], "group": [...], "job": [...], "label": {NAME: [...]}}
 //
 // How a worker's profile comes about (resolve()):
@@ -72,6 +73,7 @@ struct Rule {
   std::optional<std::vector<std::string>> choose;
   Settings ceiling;
   Allowed allow;
+  bool every_worker = false;
 };
 
 struct Policy {
@@ -83,6 +85,7 @@ struct Policy {
   std::map<std::string, std::string> abouts;
   Settings ceiling;
   Allowed allow;
+  bool every_worker = false;
   std::vector<Rule> rules;
   std::vector<std::string> warnings;  // of rules that never match, and the like
 };
@@ -117,9 +120,18 @@ struct Verdict {
   std::vector<std::string> choose;  // what may be asked for
   Allowed allow;
   std::vector<std::string> allow_from;  // by kAllowedKeys
+  std::string every_worker;             // every_worker()
 };
 // EPERM: something was asked for that the policy doesn't give. The object names it.
 Result<Verdict> resolve(const Policy& policy, const Who& who, const Ask& ask);
+
+// Who says that each worker on this user's nodes of Ray is shut in, also one that nothing is
+// mounted for, or that has no runtime env: "policy", "rule x"; "": nobody. Job and labels don't
+// count: such a worker is started before it is anybody's.
+std::string every_worker(const Policy& policy, const Who& who);
+// Of the policy only what every_worker() looks at, as a policy, with ids in place of names. What it
+// says to whom may be seen by all.
+std::string every_worker_text(const Policy& policy);
 
 // Of job and labels: printable, no control characters, at most 256 bytes; at most 64 labels.
 Status check_who(const Who& who);

@@ -13,10 +13,10 @@ namespace {
 
 constexpr size_t kMostProfiles = 500, kMostRules = 1000, kLongestChain = 16, kMostMatches = 1000;
 
-const std::vector<std::string> kKeys = {"version", "default", "choose", "profiles",
-                                        "ceiling", "allow",   "rules",  "$schema"};
+const std::vector<std::string> kKeys = {"version", "default", "choose",       "profiles", "ceiling",
+                                        "allow",   "rules",   "every_worker", "$schema"};
 const std::vector<std::string> kRuleKeys = {"name",   "if",      "unless", "profile",
-                                            "choose", "ceiling", "allow"};
+                                            "choose", "ceiling", "allow",  "every_worker"};
 const std::vector<std::string> kMatchKeys = {"user", "group", "job", "label"};
 const std::vector<std::string> kShipped = {"strict", "ml", "debug", "ray"};
 
@@ -127,6 +127,13 @@ bool covered(const std::optional<std::vector<IdRange>>& inner,
       return other.first <= one.first && one.last <= other.last;
     });
   });
+}
+
+// What can't be shut in isn't started: there is nothing to prefer.
+Result<bool> read_every_worker(const Place& place, const Json& json) {
+  std::string word = TRY(place.string(json));
+  if (word == "require" || word == "off") return word == "require";
+  return place.bad("`" + shown(word) + "` is not known here", R"(write "require" or "off")");
 }
 
 // What is seen from the rule alone.
@@ -346,6 +353,14 @@ Result<Rule> Parser::rule(const Place& place, const Json& json) {
         TRY(ceiling(place.at("ceiling"), json["ceiling"], "ceiling of rule " + rule.name));
   }
   if (json.contains("allow")) rule.allow = TRY(allowed(place.at("allow"), json["allow"]));
+  if (json.contains("every_worker")) {
+    Place here = place.at("every_worker");
+    rule.every_worker = TRY(read_every_worker(here, json["every_worker"]));
+    if (rule.when.jobs || !rule.when.labels.empty()) {
+      return here.bad("workers are started before they are of a job, or labelled",
+                      "let \"if\" have user and group alone");
+    }
+  }
   return rule;
 }
 
@@ -386,8 +401,8 @@ Status Parser::check_rule(const Place& place, const Rule& rule) {
   if (!never.empty()) {
     policy_.warnings.push_back("rule " + rule.name + " never matches: " + never);
   }
-  bool says =
-      !rule.profile.empty() || rule.choose || !rule.ceiling.empty() || !(rule.allow == Allowed());
+  bool says = !rule.profile.empty() || rule.choose || !rule.ceiling.empty() ||
+              !(rule.allow == Allowed()) || rule.every_worker;
   if (!says) policy_.warnings.push_back("rule " + rule.name + " says nothing");
   return {};
 }
@@ -431,6 +446,9 @@ Result<Policy> Parser::parse(const Json& root) {
     policy_.ceiling = TRY(ceiling(place_.at("ceiling"), root["ceiling"], "ceiling"));
   }
   if (root.contains("allow")) policy_.allow = TRY(allowed(place_.at("allow"), root["allow"]));
+  if (root.contains("every_worker")) {
+    policy_.every_worker = TRY(read_every_worker(place_.at("every_worker"), root["every_worker"]));
+  }
   if (root.contains("rules")) TRY(rules(root["rules"]));
   return std::move(policy_);
 }

@@ -60,6 +60,8 @@ Json choose_schema() {
   return list;
 }
 
+Json every_worker_schema() { return {{"enum", {"off", "require"}}}; }
+
 Json rule_schema() {
   Json rule = object_schema({{"name", name_schema()},
                              {"if", match_schema(true)},
@@ -67,7 +69,8 @@ Json rule_schema() {
                              {"profile", name_schema()},
                              {"choose", choose_schema()},
                              {"ceiling", ceiling_schema()},
-                             {"allow", allowed_schema()}});
+                             {"allow", allowed_schema()},
+                             {"every_worker", every_worker_schema()}});
   rule["required"] = {"name"};
   return rule;
 }
@@ -87,6 +90,7 @@ Json policy_schema() {
                                {"profiles", std::move(profiles)},
                                {"ceiling", ceiling_schema()},
                                {"allow", allowed_schema()},
+                               {"every_worker", every_worker_schema()},
                                {"rules", list_schema(rule_schema())}});
   schema["required"] = {"version"};
   Json whole = {{"$schema", "https://json-schema.org/draft/2020-12/schema"},

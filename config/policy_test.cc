@@ -50,6 +50,10 @@ TEST(Policy, EachErrorNamesThePathOfTheKey) {
       {R"({"version": 1, "choose": []})", "p.json: choose", "is empty"},
       {R"({"version": 1, "choose": ["ml", "nope"]})", "p.json: choose[1]", "unknown profile"},
       {R"({"version": 1, "choose": ["strict"]})", "p.json: default", "contradiction"},
+      {R"({"version": 1, "every_worker": "prefer"})", "p.json: every_worker", "write \"require\""},
+      {R"({"version": 1, "every_worker": true})", "p.json: every_worker", "expected a string"},
+      {with_rule(R"("every_worker": "require", "if": {"job": ["ray-*"]})"), "rules[0].every_worker",
+       "before they are of a job"},
       {in_profile(R"("private_tmp": "requires")"), "profiles.p.private_tmp",
        "did you mean `require`?"},
       {in_profile(R"("private_tmp": true)"), "profiles.p.private_tmp", "got true or false"},
@@ -391,6 +395,48 @@ TEST(Policy, SurvivesWhatIsNoPolicy) {
   }
   EXPECT_GT(good, 300u);
   EXPECT_GT(bad, 5'000u);
+}
+
+std::string every_worker_for(const Policy& policy, uid_t uid, gid_t gid) {
+  return every_worker(policy, {uid, gid, {}, "", {}});
+}
+
+// A node may see only what is for it to know, and finds the same there.
+TEST(Policy, EveryWorkerIsThePolicysWordOrARulesAndToldWithoutTheRest) {
+  auto policy = parsed(R"({"version": 1, "ceiling": {"memory": "1G"}, "rules": [
+      {"name": "others", "profile": "strict"},
+      {"name": "guests", "if": {"user": ["alice", "5000-5999"]}, "unless": {"group": ["staff"]},
+       "every_worker": "require"},
+      {"name": "off", "every_worker": "off"},
+      {"name": "nobody", "if": {"user": ["who"]}, "every_worker": "require"}]})");
+  ASSERT_TRUE(policy) << policy.error().message();
+  std::string text = every_worker_text(*policy);
+  EXPECT_FALSE(has(text, "memory") || has(text, "others") || has(text, "alice")) << text;
+  auto told = parse_policy(text, "told", {});
+  ASSERT_TRUE(told) << told.error().message();
+  for (const Policy* one : {&*policy, &*told}) {
+    EXPECT_EQ(every_worker_for(*one, 1000, 9), "rule guests");
+    EXPECT_EQ(every_worker_for(*one, 5999, 9), "rule guests");
+    EXPECT_EQ(every_worker_for(*one, 5999, 50), "");
+    EXPECT_EQ(every_worker_for(*one, 0, 0), "");
+  }
+  auto all = parsed(R"({"version": 1, "every_worker": "require"})");
+  ASSERT_TRUE(all);
+  EXPECT_EQ(every_worker_for(*all, 0, 0), "policy");
+  EXPECT_EQ(every_worker_for(*parse_policy(every_worker_text(*all), "told", {}), 7, 7), "policy");
+  EXPECT_EQ(every_worker_text(built_in_policy()), "{\"version\":1}\n");
+}
+
+TEST(Policy, EveryWorkerIsExplained) {
+  auto policy = parsed(R"({"version": 1, "every_worker": "require"})");
+  ASSERT_TRUE(policy);
+  auto verdict = resolve(*policy, {1000, 1000, {}, "", {}}, {});
+  ASSERT_TRUE(verdict);
+  EXPECT_EQ(verdict_json(*verdict)["every_worker"]["from"], "policy");
+  EXPECT_TRUE(has(verdict_text(*verdict, false), "every_worker"));
+  auto plain = resolve(built_in_policy(), {1000, 1000, {}, "", {}}, {});
+  ASSERT_TRUE(plain);
+  EXPECT_EQ(verdict_json(*plain)["every_worker"]["value"], "off");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 //
 //   RUNTIME/            0755; --runtime DIR, /run/rtlaunch by default
 //     rtlaunchd.sock    0666, unless --socket says otherwise
+//     rtlaunchd.sock.policy  0644, beside the socket: what nodes of Ray look at (ray_node.h)
 //     lock              flocked by the daemon that lives here; a second one refuses
 //     workers/<id>      workers.h, 0700
 //     log/              journal.h, 0700

@@ -15,6 +15,7 @@
 #include "launcher/look.h"
 #include "launcher/options.h"
 #include "launcher/policy_command.h"
+#include "launcher/ray_node.h"
 #include "launcher/report.h"
 #include "launcher/run.h"
 #include "launcher/setup_worker.h"
@@ -132,6 +133,10 @@ int carry_out(int argc, char** argv) {
     return status ? *status : fail(status.error());
   }
   if (verb == "start-zygote") return start_zygote(args);
+  if (verb == "every-worker") {
+    auto done = print_every_worker();
+    return done ? *done : fail(done.error());
+  }
   if (verb == "policy") {
     auto done = policy_command(args);
     return done ? *done : fail(done.error(), has_word(args, "--json"));

@@ -282,12 +282,18 @@ void add_difference(Json& list, const std::string& where, const std::string& wha
   list.push_back({{"where", where}, {"what", what}, {"before", before}, {"after", after}});
 }
 
+void add_every_worker(Json& list, const std::string& where, bool before, bool after) {
+  auto word = [](bool required) { return required ? "require" : "off"; };
+  if (before != after) add_difference(list, where, "every_worker", word(before), word(after));
+}
+
 Json diff_policies(const Policy& a, const Policy& b) {
   Json list = Json::array();
   Named before = parts_of(a), after = parts_of(b), all = before;
   all.insert(after.begin(), after.end());
   if (a.otherwise != b.otherwise)
     add_difference(list, "default", "profile", a.otherwise, b.otherwise);
+  add_every_worker(list, "policy", a.every_worker, b.every_worker);
   for (const auto& [name, ignored] : all) {
     bool had = before.count(name) != 0, has = after.count(name) != 0;
     if (had != has) add_difference(list, name, "there", had ? "yes" : "no", has ? "yes" : "no");
@@ -310,6 +316,7 @@ Json diff_policies(const Policy& a, const Policy& b) {
       add_difference(list, "rule " + rule.name, "profile", was.profile, rule.profile);
     if (was.choose != rule.choose || !(was.allow == rule.allow))
       add_difference(list, "rule " + rule.name, "choose or allow", "changed", "changed");
+    add_every_worker(list, "rule " + rule.name, was.every_worker, rule.every_worker);
     rules.erase(old);
   }
   for (const auto& [name, ignored] : rules)

@@ -31,6 +31,7 @@ void name_raylet(Environment& variables) {
   auto found = variables.find("RAY_RAYLET_PID");
   if (found != variables.end()) found->second = std::string("1");
   variables.erase("RTLAUNCH_RAY_SANDBOX_ALL");
+  variables.erase("RTLAUNCH_RAY_ASKED");
 }
 
 std::vector<std::string> shown_as_raylet(const Environment& variables) {

@@ -11,6 +11,7 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 #include "launcher/metrics_page.h"
+#include "launcher/ray_node.h"
 #include "launcher/session.h"
 
 namespace rtlaunch {
@@ -64,6 +65,7 @@ Status Server::open() {
   housekeeping_.emplace(io_, options_.store, options_.plugins, Housekeeping::Rules(), spawners_,
                         *builds_, journal_, metrics_);
   TRY(adopt());
+  TRY(tell_nodes());
   TRY(take_socket());
   page_ = TRY(MetricsPage::open(io_, options_.metrics, [this] {
     update_gauges();
@@ -80,6 +82,29 @@ Status Server::take_socket() {
   ::fcntl(socket.get(), F_SETFL, O_NONBLOCK);
   listener_ = std::make_shared<Watched>(io_, std::move(socket));
   return {};
+}
+
+// Before there is a socket: who finds one without it takes us for an older daemon.
+Status Server::tell_nodes() {
+  told_ = false;
+  std::string path = told_beside(options_.socket);
+  size_t slash = path.rfind('/');
+  auto folder = sys::open_at(AT_FDCWD, path.substr(0, slash + 1), O_RDONLY | O_DIRECTORY);
+  if (!folder) {
+    folder.error().step = "--socket";
+    folder.error().cure = "choose a path in a folder that is there, with --socket";
+    return folder.error();
+  }
+  std::string name = path.substr(slash + 1);
+  TRY(sys::replace_file_at(folder->get(), name, policy_->every_worker_text()));
+  if (::fchmodat(folder->get(), name.c_str(), 0644, 0) != 0) return sys_error("chmod", path);
+  told_ = true;
+  return {};
+}
+
+bool Server::has_told() const {
+  struct stat info = {};
+  return told_ && ::lstat(told_beside(options_.socket).c_str(), &info) == 0;
 }
 
 void Server::start(Notify notify) {
@@ -254,12 +279,13 @@ void Server::check_runtime() {
   struct stat ours = {}, named = {};
   bool socket_there = ::lstat(options_.socket.c_str(), &named) == 0 && S_ISSOCK(named.st_mode);
   bool lock_there = ::fstat(lock_.get(), &ours) == 0 && ours.st_nlink > 0;
-  if (lock_there && workers_->in_place() && (given_ || socket_there)) return;
+  if (lock_there && workers_->in_place() && (given_ || socket_there) && has_told()) return;
   auto restore = [&]() -> Status {
     TRY(make_runtime(options_.runtime));
     if (!lock_there) lock_ = TRY(lock_runtime(options_.runtime));
     if (!workers_->in_place()) TRY(workers_->restore());
     TRY(journal_.keep_in(options_.runtime + "/log"));
+    TRY(tell_nodes());
     if (given_ || socket_there) return {};
     UniqueFd socket = TRY(listen_at(options_.socket));
     listener_->close();
@@ -289,6 +315,8 @@ void Server::reload() {
   Status opened = journal_.keep_in(options_.runtime + "/log");
   if (!opened.ok()) journal_.say(Level::kError, "log_failed", facts_of(opened.error()));
   policy_->reload(journal_);
+  Status told = tell_nodes();  // else it is tried again (check_runtime())
+  if (!told.ok()) journal_.say(Level::kError, "policy_untold", facts_of(told.error()));
   journal_.say(Level::kInfo, "reloaded");
   notify_.ready();
 }

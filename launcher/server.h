@@ -80,6 +80,8 @@ class Server {
 
  private:
   Status take_socket();
+  Status tell_nodes();
+  bool has_told() const;
   Status adopt();
   void log_adopted(const Workers::Adopted& adopted);
   awaitable<void> accept();
@@ -101,6 +103,7 @@ class Server {
   UniqueFd lock_;
   std::shared_ptr<Watched> listener_;
   bool given_ = false;  // the socket is the service manager's
+  bool told_ = false;   // tell_nodes() did, of the policy in force
   std::optional<store::Store> store_;
   std::optional<Workers> workers_;
   Closer closer_;

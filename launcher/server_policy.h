@@ -46,6 +46,9 @@ class PolicyInForce {
   // What this user may name in a runtime env.
   config::Allowed allowed(const isolation::User& user) const;
 
+  // What each node of Ray's may know of it (config::every_worker()).
+  std::string every_worker_text() const { return config::every_worker_text(policy_); }
+
   // {"file", "loaded", "profiles", "rules", "warnings": [...], "error": why a newer one isn't in
   // force}
   config::Json status() const;

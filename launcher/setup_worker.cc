@@ -14,6 +14,7 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/text.h"
 #include "launcher/attend.h"
+#include "launcher/ray_node.h"
 #include "launcher/words.h"
 #include "launcher/zygote.h"
 
@@ -21,7 +22,6 @@ namespace rtlaunch {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using Variables = std::map<std::string, std::string>;
 
 constexpr const char* kContext = "--serialized-runtime-env-context";
 constexpr const char* kLanguage = "--language";
@@ -60,16 +60,6 @@ std::string class_path(const Json& context, const std::string& ray) {
   return jars.empty() ? path : path + jars.substr(1);
 }
 
-std::string value_in(const Variables& variables, const char* name) {
-  auto found = variables.find(name);
-  return found == variables.end() ? "" : found->second;
-}
-
-bool is_set(const Variables& variables, const char* name) {
-  std::string value = value_in(variables, name);
-  return value == "1" || value == "true";
-}
-
 // Of the raylet whose socket it is told, in its language's way.
 std::string session_of(const std::vector<std::string>& arguments) {
   for (const std::string& argument : arguments) {
@@ -80,28 +70,18 @@ std::string session_of(const std::vector<std::string>& arguments) {
 }
 
 // As the agent's for environments without layers (ray/context.cc).
-Result<std::vector<std::string>> sandbox_words(const SetupWorker& setup,
-                                               const Variables& variables) {
+Result<std::vector<std::string>> shut_in(const SetupWorker& setup, const Variables& variables) {
   std::string session = session_of(setup.arguments);
   if (session.empty())
     return unusable("session", "no argument of the worker's names its raylet's socket");
-  std::string job = value_in(variables, "RAY_JOB_ID");
-  std::vector<std::string> words = {TRY(sys::real_path("/proc/self/exe")), "run", "--profile",
-                                    "ray", "--die-with-parent"};
-  std::string store = value_in(variables, "RTLAUNCH_STORE"),
-              socket = value_in(variables, "RTLAUNCH_SOCKET");
-  if (is_set(variables, "RTLAUNCH_EMBEDDED")) {
-    words.emplace_back("--embedded");
-    socket.clear();
-  }
-  if (!socket.empty()) words.insert(words.end(), {"--socket", socket});
-  if (socket.empty() && !store.empty()) words.insert(words.end(), {"--store", store});
-  words.insert(words.end(), {"--session", session, "--job",
-                             "ray-" + (job.empty() ? "none" : job) + "-" + sys::leaf_of(session)});
-  for (std::string& word : words) word = shell_quoted(word);
-  words.insert(words.begin(), "exec");
-  words.emplace_back("--");
-  return words;
+  std::string job = value_of(variables, "RAY_JOB_ID");
+  return sandbox_words({TRY(sys::real_path("/proc/self/exe")),
+                        "",
+                        false,
+                        RayNode::from(variables).where(),
+                        {"--session", session},
+                        shell_quoted(job.empty() ? "none" : job),
+                        session});
 }
 
 // A worker that nobody asked an agent for: whoever has a runtime env has its words from there. A
@@ -115,9 +95,9 @@ bool is_without_runtime_env(const Json& context, const SetupWorker& setup) {
 
 Result<std::vector<std::string>> prefix_of(const Json& context, const SetupWorker& setup,
                                            const Variables& environment) {
-  bool all = is_set(environment, "RTLAUNCH_RAY_SANDBOX_ALL");
-  if (all && is_without_runtime_env(context, setup)) return sandbox_words(setup, environment);
-  return list_of(context, "command_prefix");
+  if (!is_without_runtime_env(context, setup)) return list_of(context, "command_prefix");
+  std::string by = TRY(EveryWorker(RayNode::from(environment)).by());
+  return by.empty() ? std::vector<std::string>() : TRY(shut_in(setup, environment));
 }
 
 Result<WorkerCommand> command_of(const Json& context, const SetupWorker& setup,
@@ -163,16 +143,6 @@ bool takes(const std::vector<std::string>& args, size_t& at, const std::string& 
   if (word != name || at + 1 >= args.size()) return false;
   value = args[++at];
   return true;
-}
-
-Variables our_environment() {
-  Variables variables;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    std::string_view text = *entry;
-    size_t equals = text.find('=');
-    if (equals != text.npos) variables.emplace(text.substr(0, equals), text.substr(equals + 1));
-  }
-  return variables;
 }
 
 }  // namespace
@@ -237,9 +207,8 @@ bool pass_through_bash(Variables& variables) {
 }
 
 std::optional<isolation::Spec> plain_spec(const WorkerCommand& command) {
-  Variables variables = our_environment();
-  auto zygotes = variables.find("RTLAUNCH_RAY_ZYGOTES");
-  if (zygotes != variables.end() && zygotes->second == "0") return std::nullopt;
+  Variables variables = environment_variables();
+  if (value_of(variables, "RTLAUNCH_RAY_ZYGOTES") == "0") return std::nullopt;
   for (const auto& [name, value] : command.added) variables[name] = value;
   if (command.plain.empty() || !pass_through_bash(variables)) return std::nullopt;
   isolation::Spec spec;
@@ -279,7 +248,7 @@ Result<int> setup_worker(const std::vector<std::string>& args) {
   if (!known) return unusable(script, "it is not Ray's setup_worker.py");
   std::string ray = script.substr(0, script.size() - kBelowRay.size());
   SetupWorker setup = TRY(parse_setup_worker({args.begin() + 2, args.end()}));
-  WorkerCommand command = TRY(worker_command(setup, python, ray, our_environment()));
+  WorkerCommand command = TRY(worker_command(setup, python, ray, environment_variables()));
   if (auto status = from_zygote(command)) return std::move(*status);
   for (const auto& [name, value] : command.added) ::setenv(name.c_str(), value.c_str(), 1);
   ::execlp("bash", "bash", "-c", command.text.c_str(), nullptr);

@@ -6,8 +6,8 @@
 // java_jars. Of py_executable and command_prefix nothing is quoted: they are shell text. Another
 // entrypoint is for Python alone (Ray puts it in place of Java's -cp, too).
 //
-// Workers without a runtime env are shut in as the others are where the node says
-// RTLAUNCH_RAY_SANDBOX_ALL=1; one that can't be is not started.
+// Workers without a runtime env are shut in as the others are where the node or the policy says so
+// (ray_node.h); one that can't be, or of which that can't be told, is not started.
 //
 // A Python worker whose environment is variables and nothing else may come from a zygote instead;
 // then this waits for it, and is its parent as far as the raylet can see.

@@ -87,6 +87,7 @@ def test_the_schema_has_every_control(rt_one, schema):
     {}, {'version': 2}, {'version': 1, 'rulez': []}, {'version': 1, 'rules': [{}]}, {'version': 1, 'choose': []},
     {'version': 1, 'profiles': {'..': {}}}, {'version': 1, 'profiles': {'-x': {}}},
     {'version': 1, 'rules': [{'name': 'r', 'unless': {'job': ['x']}}]},
+    {'version': 1, 'every_worker': 'prefer'}, {'version': 1, 'rules': [{'name': 'r', 'every_worker': True}]},
     {'version': 1, 'allow': {'fields': ['pipp']}}, {'version': 1, 'allow': {'mounts': ['x']}}])
 def test_both_refuse(rt_one, schema, tmp_path, document):
     assert not schema.is_valid(document)
@@ -123,6 +124,20 @@ def test_explain_names_rule_and_ceiling(rt_one, tmp_path):
     assert as_json(rt_one, 'explain', '--policy', path, '--user', 5000, '--group', 77)['profile'] == 'ml'
     text = policy(rt_one, 'explain', '--policy', path, '--user', 5000, '--control', 'memory=100M')
     assert re.search(r'^memory +require: 100M +request$', text, re.M)
+
+
+def test_every_worker_is_explained_and_compared(rt_one, schema, tmp_path):
+    rule = {'name': 'guests', 'if': {'user': ['5000-5999']}, 'every_worker': 'require'}
+    without, some, all_of_them = {'version': 1}, {'version': 1, 'rules': [rule]}, {'version': 1, 'every_worker': 'require'}
+    for document in (some, all_of_them):
+        schema.validate(document)
+    path = write(tmp_path, some)
+    assert as_json(rt_one, 'explain', '--policy', path, '--user', 5000)['every_worker'] == {'value': 'require', 'from': 'rule guests'}
+    assert as_json(rt_one, 'explain', '--policy', path, '--user', 6000)['every_worker'] == {'value': 'off', 'from': 'default'}
+    before, after = write(tmp_path, without, 'a.json'), write(tmp_path, all_of_them, 'b.json')
+    told = rt_one.run('policy', 'diff', before, after, '--json', verb='policy')
+    assert told.returncode == 1 and json.loads(told.stdout) == [
+        {'where': 'policy', 'what': 'every_worker', 'before': 'off', 'after': 'require'}], told
 
 
 def test_explain_refuses_what_a_start_would(rt_one, tmp_path):

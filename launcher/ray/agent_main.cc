@@ -58,14 +58,6 @@ Result<std::string> find_rtlaunch(const Knobs::Variables& variables) {
                     "install rtlaunch beside rtlaunch-agent, or name its folder: RTLAUNCH_BIN");
 }
 
-std::vector<std::string> where_words(const Knobs& knobs) {
-  if (knobs.embedded && knobs.store.empty()) return {"--embedded"};
-  if (knobs.embedded) return {"--embedded", "--store", knobs.store};
-  if (!knobs.socket.empty()) return {"--socket", knobs.socket};
-  if (!knobs.store.empty()) return {"--store", knobs.store};
-  return {};
-}
-
 // The child's environment: ours, what a gcs:// package is fetched with, and that Ray stays Ray.
 Knobs::Variables childs_variables(Knobs::Variables variables, const AgentOptions& options) {
   variables["RTLAUNCH_GCS_ADDRESS"] = options.gcs_address;
@@ -111,6 +103,15 @@ awaitable<void> end_with_parent(asio::io_context& io, MainLog& log, Drivers& dri
   io.stop();
 }
 
+void tell_of_every_worker(EveryWorker& every_worker, MainLog& log) {
+  auto by = every_worker.by();
+  if (!by) {
+    log.write(LogLevel::kError, by.error().message() + "; until then no worker starts");
+  } else if (!by->empty()) {
+    log.write(LogLevel::kInfo, "each worker is shut in: " + *by);
+  }
+}
+
 // Returns when the raylet has ended.
 Status run(const AgentOptions& options) {
   TRY(settle_in(options.stdout_path, options.stderr_path));
@@ -121,7 +122,7 @@ Status run(const AgentOptions& options) {
   std::string rtlaunch = TRY(find_rtlaunch(variables));
   make_folders(options.runtime_env_dir);
   asio::io_context io(1);
-  std::vector<std::string> where = where_words(knobs);
+  std::vector<std::string> where = knobs.node.where();
   Maker maker(
       io, {rtlaunch, knobs.python, current_folder(), where, childs_variables(variables, options),
            knobs.hold, [&auth] { return auth.needed() ? auth.token() : ""; }});
@@ -130,9 +131,11 @@ Status run(const AgentOptions& options) {
   Drivers drivers(io, knobs.python, variables, options);
   EarlyZygotes early_zygotes(io, rtlaunch, variables);
   Bridge bridge(io, knobs.python, variables);
+  EveryWorker every_worker(knobs.node);
+  tell_of_every_worker(every_worker, log);
   Environments environments(
       io, options, knobs, maker, executables, images, drivers, early_zygotes, bridge, rtlaunch,
-      where, [&](LogLevel level, const std::string& text) { log.write(level, text); });
+      every_worker, [&](LogLevel level, const std::string& text) { log.write(level, text); });
   Service service(environments, options.node_ip);
   TokenReview review(io, knobs.python, variables);
   auto server = TRY(HttpServer::listen(

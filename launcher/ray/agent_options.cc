@@ -4,8 +4,6 @@
 #include <charconv>
 #include <cstdlib>
 
-extern char** environ;
-
 namespace rtlaunch::ray {
 namespace {
 
@@ -101,23 +99,7 @@ Result<AgentOptions> parse_agent_options(const std::vector<std::string>& args) {
   return options;
 }
 
-Knobs::Variables environment_variables() {
-  Knobs::Variables variables;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    std::string text = *entry;
-    if (size_t equals = text.find('='); equals != std::string::npos) {
-      variables[text.substr(0, equals)] = text.substr(equals + 1);
-    }
-  }
-  return variables;
-}
-
 namespace {
-
-std::string value_of(const Knobs::Variables& variables, const std::string& name) {
-  auto found = variables.find(name);
-  return found == variables.end() ? "" : found->second;
-}
 
 // What is no number is as if it weren't there, as for Ray.
 int64_t number_of(const Knobs::Variables& variables, const std::string& name, int64_t otherwise) {
@@ -129,7 +111,6 @@ int64_t number_of(const Knobs::Variables& variables, const std::string& name, in
 Knobs Knobs::from(const Variables& variables) {
   Knobs knobs;
   auto text_of = [&](const char* name) { return value_of(variables, name); };
-  auto flag = [&](const char* name) { return text_of(name) == "1" || text_of(name) == "true"; };
   knobs.failed_for =
       std::chrono::seconds(number_of(variables, "BAD_RUNTIME_ENV_CACHE_TTL_SECONDS", 600));
   knobs.attempts = static_cast<int>(
@@ -139,16 +120,13 @@ Knobs Knobs::from(const Variables& variables) {
   knobs.sleep_first =
       std::chrono::seconds(number_of(variables, "RAY_RUNTIME_ENV_SLEEP_FOR_TESTING_S", 0));
   knobs.fail_download = !text_of("RAY_RUNTIME_ENV_FAIL_DOWNLOAD_FOR_TESTING").empty();
-  knobs.health_by_stdin = flag("RAY_enable_pipe_based_agent_to_parent_health_check");
-  knobs.sandbox_all = flag("RTLAUNCH_RAY_SANDBOX_ALL");
+  knobs.health_by_stdin = is_set(variables, "RAY_enable_pipe_based_agent_to_parent_health_check");
   knobs.zygotes = text_of("RTLAUNCH_RAY_ZYGOTES") != "0";
   knobs.pythonpath = text_of("PYTHONPATH");
   knobs.path = text_of("PATH");
   knobs.python = text_of("RTLAUNCH_RAY_PYTHON");
-  knobs.socket = text_of("RTLAUNCH_SOCKET");
-  knobs.store = text_of("RTLAUNCH_STORE");
-  knobs.embedded = flag("RTLAUNCH_EMBEDDED");
-  knobs.allow_conflicts = flag("RTLAUNCH_ALLOW_CONFLICTS");
+  knobs.node = RayNode::from(variables);
+  knobs.allow_conflicts = is_set(variables, "RTLAUNCH_ALLOW_CONFLICTS");
   knobs.hold = std::chrono::seconds(
       std::max<int64_t>(3, number_of(variables, "RTLAUNCH_RAY_HOLD_SECONDS", 3600)));
   knobs.variables_ = variables;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "isolation/sys/result.h"
+#include "launcher/ray_node.h"
 
 namespace rtlaunch::ray {
 
@@ -43,24 +44,20 @@ struct Knobs {
   std::chrono::seconds sleep_first{0};          // RAY_RUNTIME_ENV_SLEEP_FOR_TESTING_S
   bool fail_download = false;                   // RAY_RUNTIME_ENV_FAIL_DOWNLOAD_FOR_TESTING
   bool health_by_stdin = false;  // RAY_enable_pipe_based_agent_to_parent_health_check
-  bool sandbox_all = false;      // RTLAUNCH_RAY_SANDBOX_ALL: also what has no layers
   bool zygotes = true;           // RTLAUNCH_RAY_ZYGOTES=0: workers start by themselves
   std::string pythonpath, path;  // PYTHONPATH and PATH, which workers get
   std::string python;            // RTLAUNCH_RAY_PYTHON: the interpreter of Ray
-  std::string socket, store;     // RTLAUNCH_SOCKET, RTLAUNCH_STORE
-  bool embedded = false;         // RTLAUNCH_EMBEDDED
+  RayNode node;                  // which daemon or store, and who is shut in
   bool allow_conflicts = false;  // RTLAUNCH_ALLOW_CONFLICTS: packages may break those of the base
   std::chrono::seconds hold{3600};  // RTLAUNCH_RAY_HOLD_SECONDS: layers outlive the agent by this
   // RAY_RUNTIME_ENV_<FIELD>_CACHE_SIZE_GB of a field ("working_dir"), in bytes; 10 GiB.
   uint64_t cache_bytes(const std::string& field) const;
 
-  using Variables = std::map<std::string, std::string>;
+  using Variables = rtlaunch::Variables;
   static Knobs from(const Variables& variables);
 
  private:
   Variables variables_;
 };
-
-Knobs::Variables environment_variables();  // our own, all of them
 
 }  // namespace rtlaunch::ray

@@ -8,6 +8,7 @@
 #include "config/json.h"
 #include "launcher/asked.h"
 #include "launcher/ray/names.h"
+#include "launcher/ray_node.h"
 #include "launcher/words.h"
 
 namespace rtlaunch::ray {
@@ -19,10 +20,8 @@ using config::Json;
 constexpr size_t kMostBytes = (128 << 10) - 1024;
 constexpr std::string_view kLocal = "local://";
 constexpr const char* kJobVariable = "RAY_JOB_ID";
-
-std::string session_of(const std::string& session_dir) {
-  return session_dir.substr(session_dir.rfind('/') + 1);
-}
+// Contexts are of all jobs, a raylet's variable is of one.
+constexpr const char* kJobWord = "\"${RAY_JOB_ID:-none}\"";
 
 bool is_local(const std::string& uri) { return uri.rfind(kLocal, 0) == 0; }
 
@@ -91,32 +90,17 @@ void add_places(const ContextRequest& request, std::vector<std::string>& words) 
   add("java_jars", env.java_jars);
 }
 
-// What the policy knows the worker's job by. Contexts are of all jobs, a raylet's variable is of
-// one; numbers begin anew with each session.
-std::string job_word(const std::string& session_dir) {
-  return "ray-\"${" + std::string(kJobVariable) + ":-none}\"-" +
-         shell_quoted(session_of(session_dir));
-}
-
 std::vector<std::string> sandbox_words(const ContextRequest& request) {
-  std::vector<std::string> words = {"exec", request.rtlaunch};
-  if (request.id.empty()) {
-    words.push_back("run");
-  } else {
-    words.insert(words.end(), {"exec", request.id});
-  }
-  words.insert(words.end(), {"--profile", "ray", "--die-with-parent"});
   bool image = request.in_image != nullptr;
-  if (request.zygotes && !request.id.empty() && !image) words.push_back("--zygote");
-  words.insert(words.end(), request.where.begin(), request.where.end());
-  for (std::string& word :
-       session_words(request.session_dir, image ? *request.in_image : InImage())) {
-    words.push_back(std::move(word));
-  }
-  add_places(request, words);
-  for (std::string& word : words) word = shell_quoted(word);
-  words.insert(words.end(), {"--job", job_word(request.session_dir), "--"});
-  return words;
+  SandboxWords words{request.rtlaunch,
+                     request.id,
+                     request.zygotes && !request.id.empty() && !image,
+                     request.where,
+                     session_words(request.session_dir, image ? *request.in_image : InImage()),
+                     kJobWord,
+                     request.session_dir};
+  add_places(request, words.more);
+  return rtlaunch::sandbox_words(words);
 }
 
 // Behind it comes what is to be run, with or without the word `exec`.
@@ -127,7 +111,7 @@ std::vector<std::string> activating_words(const std::vector<std::string>& activa
 }
 
 bool is_shut_in(const ContextRequest& request) {
-  return !request.plain && (!request.id.empty() || request.sandbox_all);
+  return !request.plain && (!request.id.empty() || request.every_worker);
 }
 
 Json prefix(const ContextRequest& request) {
@@ -212,10 +196,6 @@ std::vector<std::string> session_words(const std::string& session_dir, const InI
   }
   if (!in.cpp.empty()) words.insert(words.end(), {"--library-path", in.cpp + "=" + in.libraries});
   return words;
-}
-
-std::string job_name(const std::string& job, const std::string& session_dir) {
-  return "ray-" + (job.empty() ? "none" : job) + "-" + session_of(session_dir);
 }
 
 std::string without_dollars(std::string json) {

@@ -27,8 +27,8 @@ struct ContextRequest {
   std::vector<std::string> where;  // --socket S, --embedded, --store D
   std::string pythonpath, path;    // our own PYTHONPATH and PATH
   std::string python;              // the node's interpreter, which packages are added to
-  bool sandbox_all = false;
-  bool plain = false;  // its files lie at their places: no sandbox
+  bool every_worker = false;       // also what has no layers is shut in (launcher/ray_node.h)
+  bool plain = false;              // its files lie at their places: no sandbox
   bool zygotes = false;
   std::string changed = "";  // what Ray's plugins made of context_for_plugins(); "": there are none
   const InImage* in_image = nullptr;
@@ -36,9 +36,6 @@ struct ContextRequest {
 
 // What says where Ray's session is, and what of the host is shown in an image.
 std::vector<std::string> session_words(const std::string& session_dir, const InImage& in);
-
-// What the policy knows a job of Ray's by; "": none. Its workers say the same of themselves.
-std::string job_name(const std::string& job, const std::string& session_dir);
 
 // The same JSON, in which nothing is expanded on the way to whom it is for (asked.h).
 std::string without_dollars(std::string json);

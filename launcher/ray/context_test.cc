@@ -80,8 +80,8 @@ TEST(Context, StartsWorkersThroughExec) {
 }
 
 TEST(Context, WhoLooksIntoAnImageSaysTheJobsNameAsItsWorkersDo) {
-  EXPECT_EQ(job_name("01000000", "/s/session_1"), "ray-01000000-session_1");
-  EXPECT_EQ(job_name("", "/s/session_1"), "ray-none-session_1");
+  EXPECT_EQ(ray_job("01000000", "/s/session_1"), "ray-01000000-session_1");
+  EXPECT_EQ(ray_job("", "/s/session_1"), "ray-none-session_1");
 }
 
 TEST(Context, AWorkersJobIsNotItsUsersWord) {

@@ -44,15 +44,17 @@ struct Environments::Entry {
   std::vector<Uri> uris;  // of what was made
   std::string id;         // of its layers; "": none
   bool uses_uris = false;
-  bool plugged = false;  // plugins of Ray's had a hand in it
-  std::string hold;      // "": none
-  Bell bell;             // when making has ended
+  bool plugged = false;       // plugins of Ray's had a hand in it
+  bool every_worker = false;  // it was made, or refused, where each worker is shut in
+  bool word_counts = true;    // and would be another one where they aren't
+  std::string hold;           // "": none
+  Bell bell;                  // when making has ended
 };
 
 Environments::Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs,
                            Maker& maker, Executables& executables, Images& images, Drivers& drivers,
                            EarlyZygotes& early_zygotes, Bridge& bridge, std::string rtlaunch,
-                           std::vector<std::string> where, Log log)
+                           EveryWorker& every_worker, Log log)
     : io_(io),
       options_(options),
       knobs_(knobs),
@@ -63,7 +65,7 @@ Environments::Environments(asio::io_context& io, const AgentOptions& options, co
       early_zygotes_(early_zygotes),
       bridge_(bridge),
       rtlaunch_(std::move(rtlaunch)),
-      where_(std::move(where)),
+      every_worker_(every_worker),
       variables_(environment_variables()),
       plugin_folders_(installers::plugin_folders(variables_)),
       log_(std::move(log)),
@@ -141,10 +143,17 @@ void Environments::drop(const std::string& env, Entry& entry) {
   entries_.erase(env);
 }
 
+bool Environments::is_out_of_date(const Entry& entry) {
+  if (!entry.word_counts) return false;
+  auto by = every_worker_.by();
+  return !by || by->empty() == entry.every_worker;
+}
+
 std::optional<GetAnswer> Environments::get_known(const GetRequest& request) {
   auto found = entries_.find(request.env);
   if (found == entries_.end()) return std::nullopt;
   Entry& entry = *found->second;
+  if (is_out_of_date(entry)) return std::nullopt;
   bool fails = entry.state == Entry::State::kFailed && !entry.passes;
   if (fails && Clock::now() < entry.forget_failure_at) {
     return GetAnswer{false, entry.text};
@@ -198,6 +207,10 @@ awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
 }
 
 awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request, SetupLog& log) {
+  auto by = every_worker_.by();
+  if (!by) co_return by.error();
+  entry.every_worker = !by->empty();
+  entry.word_counts = true;
   auto env = read_ray_env(request.env, installers::plugin_names(plugin_folders_));
   if (!env) co_return env.error();
   auto deadline = deadline_of(request.limit);
@@ -212,14 +225,14 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
     env->runtime_env = *with_ray;
   }
   // Before one is tried, with variables of the user's and outside of any sandbox.
-  Status can = check_can_run(*env, RunBy{{}, {}, {}, !env->profilers.empty()});
+  Status can = check_can_run(*env, RunBy{{}, {}, {}, !env->profilers.empty()}, entry.every_worker);
   if (!can) co_return can;
   auto run_by = co_await executables_.prepare(*env, deadline);
   if (!run_by) co_return late_or(run_by.error(), request.limit);
   std::optional<UvRun> uv_run;
   if (run_by->forks && plugins.empty() && may_be_a_layer(*env, variables_))
     uv_run = understand_uv_run(*run_by->py_executable);
-  can = uv_run ? Status() : check_can_run(*env, *run_by);
+  can = uv_run ? Status() : check_can_run(*env, *run_by, entry.every_worker);
   if (!can) co_return can;
   ContextRequest context{*env,
                          *run_by,
@@ -227,11 +240,11 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
                          options_.runtime_env_dir,
                          options_.session_dir,
                          rtlaunch_,
-                         where_,
+                         knobs_.node.where(),
                          knobs_.pythonpath,
                          knobs_.path,
                          knobs_.python,
-                         knobs_.sandbox_all,
+                         entry.every_worker,
                          run_by->forks,
                          knobs_.zygotes};
   if (!env->runtime_env.empty()) {
@@ -280,6 +293,7 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   auto text = make_context(context);
   if (!text) co_return text.error();
   entry.text = *text;
+  entry.word_counts = context.plain || context.id.empty();
   co_return Status();
 }
 
@@ -342,7 +356,7 @@ awaitable<Status> Environments::plug_in(Entry& entry, const GetRequest& request,
   run_by.py_executable = changed->py_executable;
   run_by.forks = changed->forks;
   context.plain = run_by.forks;
-  co_return check_can_run(theirs, run_by);
+  co_return check_can_run(theirs, run_by, entry.every_worker);
 }
 
 // An image has its own environments; and to a plugin of Ray's, which runs on the host, its Python
@@ -362,11 +376,11 @@ Status Environments::check_image(const RayEnv& env, bool has_plugins) {
 
 // What starts Python as its child isn't shut in (executable.h): its files are copies then, and
 // packages, which are mounted, can't be had.
-Status Environments::check_can_run(const RayEnv& env, const RunBy& run_by) const {
+Status Environments::check_can_run(const RayEnv& env, const RunBy& run_by, bool every_worker) {
   if (!run_by.forks) return {};
   const std::string& by = env.profilers.empty() ? "py_executable" : env.profilers.back().field;
   const char* cure = "let py_executable be Python itself, with or without options, or leave it out";
-  if (knobs_.sandbox_all) {
+  if (every_worker) {
     return make_error("runtime_env", by,
                       "it starts Python as its child, and this node shuts in every worker", cure);
   }
@@ -449,7 +463,7 @@ awaitable<Status> Environments::sync_once(Entry& entry, const UvRun& run, RayEnv
   }
   if (!project) {
     log.info("uv run: no project whose lock could be a layer; each worker syncs by itself");
-    co_return check_can_run(env, run_by);
+    co_return check_can_run(env, run_by, entry.every_worker);
   }
   std::string without = env.runtime_env;
   env.runtime_env = with_uv_run(without, uv_run_field(run, *project, files, place, variables_));
@@ -457,7 +471,7 @@ awaitable<Status> Environments::sync_once(Entry& entry, const UvRun& run, RayEnv
   if (!layers && layers.error().reason.find(installers::kWritesIntoFolder) != std::string::npos) {
     log.info("uv run: " + layers.error().reason + "; each worker syncs by itself");
     env.runtime_env = without;
-    co_return check_can_run(env, run_by);
+    co_return check_can_run(env, run_by, entry.every_worker);
   }
   if (!layers) co_return layers.error();
   context.id = layers->id;

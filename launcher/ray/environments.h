@@ -6,6 +6,8 @@
 //   may pass by itself.
 // - An environment is made once, however many ask. What may pass is tried again until the request's
 //   one deadline; what can't isn't.
+// - What the policy says of workers without layers is looked at at each get: what was made, or
+//   refused, under another word is made anew.
 // - Unused ones stay until their URIs are over the limit (uri_cache.h). Until then a hold keeps
 //   their layers; it is renewed, and whoever lost it is made anew at the next get.
 //
@@ -31,6 +33,7 @@
 #include "launcher/ray/ray_env.h"
 #include "launcher/ray/uri_cache.h"
 #include "launcher/ray/uv_run.h"
+#include "launcher/ray_node.h"
 #include "launcher/server_async.h"
 
 namespace rtlaunch::ray {
@@ -62,7 +65,7 @@ class Environments {
   Environments(asio::io_context& io, const AgentOptions& options, const Knobs& knobs, Maker& maker,
                Executables& executables, Images& images, Drivers& drivers,
                EarlyZygotes& early_zygotes, Bridge& bridge, std::string rtlaunch,
-               std::vector<std::string> where, Log log);
+               EveryWorker& every_worker, Log log);
   ~Environments();
 
   // Counts, and answers if nothing has to be made or waited for.
@@ -100,7 +103,8 @@ class Environments {
   awaitable<Bridge::Done> run_plugins(Bridge::Setup setup, Clock::time_point deadline,
                                       SetupLog& log);
   static Status check_image(const RayEnv& env, bool has_plugins);
-  Status check_can_run(const RayEnv& env, const RunBy& run_by) const;
+  static Status check_can_run(const RayEnv& env, const RunBy& run_by, bool every_worker);
+  bool is_out_of_date(const Entry& entry);
   bool gives_time_for_a_zygote(const RayEnv& env, const RunBy& run_by) const;
 
   asio::io_context& io_;
@@ -113,7 +117,7 @@ class Environments {
   EarlyZygotes& early_zygotes_;
   Bridge& bridge_;
   std::string rtlaunch_;
-  std::vector<std::string> where_;
+  EveryWorker& every_worker_;
   std::map<std::string, std::string> variables_;
   std::vector<std::string> plugin_folders_;
   Log log_;

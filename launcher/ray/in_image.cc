@@ -166,7 +166,7 @@ awaitable<Result<Images::Said>> Images::run(std::vector<std::string> argv,
 // As the worker will be run, its variables too.
 awaitable<Result<Images::Said>> Images::run_inside(InImage in, Of of, std::string script,
                                                    Clock::time_point deadline) {
-  std::string job = job_name(of.job, options_.session_dir);
+  std::string job = ray_job(of.job, options_.session_dir);
   std::vector<std::string> argv = {options_.rtlaunch, "exec",        std::move(of.id),
                                    "--profile",       "ray",         "--die-with-parent",
                                    "--job",           std::move(job)};

@@ -4,8 +4,10 @@ setup_worker.py, rtlaunch's own takes its place before Ray is imported: that imp
 cost. Whatever is missing for that: Ray goes on, and the plugin has the next say. RTLAUNCH_RAY_START=plugin
 leaves it all to the plugin.
 
-Where every worker is to be shut in (RTLAUNCH_RAY_SANDBOX_ALL=1), one without a runtime env, which a raylet starts
-without setup_worker.py, is started anew inside; if that can't be, it ends. Inside the variable isn't set."""
+Where every worker is to be shut in, by the node's word (RTLAUNCH_RAY_SANDBOX_ALL=1) or the policy's
+("every_worker"), one without a runtime env, which a raylet starts without setup_worker.py, is started anew
+inside; if that can't be, it ends. Whether the policy says so of this user is for `rtlaunch setup-worker` to
+find out (launcher/ray_node.h): it is asked where a policy has the word at all."""
 
 import os
 import sys
@@ -15,6 +17,8 @@ AGENT = '/ray/_private/runtime_env/agent/main.py'
 SETUP_WORKER = '/ray/_private/workers/setup_worker.py'
 DEFAULT_WORKER = '/ray/_private/workers/default_worker.py'
 NEEDED = ('rtlaunch', 'rtlaunch-agent', 'rtlaunch-build', 'uv')
+POLICY, SOCKET, WORD = '/etc/rtlaunch/policy.json', '/run/rtlaunch/rtlaunchd.sock', b'every_worker'
+ASKED = 'RTLAUNCH_RAY_ASKED'   # the pid of who comes back from setup-worker
 
 
 def programs():
@@ -28,22 +32,48 @@ def become(folder, name, words):
         pass   # Ray's own it is
 
 
+def may_be_asked_for():
+    """False: neither the node nor a policy that counts here speaks of workers that nothing is mounted for."""
+    if os.environ.get('RTLAUNCH_RAY_SANDBOX_ALL') in ('1', 'true'):
+        return True
+    named, store = os.environ.get('RTLAUNCH_SOCKET'), os.environ.get('RTLAUNCH_STORE')
+    if os.environ.get('RTLAUNCH_EMBEDDED') in ('1', 'true') or (store and not named):
+        return has_word(POLICY)
+    if named:
+        return has_word(named + '.policy', otherwise=True)   # no daemon has been there yet
+    return has_word(SOCKET + '.policy') or has_word(POLICY)
+
+
+def has_word(path, otherwise=False):
+    try:
+        with open(path, 'rb') as file:
+            text = file.read()
+    except FileNotFoundError:
+        return otherwise
+    except OSError:
+        return True
+    return WORD in text or b'\\u' in text
+
+
 def shut_in(words):
-    if os.environ.get('RTLAUNCH_RAY_SANDBOX_ALL') not in ('1', 'true'):
+    came_back = os.environ.pop(ASKED, None) == str(os.getpid())
+    inside = os.environ.get('RAY_RAYLET_PID') == '1'
+    if came_back or inside or not may_be_asked_for():
         return
+    os.environ[ASKED] = str(os.getpid())
     script = words[0].removesuffix(DEFAULT_WORKER) + SETUP_WORKER
     become(programs(), 'rtlaunch', ['setup-worker', sys.executable, script, *words, '--language=PYTHON'])
-    os.write(2, f'rtlaunch: every worker is to be shut in here, but {programs()} has no rtlaunch: no worker\n'.encode())
+    os.write(2, f'rtlaunch: workers are to be shut in here, but {programs()} has no rtlaunch: no worker\n'.encode())
     os._exit(125)
 
 
-def replace(words):
+def replace(words, leaves_it):
     """`words`: of this interpreter's command line, itself first."""
     index = next((index for index, word in enumerate(words) if index > 0 and not word.startswith('-')), 0)
     script = words[index] if index else ''
     if script.endswith(DEFAULT_WORKER):
         return shut_in(words[index:])
-    if not script.endswith((AGENT, SETUP_WORKER)):
+    if leaves_it or not script.endswith((AGENT, SETUP_WORKER)):
         return
     folder = programs()
     if not all(os.access(os.path.join(folder, name), os.X_OK) for name in NEEDED):
@@ -56,5 +86,6 @@ def replace(words):
         become(folder, 'rtlaunch-agent', words[index + 1:])
 
 
-if PLUGIN in os.environ.get(PLUGINS, '') and os.environ.get('RTLAUNCH_RAY_START') != 'plugin':
-    replace(getattr(sys, 'orig_argv', []))
+def begin():
+    if PLUGIN in os.environ.get(PLUGINS, ''):
+        replace(getattr(sys, 'orig_argv', []), os.environ.get('RTLAUNCH_RAY_START') == 'plugin')

@@ -4,13 +4,14 @@
     missing  overlayfs     the kernel doesn't know it: modprobe overlay
     note     daemon        none answers: each node makes its own environments; start rtlaunchd to share them
 
-Exit status 1 when a line says missing. The last check starts a worker as a raylet's would be started."""
+Exit status 1 when a line says missing. The last two checks start workers as a raylet's would be started."""
 
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from rtlaunch import programs
 
@@ -120,6 +121,33 @@ def worker():
                    'start rtlaunchd as root, or give Ray CAP_CHECKPOINT_RESTORE')
 
 
+def every_worker():
+    """Those without a runtime env: who says that they are shut in, and whether one is."""
+    asked = run(programs() / 'rtlaunch', 'every-worker')
+    if asked.returncode != 0:
+        return missing('whether each is to be shut in is not known (' + ' '.join(asked.stderr.split())[:300] + ')', 'until then none starts')
+    by = asked.stdout.strip()
+    if not by:
+        return note('those without packages or files are not shut in; "every_worker": "require" in the policy has them be')
+    if plain_worker() == '1':
+        return ok(f'shut in, also without a runtime env; so says {by}')
+    return missing(f'one without a runtime env is not shut in, as it has to be ({by})',
+                   f'{sys.executable} must read rtlaunch.pth at its start: install the wheel into {sys.prefix}')
+
+
+def plain_worker():
+    """What stands in for Ray's script finds its raylet to be: 1 in a sandbox (launcher/raylet.h)."""
+    from rtlaunch.ray import CLASS, VARIABLE
+    with tempfile.TemporaryDirectory() as folder:
+        script, session = pathlib.Path(folder, 'ray/_private/workers/default_worker.py'), pathlib.Path(folder, 'session_doctor')
+        script.parent.mkdir(parents=True)
+        script.write_text("import os; print(os.environ['RAY_RAYLET_PID'])")
+        session.mkdir()
+        done = run(sys.executable, script, f'--raylet-name={session}/sockets/raylet',
+                   env={VARIABLE: f'[{{"class": "{CLASS}"}}]', **os.environ, 'RAY_RAYLET_PID': str(os.getpid())})
+    return done.stdout.strip()
+
+
 def numbers_of(pid):
     try:
         status = pathlib.Path(f'/proc/{pid}/status').read_text()
@@ -129,7 +157,7 @@ def numbers_of(pid):
 
 
 CHECKS = {'Ray': ray_version, 'plugin': plugin, 'setting': switched, 'programs': tools, 'bash': shell, 'overlayfs': overlayfs,
-          'daemon': daemon, 'namespaces': namespaces, 'worker': worker}
+          'daemon': daemon, 'namespaces': namespaces, 'worker': worker, 'every worker': every_worker}
 
 
 def examine():

@@ -8,7 +8,7 @@ with the same arguments, the same pid and the same parent. The raylet sees only 
 
 Other classes that are named there are run beside it (bridge.py), as they are by Ray's own agent. Where
 programs are missing, the constructor returns with one line in runtime_env_agent.log, and Ray's own agent
-goes on."""
+goes on. Not where every worker may have to be shut in: there no agent starts, and so no node."""
 
 import fcntl
 import json
@@ -19,6 +19,9 @@ import sys
 from ray._private.runtime_env.plugin import RuntimeEnvPlugin
 
 from rtlaunch import programs
+
+READ_AT_START = 'rtlaunch_start' in sys.modules   # by rtlaunch.pth
+import rtlaunch_start  # noqa: E402
 
 VARIABLE = 'RAY_RUNTIME_ENV_PLUGINS'
 CLASS = 'rtlaunch.ray.Plugin'
@@ -40,14 +43,23 @@ class Plugin(RuntimeEnvPlugin):
     def __init__(self):
         if not sys.argv[0].endswith('runtime_env/agent/main.py'):
             return
-        why = obstacle()
+        why = obstacle() or weakness()
         if why:
             step_back(why)
             return
         become_agent()
 
 
+def weakness():
+    """Why workers without a runtime env would be started past rtlaunch, or nothing."""
+    if READ_AT_START:
+        return None
+    return f'{sys.executable} has not read rtlaunch.pth at its start' if rtlaunch_start.may_be_asked_for() else None
+
+
 def step_back(why):
+    if rtlaunch_start.may_be_asked_for():
+        raise RuntimeError(f'rtlaunch: {why}, and every worker may have to be shut in here (rtlaunch ray doctor)')
     logging.getLogger('runtime_env_agent').warning("rtlaunch: %s; Ray's own agent serves this node", why)
 
 
