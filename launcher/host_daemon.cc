@@ -349,6 +349,7 @@ Result<Shape> DaemonHost::shape(const Asked& asked, bool surely) {
   try {
     Shape shape{answer.at("profile"), answer.at("shared"), answer.at("home"), {}};
     if (!answer.at("environment").is_null()) shape.environment = answer.at("environment");
+    shape.copies = answer.value("copies", true);  // an older daemon doesn't say
     return shape;
   } catch (const Json::exception&) {
     return unreadable();

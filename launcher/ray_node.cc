@@ -109,6 +109,14 @@ std::string ray_job(const std::string& job, const std::string& session_dir) {
   return "ray-" + (job.empty() ? "none" : job) + "-" + sys::leaf_of(session_dir);
 }
 
+std::string session_of(const std::vector<std::string>& worker) {
+  for (const std::string& word : worker) {
+    size_t equals = word.find('='), end = word.find("/sockets/raylet");
+    if (equals < end && end != word.npos) return word.substr(equals + 1, end - equals - 1);
+  }
+  return "";
+}
+
 std::vector<std::string> sandbox_words(const SandboxWords& given) {
   std::string leaf = sys::leaf_of(given.session);
   std::vector<std::string> words = {"exec", given.rtlaunch};

@@ -40,6 +40,11 @@ struct RayNode {
 // What the policy knows a job of Ray's by; "": none. Numbers begin anew with each session.
 std::string ray_job(const std::string& job, const std::string& session_dir);
 
+// The folder of the session of the raylet whose socket a worker's words name, in its language's
+// way;
+// "": none does.
+std::string session_of(const std::vector<std::string>& worker);
+
 struct SandboxWords {
   std::string rtlaunch;            // the program
   std::string id;                  // of the environment; "": it has no layers

@@ -212,6 +212,7 @@ Result<std::string> show_profile(Session& session, const Request& request) {
                {"shared", shape.shared},
                {"home", shape.home},
                {"environment", nullptr},
+               {"copies", shape.copies},
                {"shape", shape.key()}};
   if (shape.environment) json["environment"] = *shape.environment;
   json["verdict"] = config::verdict_json(verdict);

@@ -60,15 +60,6 @@ std::string class_path(const Json& context, const std::string& ray) {
   return jars.empty() ? path : path + jars.substr(1);
 }
 
-// Of the raylet whose socket it is told, in its language's way.
-std::string session_of(const std::vector<std::string>& arguments) {
-  for (const std::string& argument : arguments) {
-    size_t equals = argument.find('='), end = argument.find("/sockets/raylet");
-    if (equals < end && end != argument.npos) return argument.substr(equals + 1, end - equals - 1);
-  }
-  return "";
-}
-
 // As the agent's for environments without layers (ray/context.cc).
 Result<std::vector<std::string>> shut_in(const SetupWorker& setup, const Variables& variables) {
   std::string session = session_of(setup.arguments);

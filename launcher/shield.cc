@@ -328,6 +328,18 @@ std::optional<std::string> from_hex(std::string_view hex) {
   return bytes;
 }
 
+// As Zygote::can_give() has it of a Spec; shield_test.cc compares.
+bool only_the_spawner_makes(const Profile& profile) {
+  const config::Amount* limits[] = {&profile.memory, &profile.swap,       &profile.pids,
+                                    &profile.cpus,   &profile.cpu_weight, &profile.io_weight};
+  bool limited = std::any_of(std::begin(limits), std::end(limits),
+                             [](const config::Amount* limit) { return wants(limit->want); });
+  bool network =
+      wants(profile.network.want) && profile.network.mode != config::Network::Mode::kHost;
+  return limited || network || wants_own_files(profile) || wants(profile.no_capabilities) ||
+         wants(profile.own_clock) || wants(profile.own_user) || wants(profile.uids.want);
+}
+
 }  // namespace
 
 std::string Shape::key() const {
@@ -339,6 +351,7 @@ std::string Shape::key() const {
 
 Shape shape_of(const Profile& profile) {
   Shape shape{profile.name, !wants_own_files(profile), !wants(profile.no_home), {}};
+  shape.copies = !only_the_spawner_makes(profile);
   if (wants(profile.environment.want)) shape.environment = profile.environment.names;
   return shape;
 }
@@ -346,7 +359,7 @@ Shape shape_of(const Profile& profile) {
 // shield_test.cc holds this against the built-in policy. It saves every start the parsing of it.
 std::optional<Shape> assumed_shape(const std::string& profile) {
   if (profile.empty() || profile == "ml") return Shape{"ml", false, true, {}};
-  if (profile == "ray") return Shape{"ray", true, true, {}};
+  if (profile == "ray") return Shape{"ray", true, true, {}, /*copies=*/true};
   return std::nullopt;
 }
 

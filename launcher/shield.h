@@ -27,6 +27,7 @@ struct Shape {
   bool shared = false;  // files, /tmp, /dev and ipc of the host (Root::kShared)
   bool home = true;     // else: may be changed inside
   std::optional<std::vector<std::string>> environment;  // of the caller's variables; nothing: all
+  bool copies = false;  // a zygote has all of it to give (Zygote::can_give())
   bool operator==(const Shape&) const = default;
 
   // Where things lie, which client and daemon must agree on: "host home *".

@@ -8,6 +8,7 @@
 #include "isolation/ahead.h"
 #include "isolation/seccomp.h"
 #include "isolation/seccomp_rules.h"
+#include "launcher/zygote.h"
 
 namespace rtlaunch {
 namespace {
@@ -38,6 +39,33 @@ TEST(Shield, WhatClientsAssumeIsWhatTheBuiltInPolicySays) {
   }
   EXPECT_EQ(assumed_shape("ml")->key(), "host home *");
   EXPECT_EQ(assumed_shape("ray")->key(), "shared home *");
+}
+
+TEST(Shield, AShapeTellsWhatAZygoteHasntGot) {
+  const std::vector<std::pair<std::string, std::string>> kControls[] = {
+      {},
+      {{"no_debug", "require"}},
+      {{"memory", "1G"}},
+      {{"swap", "0"}},
+      {{"pids", "9"}},
+      {{"cpus", "1"}},
+      {{"cpu_weight", "9"}},
+      {{"io_weight", "9"}},
+      {{"network", "none"}},
+      {{"private_tmp", "require"}},
+      {{"no_capabilities", "require"}},
+      {{"own_clock", "prefer"}},
+      {{"own_user", "prefer"}},
+      {{"rlimits", R"({"core": 0})"}}};
+  for (const auto& controls : kControls) {
+    Spec spec;
+    spec.root = Root::kShared;
+    spec.network = isolation::Network::kHost;
+    spec.keep_caps = true;
+    bool held = apply(shield("ray", controls), 0, "", &spec).ok();  // else of another shape
+    EXPECT_EQ(shape_of(verdict_of("ray", controls).profile).copies, held && Zygote::can_give(spec))
+        << (controls.empty() ? "" : controls[0].first);
+  }
 }
 
 TEST(Shield, SurvivesItsWayAsText) {

@@ -23,6 +23,7 @@
 #include "isolation/sys/process.h"
 #include "isolation/sys/run_program.h"
 #include "launcher/builder.h"
+#include "launcher/ray_node.h"
 #include "launcher/zygote_wire.h"
 
 namespace rtlaunch {
@@ -364,6 +365,24 @@ void Zygote::start(const Spec& spec, int later_ms) const {
 void Zygote::start_soon(const Spec& spec) const { start(spec, kLaterMs); }
 void Zygote::start_now(const Spec& spec) const { start(spec, 0); }
 
+namespace {
+
+// As the policy has it now, of this job's workers.
+bool may_have_copies(const std::vector<std::string>& worker) {
+  Variables variables = environment_variables();
+  RayNode node = RayNode::from(variables);
+  auto signals = Signals::block();
+  if (!signals) return false;
+  auto host = choose_host({node.embedded ? "" : node.socket, node.store, node.embedded}, *signals);
+  Asked asked;
+  asked.ask.profile = "ray";
+  asked.job = ray_job(rtlaunch::value_of(variables, "RAY_JOB_ID"), session_of(worker));
+  auto shape = host ? (*host)->shape(asked, /*surely=*/true) : host.error();
+  return shape && shape->copies;
+}
+
+}  // namespace
+
 int start_zygote(const std::vector<std::string>& words) {
   Spec spec;
   spec.argv = words;
@@ -372,7 +391,7 @@ int start_zygote(const std::vector<std::string>& words) {
     spec.env.push_back(raylet ? std::string(kRayletPid) + "1" : *entry);  // as name_raylet()
   }
   auto zygote = Zygote::of(spec, /*bare=*/false);
-  if (zygote) zygote->start_now(spec);
+  if (zygote && may_have_copies(words)) zygote->start_now(spec);
   return 0;
 }
 

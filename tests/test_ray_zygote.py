@@ -543,6 +543,20 @@ answer([born(zygotes()[0]), worker, len(zygotes()), copy])''')
     assert born < worker and number == 1 and copy
 
 
+def test_where_the_policy_limits_workers_none_is_started_ahead(held):
+    """It couldn't give them that; the control: without the limit it is there before the first worker is."""
+    script = DRIVER + f'''
+connect()
+first, _ = actor({{'pip': [os.environ['WANTED']]}})
+ray.get(first.pid.remote())
+answer(any('rtlaunch-zygote.py' in open(f'/proc/{{pid}}/cmdline').read() and ray.get_runtime_context().get_job_id() in
+           open(f'/proc/{{pid}}/environ').read() for pid in filter(str.isdigit, os.listdir('/proc')) if os.path.exists(f'/proc/{{pid}}/cmdline')))'''
+    put_in_force(held.daemon, {'pids': {'at_most': 5000, 'want': 'prefer'}})
+    assert held.drive(script, env={'WANTED': 'toolz==0.12.0'}) is False
+    put_in_force(held.daemon, {})
+    assert held.drive(script, env={'WANTED': 'toolz==0.12.1'}) is True
+
+
 def test_switched_off_there_are_none(ray_programs, ray_daemon):  # noqa: F811
     with our_node(ray_programs, ray_daemon, env={'RTLAUNCH_RAY_ZYGOTES': '0'}) as one:
         assert one.drive(DRIVER + '''
