@@ -1,11 +1,16 @@
 #include "launcher/ray_node.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
+#include <cstring>
+#include <thread>
 
 #include "config/policy_file.h"
 #include "isolation/sys/files.h"
@@ -18,6 +23,8 @@ namespace rtlaunch {
 namespace {
 
 constexpr const char* kNodesOwn = "RTLAUNCH_RAY_SANDBOX_ALL";
+constexpr int kLooks = 100;
+constexpr auto kPause = std::chrono::milliseconds(20);
 
 std::string named(const std::string& by, const config::Policy& policy) {
   return by.empty() ? "" : by + " of " + policy.file;
@@ -42,6 +49,16 @@ Result<std::optional<std::string>> told_by_daemon(const std::string& socket) {
   return std::optional(named(config::every_worker(policy, TRY(config::ourselves())), policy));
 }
 
+// By a daemon that is about to begin.
+Result<std::optional<std::string>> told_soon(const std::string& socket) {
+  for (int left = kLooks; left > 0; --left) {
+    std::this_thread::sleep_for(kPause);
+    auto told = TRY(told_by_daemon(socket));
+    if (told) return told;
+  }
+  return std::optional<std::string>();
+}
+
 Result<std::string> told_by_file() {
   config::Policy policy = TRY(config::load_default_policy());
   return named(config::every_worker(policy, TRY(config::ourselves())), policy);
@@ -49,12 +66,21 @@ Result<std::string> told_by_file() {
 
 Error nobody_told(const std::string& socket) {
   return make_error("policy", socket,
-                    "no rtlaunchd has been there yet: whether each worker is to be shut in isn't "
-                    "known",
-                    "start rtlaunchd before the node, or correct RTLAUNCH_SOCKET");
+                    "no rtlaunchd has told yet whether each worker is to be shut in",
+                    "start rtlaunchd (of this version) before the node, or correct "
+                    "RTLAUNCH_SOCKET");
 }
 
-bool is_there(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
+// Of a socket that a service manager holds, the daemon begins when somebody connects.
+bool is_listened_to(const std::string& path) {
+  struct sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return false;
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  auto* to = reinterpret_cast<struct sockaddr*>(&address);
+  return socket.valid() && ::connect(socket.get(), to, sizeof address) == 0;
+}
 
 struct stat as_it_is(const std::string& path) {
   struct stat info = {};
@@ -147,9 +173,9 @@ Result<std::string> EveryWorker::read() const {
   if (!asks_daemon) return told_by_file();
   if (!node_.socket.empty()) {
     auto told = TRY(told_by_daemon(node_.socket));
-    if (told) return *told;
-    if (!is_there(node_.socket)) return nobody_told(node_.socket);
-    return std::string();  // a daemon from before there was such a word
+    if (!told && is_listened_to(node_.socket)) told = TRY(told_soon(node_.socket));
+    if (!told) return nobody_told(node_.socket);
+    return *told;
   }
   auto told = TRY(told_by_daemon(protocol::kDefaultSocket));
   if (told && !told->empty()) return *told;
