@@ -12,6 +12,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ import pytest
 
 from conftest import BIN, PLAIN_UID, SYSTEM_PYTHON, become
 from daemon_support import Daemon, wait_until
-from ray_support import VENV, children_of, command_of, free_port, ray_programs, ray_python, stock  # noqa: F401 (fixtures)
+from ray_support import PLUGINS, VENV, children_of, command_of, free_port, install_plugin, ray_programs, ray_python, stock  # noqa: F401 (fixtures)
 
 NODE_ID = secrets.token_hex(28)
 
@@ -574,6 +575,46 @@ def test_a_profiler_is_not_tried_where_every_worker_is_shut_in(make_agent, tmp_p
     make_agent().start().fails(env)
     assert ran.exists(), 'the control run'
 
+
+
+def test_a_policy_that_is_read_again_holds_for_whoever_starts_then(make_agent, ray_programs, tmp_path):  # noqa: F811
+    """Of an agent that runs: contexts that are known, and what was refused; and of Python workers that it isn't asked for."""
+    if os.geteuid() != 0:
+        pytest.skip('rtlaunchd has to be started by root')
+    install_plugin()
+    tmp_path.chmod(0o755)
+    (tmp_path / 'node').mkdir()
+    policy, script = tmp_path / 'policy.json', tmp_path / 'ray/_private/workers/default_worker.py'
+    script.parent.mkdir(parents=True)
+    script.write_text("import os; print(os.environ['RAY_RAYLET_PID'], 'RTLAUNCH_RAY_ASKED' in os.environ)")
+    policy.write_text('{"version": 1}')
+    daemon = Daemon(ray_programs, tmp_path / 'node', options=['--policy', str(policy)]).start()
+    agent = make_agent(env={'RTLAUNCH_EMBEDDED': None, 'RTLAUNCH_STORE': None, 'RTLAUNCH_SOCKET': daemon.socket}).start()
+    forks = tmp_path / 'forks'
+    forks.write_text(f'#!/bin/sh\n{SYSTEM_PYTHON} "$@"\n')
+    forks.chmod(0o755)
+
+    def say(**words):
+        before = len(daemon.events('policy'))
+        policy.write_text(json.dumps({'version': 1, **words}))
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(daemon.events('policy')) > before)
+        wait_until(lambda: ('every_worker' in json.dumps(words)) == ('every_worker' in pathlib.Path(f'{daemon.socket}.policy').read_text()))
+
+    def seen():
+        done = subprocess.run([VENV / 'bin/python', script, f'--raylet-name={tmp_path}/session_1/sockets/raylet'], text=True, capture_output=True,
+                              env={**os.environ, 'RTLAUNCH_SOCKET': daemon.socket, 'RTLAUNCH_BIN': str(ray_programs), 'RAY_RUNTIME_ENV_PLUGINS': PLUGINS, 'RAY_RAYLET_PID': '77'})
+        words = agent.context({'env_vars': {'A': '1'}})['command_prefix']
+        return bool(words), agent.get({'py_executable': str(forks)}).status == 1, done.stdout.strip()
+    try:
+        off, required = (False, False, '77 False'), (True, True, '1 False')
+        assert seen() == off
+        say(every_worker='require')
+        assert seen() == required
+        say(rules=[{'name': 'others', 'if': {'user': [4242]}, 'every_worker': 'require'}])
+        assert seen() == off, 'asked, and told that it is of others'
+    finally:
+        daemon.stop()
 
 
 def test_what_is_held_is_renewed(make_agent, tmp_path):

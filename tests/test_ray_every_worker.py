@@ -83,7 +83,6 @@ answer([ray.get(outer.remote()), said, ray.get(dies_once.remote(f'/tmp/died-{os.
 
 
 REQUIRED, OFF = {'version': 1, 'every_worker': 'require'}, {'version': 1}
-OF_OTHERS = {'version': 1, 'rules': [{'name': 'others', 'if': {'user': [4242]}, 'every_worker': 'require'}]}
 TURN_OFF = {'RTLAUNCH_RAY_SANDBOX_ALL': '0', 'RTLAUNCH_RAY_ASKED': '1', 'RTLAUNCH_SOCKET': '/nowhere', 'RTLAUNCH_EMBEDDED': '1',
             'RTLAUNCH_STORE': '/nowhere', 'RAY_RUNTIME_ENV_PLUGINS': '[]', 'RTLAUNCH_RAY_START': 'plugin', 'RAY_RAYLET_PID': '1'}
 # What workers find: without a runtime env, with variables alone, and with those that would like to be elsewhere.
@@ -151,40 +150,6 @@ def held(request, ray_programs, tmp_path_factory):  # noqa: F811
 def test_where_the_policy_says_so_each_is_shut_in_whatever_the_job_says(held):
     assert held.drive(THREE) == [SHUT_IN] * 3
     assert 'each worker is shut in: policy of ' in held.log('runtime_env_agent.log')
-
-
-def test_the_policy_is_followed_while_the_node_runs(held):
-    """By workers that are started then; neither the node nor a job is begun again. Of other users it is no matter."""
-    driver = held.spawn(LOOK + '''
-connect()
-steps, seen = os.environ['NODE_ANSWER'] + '.steps', []
-for step in range(3):
-    until(lambda: os.path.exists(steps + str(step)), 60)
-    one, other = Actor.remote(), Actor.options(runtime_env={'env_vars': {'A': 'same'}}).remote()
-    seen.append([ray.get(one.look.remote())[0], ray.get(other.look.remote())[0]])
-    ray.kill(one), ray.kill(other)
-    open(steps + str(step) + '.done', 'w').close()
-answer(seen)''')
-    try:
-        for step, document in enumerate((OFF, REQUIRED, OF_OTHERS)):
-            held.policy.say(document)
-            idle_workers_end(held)
-            pathlib.Path(f'{driver.answer}.steps{step}').touch()
-            wait_until(lambda: pathlib.Path(f'{driver.answer}.steps{step}.done').exists() or driver.poll() is not None, 60)
-        assert held.finish(driver) == [['0', '0'], ['2', '2'], ['0', '0']]
-    finally:
-        held.policy.say(REQUIRED)
-        idle_workers_end(held)
-
-
-def idle_workers_end(one):
-    """Those that were started ahead, under another policy."""
-    from ray_support import children_of, command_of, ended
-    idle = [pid for pid in children_of(one.raylet()) if command_of(pid).startswith('ray::IDLE')]
-    for pid in idle:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert ended(idle)
 
 
 def test_the_doctor_tells_and_tries(held):
