@@ -208,12 +208,8 @@ Result<std::string> change_limits(Session& session, const Request& request) {
 Result<std::string> show_profile(Session& session, const Request& request) {
   config::Verdict verdict = TRY(session.server().policy().decide(session.peer().user, request));
   Shape shape = shape_of(verdict.profile);
-  Json json = {{"profile", shape.profile},
-               {"shared", shape.shared},
-               {"home", shape.home},
-               {"environment", nullptr},
-               {"copies", shape.copies},
-               {"shape", shape.key()}};
+  Json json = {{"profile", shape.profile}, {"shared", shape.shared}, {"home", shape.home},
+               {"environment", nullptr},   {"copies", shape.copies}, {"shape", shape.key()}};
   if (shape.environment) json["environment"] = *shape.environment;
   json["verdict"] = config::verdict_json(verdict);
   return fine(std::move(json));
