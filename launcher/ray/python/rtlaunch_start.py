@@ -86,6 +86,14 @@ def replace(words, leaves_it):
         become(folder, 'rtlaunch-agent', words[index + 1:])
 
 
+begun = False
+
+
 def begin():
+    """Once: a folder that is on the path by two names has its .pth read twice."""
+    global begun
+    if begun:
+        return
+    begun = True
     if PLUGIN in os.environ.get(PLUGINS, ''):
         replace(getattr(sys, 'orig_argv', []), os.environ.get('RTLAUNCH_RAY_START') == 'plugin')
