@@ -172,6 +172,7 @@ def test_what_cant_be_kept_is_no_agent(tmp_path):
     programs.mkdir()
     for name in ('rtlaunch', 'rtlaunch-agent', 'rtlaunch-build', 'uv'):
         (programs / name).symlink_to('/bin/true')
+    (tmp_path / 'sock.policy').write_text(json.dumps(OFF))   # whatever the machine's own says
     script = f"""
 import sys
 sys.path.insert(0, {str(site)!r})
@@ -181,7 +182,8 @@ Plugin()
 print('it goes on')"""
 
     def said(programs, *options, **env):
-        env = {'PATH': os.environ['PATH'], 'RAY_RUNTIME_ENV_PLUGINS': PLUGINS, 'RTLAUNCH_BIN': str(programs), **env}
+        env = {'PATH': os.environ['PATH'], 'RAY_RUNTIME_ENV_PLUGINS': PLUGINS, 'RTLAUNCH_BIN': str(programs),
+               'RTLAUNCH_SOCKET': str(tmp_path / 'sock'), **env}
         done = subprocess.run([VENV / 'bin/python', *options, '-c', script], env=env, capture_output=True, text=True)
         return done.stdout.strip() or (done.stderr.strip().splitlines() or [f'status {done.returncode}'])[-1]
     assert said(programs, '-S') == said(programs, **ALL) == 'status 0'   # it is the agent
