@@ -54,7 +54,7 @@ TEST(Knobs, AreRays) {
   EXPECT_EQ(knobs.cache_bytes("working_dir"), 1ull << 29);
   EXPECT_EQ(knobs.cache_bytes("pip"), 0u);
   EXPECT_EQ(knobs.cache_bytes("uv"), 10ull << 30);
-  EXPECT_TRUE(knobs.embedded);
+  EXPECT_TRUE(knobs.node.embedded);
 }
 
 }  // namespace
