@@ -180,7 +180,7 @@ def test_who_is_killed_takes_the_node_and_leaves_nothing(ray_programs, ray_daemo
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        assert ended([worker, *everything], 30)
+        assert ended([worker, *everything], 60)   # drivers are told first, for which the agent has 30 s
         driver.kill()
         driver.wait()
     idle(ray_daemon)
