@@ -264,7 +264,8 @@ def test_a_failure_is_remembered_and_leaves_no_use(make_agent, tmp_path):
     env = {'working_dir': f'file://{tmp_path}/later.zip'}
     agent.fails(env)
     state = agent.states()[1][json.dumps(env)]
-    assert state.ref_cnt == 0 and not state.success and 'later.zip' in state.error
+    assert state.ref_cnt == 0 and not state.success and 'later.zip' in state.error and '[Node' not in state.error
+    assert agent.fails(env) == f'[Node 127.0.0.1] {state.error}'
     make_zip(tmp_path, {'a.txt': ''}, 'later.zip')
     agent.fails(env)
     time.sleep(2)
@@ -520,8 +521,13 @@ def test_an_unused_one_stays_while_there_is_room(agent, tmp_path):
     agent.context(env)
     agent.delete(env)
     assert agent.states()[0] == 0
-    agent.context(env)
+    agent.context(env, job='02000000')
     assert agent.log('runtime_env_setup-01000000.log').count('is ready after') == 1
+    again = agent.log('runtime_env_setup-02000000.log')
+    assert f'{env["working_dir"]} is already installed and will be reused' in again and 'used.' in again
+    agent.context(env, job='02000000')
+    assert agent.log('runtime_env_agent.log').count('Runtime env already created successfully. Env: {working_dir}') == 1
+    assert agent.log('runtime_env_setup-02000000.log') == again
 
 
 def test_another_ray_is_refused(make_agent):

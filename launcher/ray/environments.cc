@@ -155,12 +155,38 @@ std::optional<GetAnswer> Environments::get_known(const GetRequest& request) {
   Entry& entry = *found->second;
   if (is_out_of_date(entry)) return std::nullopt;
   bool fails = entry.state == Entry::State::kFailed && !entry.passes;
-  if (fails && Clock::now() < entry.forget_failure_at) {
-    return GetAnswer{false, entry.text};
-  }
+  if (fails && Clock::now() < entry.forget_failure_at) return known_failure(entry, request);
   if (entry.state != Entry::State::kMade) return std::nullopt;
+  bool again = entry.uses == 0;
   count_use(entry, request.source);
+  again ? tell_used_again(entry, request) : tell_known(request);
   return GetAnswer{true, entry.text};
+}
+
+// Ray's words: what stays for the next job is made anew to its log, with nothing to do, and each
+// further worker is a line in the agent's, which drivers are shown if they asked for it.
+void Environments::tell_used_again(const Entry& entry, const GetRequest& request) {
+  SetupLog log = setup_log(request);
+  log_(LogLevel::kInfo, "Creating runtime env: " + fields_of(request.env));
+  for (const Uri& uri : entry.uris) {
+    log.info(words_before(uri, true, knobs_.python));
+    log.info(words_after(uri, true));
+  }
+  log_(LogLevel::kInfo, "Successfully created runtime env: " + fields_of(request.env));
+}
+
+void Environments::tell_known(const GetRequest& request) {
+  log_(LogLevel::kInfo, "Runtime env already created successfully. Env: " + fields_of(request.env));
+}
+
+GetAnswer Environments::known_failure(const Entry& entry, const GetRequest& request) {
+  log_(LogLevel::kInfo, "Runtime env already failed. Env: " + fields_of(request.env));
+  return {false, on_node(options_.node_ip, entry.text)};
+}
+
+SetupLog Environments::setup_log(const GetRequest& request) const {
+  return SetupLog(options_.log_dir, {options_.rotate_bytes, options_.rotate_count}, request.job,
+                  request.log_files);
 }
 
 awaitable<GetAnswer> Environments::get(GetRequest request) {
@@ -169,20 +195,23 @@ awaitable<GetAnswer> Environments::get(GetRequest request) {
   count_use(*entry, request.source);
   if (entry->state == Entry::State::kMaking) {
     while (entry->state == Entry::State::kMaking) co_await entry->bell.wait(kForEver);
+    if (entry->state == Entry::State::kMade) tell_known(request);
   } else {
     entry->state = Entry::State::kMaking;
     co_await make(entry, request);
     entry->bell.ring();
   }
   GetAnswer answer{entry->state == Entry::State::kMade, entry->text};
-  if (!answer.ok) take_back(*entry, request.source);
+  if (!answer.ok) {
+    answer.text = on_node(options_.node_ip, entry->text);
+    take_back(*entry, request.source);
+  }
   settle(request.env, *entry);
   co_return answer;
 }
 
 awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
-  SetupLog log(options_.log_dir, {options_.rotate_bytes, options_.rotate_count}, request.job,
-               request.log_files);
+  SetupLog log = setup_log(request);
   log_(LogLevel::kInfo, "Creating runtime env: " + fields_of(request.env));
   auto began = Clock::now();
   if (knobs_.sleep_first > seconds(0)) co_await sleep_for(io_, knobs_.sleep_first);
@@ -200,9 +229,9 @@ awaitable<void> Environments::make(EntryPtr entry, GetRequest request) {
   }
   entry->passes = may_pass(made.error());
   entry->state = Entry::State::kFailed;
-  entry->text = failure_text(options_.node_ip, made.error());
+  entry->text = failure_text(made.error());
   entry->forget_failure_at = Clock::now() + knobs_.failed_for;
-  log.write(LogLevel::kError, entry->text);
+  log.write(LogLevel::kError, on_node(options_.node_ip, entry->text));
   log_(LogLevel::kError, "job " + request.job + ": " + entry->text);
 }
 

@@ -80,6 +80,10 @@ class Environments {
   using EntryPtr = std::shared_ptr<Entry>;
 
   EntryPtr entry_of(const std::string& env);
+  GetAnswer known_failure(const Entry& entry, const GetRequest& request);
+  void tell_known(const GetRequest& request);
+  void tell_used_again(const Entry& entry, const GetRequest& request);
+  SetupLog setup_log(const GetRequest& request) const;
   void count_use(Entry& entry, const std::string& source);
   void take_back(Entry& entry, const std::string& source);
   void settle(const std::string& env, Entry& entry);

@@ -43,11 +43,14 @@ std::string trimmed_text(const std::string& text, size_t lines, size_t bytes) {
   return result;
 }
 
-std::string failure_text(const std::string& node_ip, const Error& error) {
+std::string failure_text(const Error& error) {
   std::string text = error.step.empty() ? error.reason : error.message();
   if (!error.cure.empty()) text += "\n" + error.cure;
-  return trimmed_text("[Node " + (node_ip.empty() ? "unknown" : node_ip) + "] " + text, kMostLines,
-                      kMostBytes);
+  return trimmed_text(text, kMostLines, kMostBytes);
+}
+
+std::string on_node(const std::string& node_ip, const std::string& text) {
+  return "[Node " + (node_ip.empty() ? "unknown" : node_ip) + "] " + text;
 }
 
 Error too_late(std::chrono::seconds limit, const std::string& at) {

@@ -11,8 +11,11 @@
 
 namespace rtlaunch::ray {
 
-// "[Node 10.0.0.1] cause\ncure"
-std::string failure_text(const std::string& node_ip, const Error& error);
+// "cause\ncure"
+std::string failure_text(const Error& error);
+
+// "[Node 10.0.0.1] text": as a user has it; a list of environments has the node elsewhere.
+std::string on_node(const std::string& node_ip, const std::string& text);
 
 // The Error of a setup that took longer than `limit`, in Ray's words, and what it was at: "pip:
 // download".

@@ -9,17 +9,18 @@ namespace rtlaunch::ray {
 namespace {
 
 TEST(Failure, SaysCauseAndCureOnWhichNode) {
-  EXPECT_EQ(failure_text("1.2.3.4", make_error("pip", "x", "isn't there", "check its name")),
-            "[Node 1.2.3.4] pip: x: isn't there\ncheck its name");
-  EXPECT_EQ(failure_text("", make_error("", "", "words")), "[Node unknown] words");
+  std::string text = failure_text(make_error("pip", "x", "isn't there", "check its name"));
+  EXPECT_EQ(text, "pip: x: isn't there\ncheck its name");
+  EXPECT_EQ(on_node("1.2.3.4", text), "[Node 1.2.3.4] " + text);
+  EXPECT_EQ(on_node("", failure_text(make_error("", "", "words"))), "[Node unknown] words");
 }
 
 TEST(Failure, HasTenLinesAtMost) {
   std::string many;
   for (int i = 0; i < 1000; ++i) many += "line\n";
-  std::string text = failure_text("n", make_error("", "", many));
+  std::string text = failure_text(make_error("", "", many));
   EXPECT_LT(std::count(text.begin(), text.end(), '\n'), 10);
-  EXPECT_LT(failure_text("n", make_error("", "", std::string(10 << 20, 'x'))).size(), 1u << 20);
+  EXPECT_LT(failure_text(make_error("", "", std::string(10 << 20, 'x'))).size(), 1u << 20);
 }
 
 TEST(Failure, IsUtf8) {
@@ -33,7 +34,7 @@ TEST(Failure, IsUtf8) {
 }
 
 TEST(Failure, TooLateIsInRaysWords) {
-  std::string text = failure_text("n", too_late(std::chrono::seconds(5), "pip: download"));
+  std::string text = failure_text(too_late(std::chrono::seconds(5), "pip: download"));
   EXPECT_NE(text.find("Failed to install runtime_env within the timeout of 5 seconds. Consider "
                       "increasing the timeout in the runtime_env config."),
             std::string::npos);

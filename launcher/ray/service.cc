@@ -74,7 +74,7 @@ HttpAnswer Service::remove(const std::string& body) {
   Status removed = environments_.remove(message.serialized_runtime_env(), message.source_process());
   if (!removed) {
     reply.set_status(rpc::AGENT_RPC_STATUS_FAILED);
-    reply.set_error_message(failure_text(node_ip_, removed.error()));
+    reply.set_error_message(on_node(node_ip_, failure_text(removed.error())));
   }
   return written(reply);
 }
