@@ -239,7 +239,7 @@ Result<std::optional<Made>> compose(const Job& job) {
     job.progress.report({job.field, "resolve", "not by wheels alone: " + why_not});
     return std::optional<Made>{};
   }
-  EarlyWheels early(job.uv, job.python, job.store, job.progress, job.field);
+  EarlyWheels early(job);
   Uv::Meanwhile meanwhile = early.meanwhile();
   auto resolution =
       TRY(resolve(job.requirements, job.uv, job.key, job.store, job.progress, &meanwhile));

@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <thread>
 
+#include "installers/index.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
@@ -39,8 +41,10 @@ std::string wheel_in(std::string url) {
   return http && url.ends_with(".whl") ? url : "";
 }
 
+std::string last_part(const std::string& url) { return url.substr(url.rfind('/') + 1); }
+
 std::string name_in(const std::string& url) {
-  std::string file = url.substr(url.rfind('/') + 1);
+  std::string file = last_part(url);
   return normalized_name(file.substr(0, file.find('-')));
 }
 
@@ -51,12 +55,22 @@ Result<UniqueFd> scratch_file(const store::Store& store) {
   return sys::open_at(store.dir(), "tmp", O_TMPFILE | O_RDWR, 0600);
 }
 
-EarlyWheels::EarlyWheels(const Uv& uv, const Interpreter& python, const store::Store& store,
-                         Progress& progress, const std::string& field)
-    : uv_(uv),
-      python_(python),
-      store_(store),
-      fetches_(progress, deadline_of(uv), options_for(field, uv)) {}
+Sharing::Sharing(const Job& job) : index_(job.uv.index()) {
+  for (const std::string& variable : job.uv.environment()) {
+    if (!variable.starts_with("NETRC=")) continue;
+    if (auto text = sys::read_file(variable.substr(6), 1 << 20)) netrc_ = *text;
+  }
+}
+
+store::Whose Sharing::whose_is(const std::string& url) const {
+  bool own = url.starts_with("file:") || is_private(url, index_, netrc_);
+  return own ? store::Whose::kCaller : store::Whose::kEverybody;
+}
+
+EarlyWheels::EarlyWheels(const Job& job)
+    : job_(job),
+      sharing_(job),
+      fetches_(job.progress, deadline_of(job.uv), options_for(job.field, job.uv)) {}
 
 Uv::Meanwhile EarlyWheels::meanwhile() {
   return {
@@ -68,12 +82,13 @@ int EarlyWheels::wait(pollfd* fds, nfds_t count, int timeout_ms) {
   int ready = fetches_.wait(fds, count, timeout_ms);
   bool worth = !tried_ && fetches_.arrived() >= kWorthCompilers;
   if (worth && sys::thread_count() == 1) start_compilers();
+  unpack_arrived();
   return ready;
 }
 
 void EarlyWheels::start_compilers() {
   if (std::exchange(tried_, true) || std::thread::hardware_concurrency() < 2) return;
-  auto started = Compilers::start(python_, Compilers::Pace::kBeside);
+  auto started = Compilers::start(job_.python, Compilers::Pace::kBeside);
   if (started.ok()) compilers_ = std::move(started.value());
 }
 
@@ -81,13 +96,51 @@ void EarlyWheels::asked_for(const std::string& url) {
   fetches_.expect();
   std::string wheel = wheel_in(url);
   if (wheel.empty() || names_.size() >= kMostGuesses) return;
-  auto file = scratch_file(store_);
+  auto file = scratch_file(job_.store);
   if (!file.ok() || !names_.insert(name_in(wheel)).second) return;
   FetchJob job;
-  job.url = with_credentials(wheel, uv_.index());
+  job.url = with_credentials(wheel, job_.uv.index());
   job.fd = file->get();
-  size_t number = fetches_.guess(std::move(job));
-  guesses_.emplace(wheel, Guess{number, std::move(file.value())});
+  auto arrived = [this, wheel](const Fetched& got) { arrived_.push_back({wheel, got.sha256}); };
+  size_t number = fetches_.guess(std::move(job), std::move(arrived));
+  guesses_.emplace(wheel, Guess{number, std::move(file.value()), nullptr});
+}
+
+// Where compilers couldn't be started, or aren't worth it, there is no core or no work for this.
+void EarlyWheels::unpack_arrived() {
+  if (!compilers_ && !unpacker_) return;
+  for (const Arrived& arrived : std::exchange(arrived_, {})) unpack(arrived);
+}
+
+void EarlyWheels::unpack(const Arrived& arrived) {
+  auto guess = guesses_.find(arrived.url);
+  auto wheel = parse_wheel_name(last_part(arrived.url));
+  if (guess == guesses_.end() || !wheel) return;
+  store::Key key = wheel_key(arrived.sha256, job_.python);
+  store::Whose whose = sharing_.whose_is(arrived.url);
+  if (is_known(key, whose)) return;
+  auto lock = job_.store.try_lock(key, whose);
+  if (!lock.ok() || !lock.value() || is_known(key, whose)) return;
+  if (!unpacker_) unpacker_ = std::make_unique<Unpacker>(job_, std::exchange(compilers_, {}));
+  auto begun = unpacker_->begin(guess->second.file.get(), std::move(*wheel));
+  if (!begun.ok()) return;
+  guess->second.unpacking = begun.value();
+  locks_.push_back({key.hex, whose, std::move(*lock.value())});
+}
+
+bool EarlyWheels::is_known(const store::Key& wheel, store::Whose whose) const {
+  auto record = job_.store.lookup(wheel, whose);
+  return record.ok() && record.value().has_value();
+}
+
+UniqueFd EarlyWheels::take_lock(const store::Key& wheel, store::Whose whose) {
+  auto found = std::find_if(locks_.begin(), locks_.end(), [&](const Lock& lock) {
+    return lock.wheel == wheel.hex && lock.whose == whose;
+  });
+  if (found == locks_.end()) return {};
+  UniqueFd fd = std::move(found->fd);
+  locks_.erase(found);
+  return fd;
 }
 
 std::optional<EarlyWheels::Guess> EarlyWheels::take(const std::string& url) {
@@ -98,11 +151,16 @@ std::optional<EarlyWheels::Guess> EarlyWheels::take(const std::string& url) {
   return guess;
 }
 
-std::optional<Compilers> EarlyWheels::compilers() {
-  for (int turn = 0; turn < kSettleTurns && !tried_ && sys::thread_count() > 1; ++turn)
+Unpacker& EarlyWheels::unpacker(bool worth) {
+  for (const auto& [url, guess] : guesses_)
+    if (guess.unpacking != nullptr) unpacker_->withdraw(guess.unpacking);
+  if (unpacker_) return *unpacker_;
+  for (int turn = 0; worth && turn < kSettleTurns && !tried_ && sys::thread_count() > 1; ++turn)
     (void)fetches_.wait(nullptr, 0, kTurnMs);
-  if (!tried_ && sys::thread_count() == 1) start_compilers();
-  return std::exchange(compilers_, std::nullopt);
+  if (worth && !tried_ && sys::thread_count() == 1) start_compilers();
+  if (!worth) compilers_.reset();
+  unpacker_ = std::make_unique<Unpacker>(job_, std::exchange(compilers_, {}));
+  return *unpacker_;
 }
 
 }  // namespace rtlaunch::installers

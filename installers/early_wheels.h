@@ -1,65 +1,100 @@
 // Wheels that uv asks the network about while it resolves are those it will most likely take. Their
-// downloads begin at once, beside it; its answer, the lock, then says which were meant and what
-// they have to hash to. Nothing of a guess is looked at before that, and a wrong one is dropped.
+// downloads begin at once, beside it, and large ones are unpacked and what a first import needs of
+// them is compiled as well, while uv still waits for the index. Its answer, the lock, then says
+// which were meant and what they have to hash to. Nothing of a guess is published before that, or
+// run ever; a wrong one is dropped.
 //
-//   EarlyWheels early(job.uv, job.python, job.store, job.progress, job.field);
+//   EarlyWheels early(job);
 //   auto resolution = TRY(resolve(requirements, uv, key, store, progress, early.meanwhile()));
 //   if (auto guess = early.take(wheel.url)) fetches.need(guess->number, ...);  // into guess->file
 //
-// When much of them has come, the compilers for what they hold (first_import.h) are started as
-// well, so that they are ready when it is unpacked.
+// When much has come, the compilers are started (they fork, so before any thread), then the
+// unpacker. What somebody else makes just now isn't made beside him: each wheel's lock is tried.
 //
-// Single-threaded (but for libcurl's asking for a host's address).
+// Single-threaded (but for libcurl's asking for a host's address, and the unpacker's work).
 #pragma once
 
+#include <list>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
 
 #include "installers/compiler.h"
+#include "installers/compose.h"
 #include "installers/fetch.h"
-#include "installers/store/store.h"
+#include "installers/unpacker.h"
 #include "installers/uv.h"
 
 namespace rtlaunch::installers {
 
+// A wheel that we have downloaded is what its SHA-256 says, whoever asked for it; but knowing that
+// number is no right to a wheel that an index gives only to some. A local one may be changed by its
+// owner while it is unpacked. What came out of these is for the caller alone.
+class Sharing {
+ public:
+  explicit Sharing(const Job& job);
+  store::Whose whose_is(const std::string& url) const;  // without credentials
+
+ private:
+  const IndexConfig& index_;
+  std::string netrc_;
+};
+
 class EarlyWheels {
  public:
-  EarlyWheels(const Uv& uv, const Interpreter& python, const store::Store& store,
-              Progress& progress, const std::string& field);
+  explicit EarlyWheels(const Job& job);
 
   Uv::Meanwhile meanwhile();
 
   struct Guess {
-    size_t number;  // of fetches()
+    size_t number = 0;  // of fetches()
     UniqueFd file;
+    Unpacking* unpacking = nullptr;  // if that has begun
   };
   // The download of this URL (without credentials), if it has begun.
   std::optional<Guess> take(const std::string& url);
   Fetches& fetches() { return fetches_; }
 
+  // The lock of a wheel that is being unpacked; invalid where there is none.
+  UniqueFd take_lock(const store::Key& wheel, store::Whose whose);
+  // Before waiting for anybody else's: else two could wait for each other.
+  void let_go_of_locks() { locks_.clear(); }
+
   // Packed bytes that are worth two processes: what smaller wheels hold is compiled by the import
   // itself before they are there.
   static constexpr uint64_t kWorthCompilers = 1 << 20;
-  // Those that run, or new ones; for the first who asks. Goes on with the downloads until this
-  // process has one thread only, and so may fork. Nothing where that takes too long, they can't be
-  // started, or there is no second core for them.
-  std::optional<Compilers> compilers();
+  // The one that runs, or a new one; with compilers where it is `worth` that, there is a second
+  // core for them and they can be started. For that it goes on with the downloads until this
+  // process has one thread only, and so may fork. What nobody has taken is withdrawn.
+  Unpacker& unpacker(bool worth);
 
  private:
+  struct Arrived {
+    std::string url, sha256;
+  };
+  struct Lock {
+    std::string wheel;  // its key
+    store::Whose whose;
+    UniqueFd fd;
+  };
   void asked_for(const std::string& url);
   int wait(pollfd* fds, nfds_t count, int timeout_ms);
   void start_compilers();
+  void unpack_arrived();
+  void unpack(const Arrived& arrived);
+  bool is_known(const store::Key& wheel, store::Whose whose) const;
 
-  const Uv& uv_;
-  const Interpreter& python_;
-  const store::Store& store_;
+  const Job& job_;
+  const Sharing sharing_;
   Fetches fetches_;
   std::set<std::string> names_;  // one guess for each
   std::map<std::string, Guess> guesses_;
+  std::vector<Arrived> arrived_;
+  std::list<Lock> locks_;
   std::optional<Compilers> compilers_;
   bool tried_ = false;  // to start them
+  std::unique_ptr<Unpacker> unpacker_;
 };
 
 // A file without a name, on the store's file system: it is gone with its descriptor.

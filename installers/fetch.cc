@@ -29,6 +29,7 @@ struct Transfer {
   enum class State { kWaiting, kActive, kPaused, kArrived, kFailed, kDone };
   State state = State::kWaiting;
   bool needed = true;  // else a guess
+  std::function<void(const Fetched&)> arrived;
   FetchJob job;
   Fetched result;
   std::string label;
@@ -234,23 +235,25 @@ Error explain(const Transfer& transfer, CURLcode code) {
   }
 }
 
-Status check_whole(Transfer& transfer) {
+Status close_file(Transfer& transfer) {
+  transfer.result.size = transfer.offset;
+  transfer.result.sha256 = transfer.hash.hex();
+  // What a longer, broken attempt may have left behind.
+  if (::ftruncate(transfer.job.fd, static_cast<off_t>(transfer.offset)) == 0) return {};
+  return sys_error("download", transfer.result.url);
+}
+
+Status check_whole(const Transfer& transfer) {
   if (transfer.job.size && *transfer.job.size != transfer.offset) {
     return fetch_error(transfer,
                        "it has " + std::to_string(transfer.offset) + " bytes, not the " +
                            std::to_string(*transfer.job.size) + " expected",
                        "check who serves this URL");
   }
-  transfer.result.size = transfer.offset;
-  transfer.result.sha256 = transfer.hash.hex();
   if (transfer.job.sha256 && *transfer.job.sha256 != transfer.result.sha256) {
     return fetch_error(transfer,
                        "its content has another hash than expected: " + transfer.result.sha256,
                        "check who serves this URL; nothing of it was used");
-  }
-  // What a longer, broken attempt may have left behind.
-  if (::ftruncate(transfer.job.fd, static_cast<off_t>(transfer.offset)) != 0) {
-    return sys_error("download", transfer.result.url);
   }
   return {};
 }
@@ -269,9 +272,10 @@ class Fetches::Transfers {
     ::curl_multi_cleanup(multi_);
   }
 
-  size_t add(FetchJob job, bool needed) {
+  size_t add(FetchJob job, bool needed, std::function<void(const Fetched&)> arrived = {}) {
     auto transfer = std::make_unique<Transfer>();
     transfer->needed = needed;
+    transfer->arrived = std::move(arrived);
     transfer->job = std::move(job);
     transfer->max_bytes = options_.max_bytes;
     transfer->may_reach = options_.may_reach;
@@ -431,8 +435,11 @@ class Fetches::Transfers {
       return begin(transfer);
     }
     end(transfer);
-    transfer.state = Transfer::State::kArrived;
-    return transfer.needed ? complete(transfer) : Status();
+    Status closed = close_file(transfer);
+    transfer.state = closed ? Transfer::State::kArrived : Transfer::State::kFailed;
+    if (transfer.needed) return closed ? complete(transfer) : std::move(closed);
+    if (closed && transfer.arrived) transfer.arrived(transfer.result);
+    return {};
   }
 
   Status complete(Transfer& transfer) {
@@ -490,8 +497,8 @@ Fetches::~Fetches() = default;
 void Fetches::add(FetchJob job) {
   if (transfers_) transfers_->add(std::move(job), true);
 }
-size_t Fetches::guess(FetchJob job) {
-  return transfers_ ? transfers_->add(std::move(job), false) : 0;
+size_t Fetches::guess(FetchJob job, std::function<void(const Fetched&)> arrived) {
+  return transfers_ ? transfers_->add(std::move(job), false, std::move(arrived)) : 0;
 }
 void Fetches::expect() {
   if (transfers_) transfers_->expect();

@@ -79,7 +79,8 @@ class Fetches {
   void add(FetchJob job);
 
   // A transfer that fails nobody, is told to nobody, and stops at 64 MiB until it is needed.
-  size_t guess(FetchJob job);
+  // `arrived` is called if it is whole before that.
+  size_t guess(FetchJob job, std::function<void(const Fetched&)> arrived = {});
   // There will be guesses: what the first of them needs is got ready in the next lull.
   void expect();
   // With hash, size, label and on_done of the job; URL and descriptor stay those of the guess.

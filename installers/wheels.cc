@@ -8,9 +8,8 @@
 #include <optional>
 
 #include "installers/fetch.h"
-#include "installers/first_import.h"
 #include "installers/index.h"
-#include "installers/workshop.h"
+#include "installers/unpacker.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 
@@ -21,52 +20,22 @@ using store::Whose;
 
 // One wheel on its way into the store.
 struct Item {
-  Item(const LockedWheel& wheel, store::Key name, size_t n)
-      : locked(wheel), number(n), key(std::move(name)) {}
+  Item(const LockedWheel& wheel, store::Key name, Whose owner)
+      : locked(wheel), key(std::move(name)), whose(owner) {}
   const LockedWheel& locked;
-  const size_t number;
-  store::Key key;
-  Whose whose = Whose::kCaller;
-  UniqueFd lock, file;
-  std::optional<Zip> zip;
-  std::optional<store::Staging> staging;
-  std::optional<store::Staging> bytecode;
-  store::Manifest manifest;
-  std::optional<WheelLayer> layer;
-  bool requested = false;
+  const store::Key key;
+  const Whose whose;
+  UniqueFd lock;
+  EarlyWheels::Guess download;
+  Unpacking* unpacking = nullptr;
+  bool ahead = false;  // it was begun before the lock said that it is the one
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
 };
 
 // After everything is unpacked; each second of it saves the first import two.
 constexpr std::chrono::milliseconds kBytecodeBudget(1500);
 
-bool is_requested(const Job& job, const std::string& name) {
-  return std::any_of(job.requirements.begin(), job.requirements.end(),
-                     [&](const Requirement& r) { return r.name == name; });
-}
-
 std::string title(const LockedWheel& w) { return w.name + " " + w.version; }
-
-// A wheel that we have downloaded is what its SHA-256 says, whoever asked for it; but knowing that
-// number is no right to a wheel that an index gives only to some. A local one may be changed by its
-// owner while it is unpacked. What came out of these is for the caller alone.
-class Sharing {
- public:
-  explicit Sharing(const Job& job) : index_(job.uv.index()) {
-    for (const std::string& variable : job.uv.environment()) {
-      if (!variable.starts_with("NETRC=")) continue;
-      if (auto text = sys::read_file(variable.substr(6), 1 << 20)) netrc_ = *text;
-    }
-  }
-  Whose whose_is(const LockedWheel& wheel) const {
-    bool own = wheel.url.starts_with("file:") || is_private(wheel.url, index_, netrc_);
-    return own ? Whose::kCaller : Whose::kEverybody;
-  }
-
- private:
-  const IndexConfig& index_;
-  std::string netrc_;
-};
 
 Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& key, Whose whose,
                                               Made& made) {
@@ -81,42 +50,26 @@ Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& 
   return std::optional<WheelLayer>{std::move(layer.value())};
 }
 
-// Unpacks in a thread of its own, in the order the files arrive, while the others arrive.
-class Unpacker {
- public:
-  Unpacker(const Interpreter& python, FirstImport* first)
-      : python_(python), first_(first), shop_(1, [this](Item& item) { return unpack(item); }) {}
+// What was begun early is what the lock means if it has its name: its content has just been checked.
+bool is_begun(const Item& item) {
+  const Unpacking* early = item.download.unpacking;
+  return early != nullptr && early->wheel.name == item.locked.name &&
+         early->wheel.version == item.locked.version;
+}
 
-  bool foresees() const { return first_ != nullptr; }
-  Workshop<Item>& shop() { return shop_; }
+Status begin_unpacking(const Job& job, Item& item, Unpacker& unpacker) {
+  item.ahead = false;
+  item.unpacking = TRY(unpacker.begin(
+      item.download.file.get(), {item.locked.filename, item.locked.name, item.locked.version}));
+  job.progress.report({"pip", "unpack", title(item.locked), 0, item.unpacking->bytes});
+  return {};
+}
 
- private:
-  Status unpack(Item& item) {
-    auto layer = unpack_wheel(*item.zip, item.locked.name, item.locked.version, python_,
-                              item.staging->tree(), item.manifest, {});
-    if (!layer.ok()) return std::move(layer.error());
-    item.layer = std::move(layer.value());
-    TRY(item.manifest.finish());
-    item.zip.reset();
-    item.file.reset();
-    if (first_ != nullptr)
-      first_->add(item.number, item.staging->tree(), item.layer->site, item.manifest,
-                  item.bytecode->tree(), item.requested);
-    return {};
-  }
-
-  const Interpreter& python_;
-  FirstImport* const first_;
-  Workshop<Item> shop_;
-};
-
-Status start_unpacking(const Job& job, Item& item, Unpacker& unpacker) {
-  item.zip = TRY(Zip::open(item.file.get(), item.locked.filename));
-  item.staging = TRY(job.store.stage());
-  if (unpacker.foresees()) item.bytecode = TRY(job.store.stage());
-  TRY(job.store.reserve(*item.staging, item.zip->bytes(), item.zip->count()));
-  job.progress.report({"pip", "unpack", title(item.locked), 0, item.zip->bytes()});
-  unpacker.shop().push(&item);
+Status unpack(const Job& job, Item& item, Unpacker& unpacker) {
+  if (!is_begun(item)) return begin_unpacking(job, item, unpacker);
+  item.ahead = true;
+  item.unpacking = item.download.unpacking;
+  job.progress.report({"pip", "unpack", title(item.locked), 0, item.unpacking->bytes});
   return {};
 }
 
@@ -132,10 +85,10 @@ std::string path_of_file_url(const std::string& url) {
 
 Status open_local(const Job& job, Item& item, Unpacker& unpacker) {
   std::string path = path_of_file_url(item.locked.url);
-  item.file = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY));
-  if (TRY(store::sha256_file(item.file.get(), path)) != item.locked.sha256)
+  item.download.file = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY));
+  if (TRY(store::sha256_file(item.download.file.get(), path)) != item.locked.sha256)
     return make_error(job.field, path, "it changed while it was being installed", "try again");
-  return start_unpacking(job, item, unpacker);
+  return unpack(job, item, unpacker);
 }
 
 FetchJob job_for(const Job& job, Item& item, Unpacker& unpacker) {
@@ -144,9 +97,7 @@ FetchJob job_for(const Job& job, Item& item, Unpacker& unpacker) {
   fetch.sha256 = item.locked.sha256;
   if (item.locked.size != 0) fetch.size = item.locked.size;
   fetch.label = title(item.locked);
-  fetch.on_done = [&job, &item, &unpacker](const Fetched&) {
-    return start_unpacking(job, item, unpacker);
-  };
+  fetch.on_done = [&job, &item, &unpacker](const Fetched&) { return unpack(job, item, unpacker); };
   return fetch;
 }
 
@@ -158,13 +109,12 @@ Status fetch_items(const Job& job, std::vector<Item*>& items, EarlyWheels& early
       continue;
     }
     FetchJob fetch = job_for(job, *item, unpacker);
-    if (auto guess = early.take(item->locked.url)) {
-      item->file = std::move(guess->file);
-      early.fetches().need(guess->number, std::move(fetch));
+    if (item->download.file.valid()) {
+      early.fetches().need(item->download.number, std::move(fetch));
       continue;
     }
-    item->file = TRY(scratch_file(job.store));
-    fetch.fd = item->file.get();
+    item->download.file = TRY(scratch_file(job.store));
+    fetch.fd = item->download.file.get();
     early.fetches().add(std::move(fetch));
   }
   TRY(early.fetches().finish());
@@ -175,61 +125,88 @@ Result<WheelLayer> publish_item(const Job& job, Item& item, Made& made) {
   using namespace std::chrono;
   int64_t ms = duration_cast<milliseconds>(steady_clock::now() - item.started).count();
   store::LayerInfo info{.kind = "wheel", .name = title(item.locked), .build_ms = ms};
-  store::Lease lease = TRY(job.store.publish(std::move(*item.staging), item.manifest, info));
-  item.layer->digest = lease.digest;
-  store::Record record{"wheel", title(item.locked), {lease.digest}, wheel_data(*item.layer)};
+  Unpacking& done = *item.unpacking;
+  store::Lease lease = TRY(job.store.publish(std::move(*done.staging), done.manifest, info));
+  done.layer->digest = lease.digest;
+  store::Record record{"wheel", title(item.locked), {lease.digest}, wheel_data(*done.layer)};
   TRY(job.store.record(item.key, record, item.whose));
   made.leases.push_back(std::move(lease));
   item.lock.reset();
-  return std::move(*item.layer);
+  return std::move(*done.layer);
 }
 
 // A first part of the wheel's bytecode. Without it everything works as well.
 void publish_first(const Job& job, Item& item, const WheelLayer& layer, FirstImport& first,
                    Made& made) {
-  store::Manifest* manifest = first.made(item.number);
+  store::Manifest* manifest = first.made(item.unpacking->number);
   if (manifest == nullptr || !manifest->finish().ok()) return;
   store::LayerInfo info{.kind = "pyc",
                         .name = "first bytecode of " + layer.digest.hex.substr(0, 12)};
-  auto lease = job.store.publish(std::move(*item.bytecode), *manifest, info);
+  auto lease = job.store.publish(std::move(*item.unpacking->bytecode), *manifest, info);
   if (!lease.ok()) return;
   made.bytecode[layer.digest.hex] = lease->digest;
   made.leases.push_back(std::move(lease.value()));
 }
 
-// What looks ahead to the first import; nothing where that doesn't work or isn't worth it.
-std::unique_ptr<FirstImport> foresee_imports(const Job& job, const std::vector<Item*>& items,
-                                             EarlyWheels& early) {
+bool are_worth_compilers(const std::vector<Item*>& items) {
   uint64_t bytes = 0;
-  for (const Item* item : items) {
+  for (const Item* item : items)
     bytes += item->locked.size == 0 ? EarlyWheels::kWorthCompilers : item->locked.size;
+  return bytes >= EarlyWheels::kWorthCompilers;
+}
+
+Item* item_of(const std::vector<Item*>& items, const Unpacking* unpacking) {
+  auto found = std::find_if(items.begin(), items.end(),
+                            [&](const Item* item) { return item->unpacking == unpacking; });
+  return found == items.end() ? nullptr : *found;
+}
+
+Status publish_all(const Job& job, const std::vector<Item*>& items, Unpacker& unpacker, Made& made,
+                   std::map<const Item*, WheelLayer>& layers) {
+  while (layers.size() < items.size()) {
+    auto done = unpacker.next_done();
+    if (!done) return make_error(job.field, "", "a wheel was not unpacked", "tell us: a bug of ours");
+    Item* item = item_of(items, done->item);
+    if (item == nullptr) continue;  // a wrong guess
+    // What went wrong early is told when it goes wrong with all that is known now.
+    if (!done->status.ok() && item->ahead) {
+      TRY(begin_unpacking(job, *item, unpacker));
+      continue;
+    }
+    TRY(std::move(done->status));
+    layers.emplace(item, TRY(publish_item(job, *item, made)));
   }
-  if (bytes < EarlyWheels::kWorthCompilers) return nullptr;
-  std::optional<Compilers> compilers = early.compilers();
-  if (!compilers) return nullptr;
-  auto first = FirstImport::start(job.python, import_roots(job.context.command, {job.context.cwd}),
-                                  std::move(*compilers));
-  return first.ok() ? std::move(first.value()) : nullptr;
+  return {};
+}
+
+// What is being unpacked has its lock, in no order; so nobody is waited for with these.
+Result<UniqueFd> lock_wheel(const Job& job, const LockedWheel& wheel, const store::Key& key,
+                            Whose whose, EarlyWheels& early) {
+  UniqueFd held = early.take_lock(key, whose);
+  if (held.valid()) return held;
+  auto waiting = [&] {
+    early.let_go_of_locks();
+    job.progress.report({job.field, "wait", title(wheel)});
+  };
+  return job.store.lock(key, waiting, whose);
 }
 
 // Biggest first: they take longest, and small ones fill the gaps.
-Status make_missing(const Job& job, std::vector<Item*> items, EarlyWheels& early, Made& made,
-                    std::map<size_t, WheelLayer>& layers) {
-  std::unique_ptr<FirstImport> first =
-      foresee_imports(job, items, early);  // forks: before any thread
+Result<std::map<const Item*, WheelLayer>> make_missing(const Job& job, std::vector<Item*> items,
+                                                       EarlyWheels& early, Made& made) {
   std::sort(items.begin(), items.end(),
             [](Item* a, Item* b) { return a->locked.size > b->locked.size; });
-  Unpacker unpacker(job.python, first.get());
+  for (Item* item : items)
+    if (auto guess = early.take(item->locked.url)) item->download = std::move(*guess);
+  Unpacker& unpacker = early.unpacker(are_worth_compilers(items));
   TRY(fetch_items(job, items, early, unpacker));
-  while (auto done = unpacker.shop().next_done()) {
-    TRY(std::move(done->status));
-    layers.emplace(done->item->number, TRY(publish_item(job, *done->item, made)));
-  }
-  if (first == nullptr) return {};
+  std::map<const Item*, WheelLayer> layers;
+  TRY(publish_all(job, items, unpacker, made, layers));
+  if (unpacker.first() == nullptr) return layers;
   job.progress.report({job.field, "bytecode", "what is imported first"});
-  first->finish(kBytecodeBudget);
-  for (Item* item : items) publish_first(job, *item, layers.at(item->number), *first, made);
-  return {};
+  unpacker.first()->finish(kBytecodeBudget);
+  for (Item* item : items) publish_first(job, *item, layers.at(item), *unpacker.first(), made);
+  return layers;
 }
 
 }  // namespace
@@ -241,30 +218,28 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
   const Sharing sharing(job);
   for (size_t i = 0; i < locked.size(); ++i) {
     store::Key key = wheel_key(locked[i].sha256, job.python);
-    if (auto known = TRY(known_layer(job, key, sharing.whose_is(locked[i]), made)))
+    if (auto known = TRY(known_layer(job, key, sharing.whose_is(locked[i].url), made)))
       layers.emplace(i, std::move(*known));
     else
       missing.emplace(key.hex, i);
   }
   std::map<size_t, Item> items;
-  std::vector<Item*> pointers;
-  for (const auto& entry : missing) {
-    const std::string& key = entry.first;
-    const size_t i = entry.second;
-    auto waiting = [&] { job.progress.report({job.field, "wait", title(locked[i])}); };
-    Whose whose = sharing.whose_is(locked[i]);
-    UniqueFd lock = TRY(job.store.lock({key}, waiting, whose));
+  for (const auto& [key, i] : missing) {
+    Whose whose = sharing.whose_is(locked[i].url);
+    UniqueFd lock = TRY(lock_wheel(job, locked[i], {key}, whose, early));
     if (auto known = TRY(known_layer(job, {key}, whose, made))) {
       layers.emplace(i, std::move(*known));
       continue;
     }
-    Item& item = items.emplace(i, Item(locked[i], {key}, i)).first->second;
-    item.lock = std::move(lock);
-    item.whose = whose;
-    item.requested = is_requested(job, locked[i].name);
-    pointers.push_back(&item);
+    items.emplace(i, Item(locked[i], {key}, whose)).first->second.lock = std::move(lock);
   }
-  if (!pointers.empty()) TRY(make_missing(job, pointers, early, made, layers));
+  early.let_go_of_locks();  // of wrong guesses
+  std::vector<Item*> pointers;
+  for (auto& [i, item] : items) pointers.push_back(&item);
+  if (!pointers.empty()) {
+    auto made_now = TRY(make_missing(job, pointers, early, made));
+    for (auto& [i, item] : items) layers.emplace(i, std::move(made_now.at(&item)));
+  }
   std::vector<WheelLayer> result;
   for (auto& [i, layer] : layers) result.push_back(std::move(layer));
   return result;

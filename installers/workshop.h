@@ -43,6 +43,13 @@ class Workshop {
     changed_.notify_all();
   }
 
+  // Not to be worked on, unless that has begun; it is handed back only then.
+  void withdraw(Item* item) {
+    std::lock_guard lock(mutex_);
+    pushed_ -= std::erase(waiting_, item);
+    changed_.notify_all();
+  }
+
   struct Done {
     Item* item;
     Status status;

@@ -135,6 +135,17 @@ Result<UniqueFd> Store::lock(const Key& key, const std::function<void()>& waitin
   return lock_name("locks/" + salted(key, whose).hex, waiting);
 }
 
+Result<std::optional<UniqueFd>> Store::try_lock(const Key& key, Whose whose) const {
+  sys::AsRoot root;
+  TRY(writable("lock"));
+  if (!is_hex64(key.hex)) return make_error("lock", key.hex, "is not a key");
+  std::string name = "locks/" + salted(key, whose).hex;
+  UniqueFd fd = TRY(sys::open_at(dir_.get(), name, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  bool ours = TRY(sys::try_lock_file(fd.get(), sys::Lock::kExclusive, name)) &&
+              TRY(sys::stat_fd(fd.get(), name)).st_nlink > 0;
+  return ours ? std::optional<UniqueFd>(std::move(fd)) : std::nullopt;
+}
+
 Result<Staging> Store::stage() {
   sys::AsRoot root;
   TRY(writable("stage"));

@@ -158,6 +158,8 @@ class Store {
   // there is somebody to wait for.
   Result<UniqueFd> lock(const Key& key, const std::function<void()>& waiting = {},
                         Whose whose = Whose::kCaller) const;
+  // Nothing where somebody makes it now.
+  Result<std::optional<UniqueFd>> try_lock(const Key& key, Whose whose = Whose::kCaller) const;
   Result<Staging> stage();
   // Fails with ENOSPC, after collecting, when `bytes`/`files` more would not leave min_free.
   // What is reserved is counted, across processes, until the Staging is gone; a second call for the
