@@ -43,6 +43,10 @@ std::string wheel_in(std::string url) {
 
 std::string last_part(const std::string& url) { return url.substr(url.rfind('/') + 1); }
 
+store::Key early_key(const store::Key& wheel) {
+  return {store::Hasher().field("early").field(wheel.hex).hex()};
+}
+
 std::string name_in(const std::string& url) {
   std::string file = last_part(url);
   return normalized_name(file.substr(0, file.find('-')));
@@ -79,9 +83,10 @@ Uv::Meanwhile EarlyWheels::meanwhile() {
 }
 
 int EarlyWheels::wait(pollfd* fds, nfds_t count, int timeout_ms) {
-  int ready = fetches_.wait(fds, count, timeout_ms);
-  bool worth = !tried_ && fetches_.arrived() >= kWorthCompilers;
-  if (worth && sys::thread_count() == 1) start_compilers();
+  auto worth = [&] { return !tried_ && fetches_.arrived() >= kWorthCompilers; };
+  bool soon = worth() && (timeout_ms < 0 || timeout_ms > kTurnMs);  // a thread was still there
+  int ready = fetches_.wait(fds, count, soon ? kTurnMs : timeout_ms);
+  if (worth() && sys::thread_count() == 1) start_compilers();
   unpack_arrived();
   return ready;
 }
@@ -119,28 +124,18 @@ void EarlyWheels::unpack(const Arrived& arrived) {
   store::Key key = wheel_key(arrived.sha256, job_.python);
   store::Whose whose = sharing_.whose_is(arrived.url);
   if (is_known(key, whose)) return;
-  auto lock = job_.store.try_lock(key, whose);
-  if (!lock.ok() || !lock.value() || is_known(key, whose)) return;
+  auto lock = job_.store.try_lock(early_key(key), whose);
+  if (!lock.ok() || !lock.value()) return;
   if (!unpacker_) unpacker_ = std::make_unique<Unpacker>(job_, std::exchange(compilers_, {}));
   auto begun = unpacker_->begin(guess->second.file.get(), std::move(*wheel));
   if (!begun.ok()) return;
   guess->second.unpacking = begun.value();
-  locks_.push_back({key.hex, whose, std::move(*lock.value())});
+  locks_.push_back(std::move(*lock.value()));
 }
 
 bool EarlyWheels::is_known(const store::Key& wheel, store::Whose whose) const {
   auto record = job_.store.lookup(wheel, whose);
   return record.ok() && record.value().has_value();
-}
-
-UniqueFd EarlyWheels::take_lock(const store::Key& wheel, store::Whose whose) {
-  auto found = std::find_if(locks_.begin(), locks_.end(), [&](const Lock& lock) {
-    return lock.wheel == wheel.hex && lock.whose == whose;
-  });
-  if (found == locks_.end()) return {};
-  UniqueFd fd = std::move(found->fd);
-  locks_.erase(found);
-  return fd;
 }
 
 std::optional<EarlyWheels::Guess> EarlyWheels::take(const std::string& url) {

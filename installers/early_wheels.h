@@ -9,16 +9,17 @@
 //   if (auto guess = early.take(wheel.url)) fetches.need(guess->number, ...);  // into guess->file
 //
 // When much has come, the compilers are started (they fork, so before any thread), then the
-// unpacker. What somebody else makes just now isn't made beside him: each wheel's lock is tried.
+// unpacker. Of those who guess the same at once, one unpacks it: each wheel has a lock for that,
+// which is only tried. Whoever knows that he needs it waits for none of them.
 //
 // Single-threaded (but for libcurl's asking for a host's address, and the unpacker's work).
 #pragma once
 
-#include <list>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "installers/compiler.h"
 #include "installers/compose.h"
@@ -56,11 +57,6 @@ class EarlyWheels {
   std::optional<Guess> take(const std::string& url);
   Fetches& fetches() { return fetches_; }
 
-  // The lock of a wheel that is being unpacked; invalid where there is none.
-  UniqueFd take_lock(const store::Key& wheel, store::Whose whose);
-  // Before waiting for anybody else's: else two could wait for each other.
-  void let_go_of_locks() { locks_.clear(); }
-
   // Packed bytes that are worth two processes: what smaller wheels hold is compiled by the import
   // itself before they are there.
   static constexpr uint64_t kWorthCompilers = 1 << 20;
@@ -72,11 +68,6 @@ class EarlyWheels {
  private:
   struct Arrived {
     std::string url, sha256;
-  };
-  struct Lock {
-    std::string wheel;  // its key
-    store::Whose whose;
-    UniqueFd fd;
   };
   void asked_for(const std::string& url);
   int wait(pollfd* fds, nfds_t count, int timeout_ms);
@@ -91,7 +82,7 @@ class EarlyWheels {
   std::set<std::string> names_;  // one guess for each
   std::map<std::string, Guess> guesses_;
   std::vector<Arrived> arrived_;
-  std::list<Lock> locks_;
+  std::vector<UniqueFd> locks_;
   std::optional<Compilers> compilers_;
   bool tried_ = false;  // to start them
   std::unique_ptr<Unpacker> unpacker_;

@@ -308,8 +308,9 @@ class Fetches::Transfers {
   int wait(pollfd* fds, nfds_t count, int timeout_ms) {
     if (all_.empty() && !authorities_.asked()) return wait_or_prepare(fds, count, timeout_ms);
     if (failure_) failure_ = begin_waiting();
+    const bool idle = active_ == 0;
     if (failure_) failure_ = perform();
-    if (active_ == 0) return ::poll(fds, count, timeout_ms);
+    if (active_ == 0) return ::poll(fds, count, idle ? timeout_ms : 0);
     std::vector<curl_waitfd> extra;
     for (nfds_t i = 0; i < count; ++i)
       if (fds[i].fd >= 0) extra.push_back({fds[i].fd, CURL_WAIT_POLLIN, 0});

@@ -303,10 +303,12 @@ void wait_for(Fetches& fetches, int milliseconds) {
 TEST_F(FetchTest, AGuessIsThereWhenItIsNeeded) {
   Fetches fetches(progress_, in(20'000), {});
   FetchJob right = job("/ok"), wrong = job("/ok");
-  size_t number = fetches.guess(right);
+  std::string arrived;
+  size_t number = fetches.guess(right, [&](const Fetched& got) { arrived = got.sha256; });
   fetches.guess(wrong);
   wait_for(fetches, 500);
   EXPECT_EQ(content(), body_);
+  EXPECT_EQ(arrived, store::sha256_hex(body_));
   EXPECT_EQ(progress_.events, 0u);
   right.sha256 = store::sha256_hex(body_);
   bool done = false;
@@ -337,9 +339,10 @@ TEST_F(FetchTest, AGuessThatFailedFailsNobodyAndIsTriedAgain) {
   Fetches fetches(progress_, in(20'000), {});
   FetchJob later = job("/once"), never = job("/none"), odd = job("/ok");
   odd.url = "ftp://127.0.0.1/x";
-  size_t number = fetches.guess(later);
-  fetches.guess(never);
-  fetches.guess(odd);
+  auto nobody = [](const Fetched&) { ADD_FAILURE(); };
+  size_t number = fetches.guess(later, nobody);
+  fetches.guess(never, nobody);
+  fetches.guess(odd, nobody);
   wait_for(fetches, 500);
   fetches.need(number, later);
   auto got = fetches.finish();

@@ -50,7 +50,8 @@ Result<std::optional<WheelLayer>> known_layer(const Job& job, const store::Key& 
   return std::optional<WheelLayer>{std::move(layer.value())};
 }
 
-// What was begun early is what the lock means if it has its name: its content has just been checked.
+// What was begun early is what the lock means if it has its name: its content has just been
+// checked.
 bool is_begun(const Item& item) {
   const Unpacking* early = item.download.unpacking;
   return early != nullptr && early->wheel.name == item.locked.name &&
@@ -165,7 +166,8 @@ Status publish_all(const Job& job, const std::vector<Item*>& items, Unpacker& un
                    std::map<const Item*, WheelLayer>& layers) {
   while (layers.size() < items.size()) {
     auto done = unpacker.next_done();
-    if (!done) return make_error(job.field, "", "a wheel was not unpacked", "tell us: a bug of ours");
+    if (!done)
+      return make_error(job.field, "", "a wheel was not unpacked", "tell us: a bug of ours");
     Item* item = item_of(items, done->item);
     if (item == nullptr) continue;  // a wrong guess
     // What went wrong early is told when it goes wrong with all that is known now.
@@ -177,18 +179,6 @@ Status publish_all(const Job& job, const std::vector<Item*>& items, Unpacker& un
     layers.emplace(item, TRY(publish_item(job, *item, made)));
   }
   return {};
-}
-
-// What is being unpacked has its lock, in no order; so nobody is waited for with these.
-Result<UniqueFd> lock_wheel(const Job& job, const LockedWheel& wheel, const store::Key& key,
-                            Whose whose, EarlyWheels& early) {
-  UniqueFd held = early.take_lock(key, whose);
-  if (held.valid()) return held;
-  auto waiting = [&] {
-    early.let_go_of_locks();
-    job.progress.report({job.field, "wait", title(wheel)});
-  };
-  return job.store.lock(key, waiting, whose);
 }
 
 // Biggest first: they take longest, and small ones fill the gaps.
@@ -226,14 +216,16 @@ Result<std::vector<WheelLayer>> wheel_layers(const Job& job, const std::vector<L
   std::map<size_t, Item> items;
   for (const auto& [key, i] : missing) {
     Whose whose = sharing.whose_is(locked[i].url);
-    UniqueFd lock = TRY(lock_wheel(job, locked[i], {key}, whose, early));
+    auto waiting = [&job, &wheel = locked[i]] {
+      job.progress.report({job.field, "wait", title(wheel)});
+    };
+    UniqueFd lock = TRY(job.store.lock({key}, waiting, whose));
     if (auto known = TRY(known_layer(job, {key}, whose, made))) {
       layers.emplace(i, std::move(*known));
       continue;
     }
     items.emplace(i, Item(locked[i], {key}, whose)).first->second.lock = std::move(lock);
   }
-  early.let_go_of_locks();  // of wrong guesses
   std::vector<Item*> pointers;
   for (auto& [i, item] : items) pointers.push_back(&item);
   if (!pointers.empty()) {

@@ -8,16 +8,20 @@ import os
 import pathlib
 import subprocess
 import threading
+import time
 import zipfile
 
 import pytest
 
+from nothing_left import nothing_left, store_of
+
 
 class Index:
-    """Wheels by name and version, with PEP 691 pages and PEP 658 metadata. `asked` is what was, in order."""
+    """Wheels by name and version, with PEP 691 pages and PEP 658 metadata. `asked` is what was, in order; `hashes` says
+    otherwise than is true."""
 
     def __init__(self, folder, address='127.0.0.1'):
-        self.folder, self.files, self.asked, self.gates = folder, {}, [], {}
+        self.folder, self.files, self.asked, self.gates, self.hashes = folder, {}, [], {}, {}
         index = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -41,14 +45,18 @@ class Index:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f'http://{address}:{self.server.server_port}/simple'
 
-    def add(self, name, version, requires=()):
+    def add(self, name, version, requires=(), data=b'', record=True):
+        """`data`: what a file of it holds. `record`: whether RECORD tells the truth of it."""
         info, module = f'{name}-{version}.dist-info', f'{name}.py'
         metadata = f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
         metadata += ''.join(f'Requires-Dist: {other}\n' for other in requires)
         files = {module: f'VERSION = "{version}"\n', f'{info}/METADATA': metadata,
                  f'{info}/WHEEL': 'Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n'}
-        lines = [f'{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")},{len(text)}'
-                 for path, text in files.items()]
+        recorded = {path: text.encode() for path, text in files.items()}
+        if data:
+            files[f'{name}.bin'], recorded[f'{name}.bin'] = data, data if record else b'other'
+        lines = [f'{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text).digest()).decode().rstrip("=")},{len(text)}'
+                 for path, text in recorded.items()]
         files[f'{info}/RECORD'] = '\n'.join([*lines, f'{info}/RECORD,,', ''])
         path = self.folder / f'{name}-{version}-py3-none-any.whl'
         with zipfile.ZipFile(path, 'w') as wheel:
@@ -60,7 +68,7 @@ class Index:
         name = path.strip('/').rsplit('/', 1)[-1]
         if path.startswith('/simple/'):
             files = [{'filename': file, 'url': f'/files/{file}', 'core-metadata': True,
-                      'hashes': {'sha256': hashlib.sha256(wheel).hexdigest()}, 'size': len(wheel)}
+                      'hashes': {'sha256': self.hashes.get(file) or hashlib.sha256(wheel).hexdigest()}, 'size': len(wheel)}
                      for file, (wheel, _) in self.files.items() if file.startswith(name + '-')]
             page = {'meta': {'api-version': '1.1'}, 'name': name, 'files': files, 'versions': []}
             return 'application/vnd.pypi.simple.v1+json', json.dumps(page).encode() if files else None
@@ -143,6 +151,80 @@ def test_an_index_that_is_silent_for_one_holds_up_no_other(rt_one, index, empty_
     one.start()
     assert asked.wait(60)
     assert install(rt_one, index, empty_base, 'second') == ['1.0'] and not slow
+    done.set()
+    one.join()
+    assert slow == [['1.0']]
+
+
+def large():
+    return os.urandom(2 << 20)
+
+
+def has_been_unpacked(rt, file):
+    """Waits until it lies in a staging of the store, in no layer yet."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if any((store_of(rt) / 'tmp').glob(f'*/tree/**/{file}')):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def unpacked_before_its_lock(rt, index, base, *names, fails=False):
+    """Resolving can't end before what `first` needs is answered, which waits for `first` to be unpacked."""
+    seen = []
+    index.gates['/simple/second/'] = lambda: seen or seen.append(has_been_unpacked(rt, 'first.bin'))
+    if fails:
+        words = [word for name in names for word in ('--pip', name)]
+        said = rt.fails(*words, '--', 'true', env={'PIP_INDEX_URL': index.url})
+    else:
+        said = install(rt, index, base, *names)
+    assert seen == [True]
+    return said
+
+
+def test_a_large_wheel_is_unpacked_while_its_dependencies_are_still_looked_up(rt, index, empty_base):
+    index.add('first', '1.0', requires=['second'], data=large())
+    index.add('second', '2.0')
+    assert unpacked_before_its_lock(rt, index, empty_base, 'first') == ['1.0']
+    assert not list((store_of(rt) / 'tmp').glob('*/tree'))
+
+
+def test_one_that_was_unpacked_but_is_not_what_the_index_says_is_never_a_layer(rt, index, empty_base):
+    index.add('first', '1.0', requires=['second'], data=large())
+    index.add('second', '2.0')
+    index.hashes['first-1.0-py3-none-any.whl'] = '0' * 64
+    with nothing_left(rt):
+        said = unpacked_before_its_lock(rt, index, empty_base, 'first', fails=True)
+    assert 'another hash' in said
+
+
+def test_one_that_was_unpacked_and_guessed_wrongly_is_dropped(rt, index, empty_base):
+    index.add('first', '2.0', requires=['second<2'], data=large())
+    index.add('first', '1.0', data=large())
+    index.add('second', '2.0', data=large())
+    assert unpacked_before_its_lock(rt, index, empty_base, 'first', 'second==2.0') == ['1.0', '2.0']
+    assert not list((store_of(rt) / 'tmp').glob('*/tree'))
+
+
+def test_one_whose_record_lies_is_judged_when_it_is_needed(rt, index, empty_base):
+    index.add('first', '1.0', requires=['second'], data=large(), record=False)
+    index.add('second', '2.0')
+    assert unpacked_before_its_lock(rt, index, empty_base, 'first') == ['1.0']
+
+
+def test_who_only_guesses_holds_up_nobody(rt, index, empty_base):
+    """One has unpacked it and is kept waiting by the index; another, who knows that he needs it, goes on."""
+    index.add('first', '1.0', requires=['second'], data=large())
+    index.add('second', '2.0')
+    index.add('third', '3.0', requires=['first'])
+    unpacked, done, slow = threading.Event(), threading.Event(), []
+    index.gates['/simple/second/'] = lambda: has_been_unpacked(rt, 'first.bin') and unpacked.set() or done.wait(60)
+    one = threading.Thread(target=lambda: slow.append(install(rt, index, empty_base, 'first')))
+    one.start()
+    assert unpacked.wait(60)
+    index.gates.clear()
+    assert install(rt, index, empty_base, 'third') == ['3.0'] and not slow
     done.set()
     one.join()
     assert slow == [['1.0']]

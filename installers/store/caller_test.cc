@@ -62,6 +62,8 @@ TEST_F(CallerTest, OneDoesNotWaitForAnother) {
   bool waited = false;
   auto first = a.lock(key_of("k"));
   ASSERT_OK(first);
+  EXPECT_FALSE(again.try_lock(key_of("k"))->has_value());
+  EXPECT_TRUE(b.try_lock(key_of("k"))->has_value());
   ASSERT_OK(b.lock(key_of("k"), [&] { waited = true; }));
   EXPECT_FALSE(waited);
   auto shared = a.lock(key_of("w"), {}, Whose::kEverybody);
