@@ -60,10 +60,11 @@ class Unpacker {
  private:
   Status unpack(Unpacking& one);
 
+  // Each uses those above it, from a thread of its own.
   const Job& job_;
-  std::unique_ptr<FirstImport> first_;
   std::deque<std::unique_ptr<Unpacking>> all_;
-  Workshop<Unpacking> shop_;  // last: it uses all the others
+  std::unique_ptr<FirstImport> first_;
+  Workshop<Unpacking> shop_;
 };
 
 }  // namespace rtlaunch::installers

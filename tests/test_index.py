@@ -199,6 +199,13 @@ def test_one_that_was_unpacked_but_is_not_what_the_index_says_is_never_a_layer(r
     assert 'another hash' in said
 
 
+def test_nothing_is_left_of_one_that_was_unpacked_for_what_can_not_be(rt, index, empty_base):
+    index.add('first', '1.0', requires=['second'], data=large())
+    with nothing_left(rt):
+        said = unpacked_before_its_lock(rt, index, empty_base, 'first', fails=True)
+    assert 'second' in said
+
+
 def test_one_that_was_unpacked_and_guessed_wrongly_is_dropped(rt, index, empty_base):
     index.add('first', '2.0', requires=['second<2'], data=large())
     index.add('first', '1.0', data=large())
