@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <thread>
 
@@ -95,22 +96,23 @@ class CacheReader {
 
   const char* take(size_t size) {
     if (end_ - start_ < size) {
-      std::memmove(window_.data(), window_.data() + start_, end_ - start_);
+      std::memmove(window_.get(), window_.get() + start_, end_ - start_);
       end_ -= start_;
       start_ = 0;
       while (fd_.valid() && end_ < size) {
-        ssize_t count = ::read(fd_.get(), window_.data() + end_, window_.size() - end_);
+        ssize_t count = ::read(fd_.get(), window_.get() + end_, kWindow - end_);
         if (count <= 0) return nullptr;
         end_ += static_cast<size_t>(count);
       }
       if (end_ < size) return nullptr;
     }
     start_ += size;
-    return window_.data() + start_ - size;
+    return window_.get() + start_ - size;
   }
 
   UniqueFd fd_;
-  std::vector<char> window_ = std::vector<char>(kWindow);
+  // Hardly any of it is used for a small folder, and a page that isn't touched costs nothing.
+  std::unique_ptr<char[]> window_ = std::make_unique_for_overwrite<char[]>(kWindow);
   size_t start_ = 0, end_ = 0;
   int64_t left_ = 0;
   WalkEntry entry_;
@@ -311,6 +313,7 @@ Status hash_some(const Source& source, Walk& walk, const std::vector<uint32_t>& 
 }
 
 Status hash_all(const Source& source, Walk& walk, const std::vector<uint32_t>& wanted) {
+  if (wanted.empty()) return {};
   uint64_t bytes = 0;
   for (size_t i : wanted) bytes += walk[i].size;
   std::atomic<size_t> next = 0;
