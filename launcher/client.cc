@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "launcher/report.h"
 
@@ -81,6 +82,12 @@ Status Client::open() {
   return {};
 }
 
+void Client::assume(const std::string& store, const std::string& plugins) {
+  if (greeted_) return;
+  store_ = store;
+  plugins_ = plugins;
+}
+
 void Client::hang_up() {
   socket_.reset();
   owed_ = false;
@@ -96,18 +103,21 @@ Status Client::send_all(std::string_view bytes, const std::vector<int>& fds) {
   return {};
 }
 
+Status Client::greet() {
+  if (broken() || std::exchange(said_hello_, true)) return {};
+  return send_all(protocol::framed(kHello), {});
+}
+
 // Descriptors go with the first byte of their frame, so hello is then a packet of its own.
 Status Client::send(const Json& request, const std::vector<int>& fds) {
   if (owed_) hang_up();
   if (broken()) TRY(open());
   owed_ = true;
-  std::string hello = said_hello_ ? "" : protocol::framed(kHello);
-  said_hello_ = true;
+  if (!fds.empty()) TRY(greet());
+  std::string hello = std::exchange(said_hello_, true) ? "" : protocol::framed(kHello);
   std::string frame =
       protocol::framed(request.dump(-1, ' ', false, Json::error_handler_t::replace));
-  if (fds.empty()) return send_all(hello + frame, fds);
-  TRY(send_all(hello, {}));
-  return send_all(frame, fds);
+  return send_all(hello + frame, fds);
 }
 
 Status Client::take_hello(const Json& frame) {

@@ -25,9 +25,11 @@ class Client {
   using Json = config::Json;
   using OnEvent = std::function<void(const Json&)>;
 
-  // Hello goes out with the first request, its answer comes before that one's.
+  // Hello goes out with the first request, its answer comes before that one's; or at once, for who
+  // has more to do before: then the daemon has done with it by then.
   // `patiently`: a socket at which nobody listens is a daemon that is being restarted.
   static Result<Client> connect(const std::string& socket, Signals& signals, bool patiently);
+  Status greet();
 
   // The daemon's answer, or its error. Events before the answer go to `event`.
   Result<Json> ask(const Json& request, const std::vector<int>& fds = {}, const OnEvent& event = {},
@@ -52,7 +54,8 @@ class Client {
   const Signals& signals() const { return *signals_; }
   Status check_signals();  // an Error when one of those that end a wait has come
 
-  // Known after the first answer.
+  // Known after the first answer. Until then: what it will say, if nothing has changed.
+  void assume(const std::string& store, const std::string& plugins);
   const std::string& store() const { return store_; }
   const std::string& plugins() const { return plugins_; }
   const std::string& socket() const { return path_; }

@@ -31,7 +31,10 @@ Result<std::optional<Client>> find_daemon(const HostOptions& options, Signals& s
 
 Result<std::unique_ptr<Host>> choose_host(const HostOptions& options, Signals& signals) {
   auto client = TRY(find_daemon(options, signals));
-  if (client) return make_daemon_host(std::move(*client), options.store);
+  if (client) {
+    (void)client->greet().ok();  // else the first request connects anew
+    return make_daemon_host(std::move(*client), options.store);
+  }
   return make_embedded_host(options.store, signals);
 }
 

@@ -87,8 +87,10 @@ class Host : public installers::Records {
   // start() says whether it was right. EPERM: it doesn't give it.
   virtual Result<Shape> shape(const Asked& asked, bool surely) = 0;
   // A start with that shape is next, and is to be as quick as it can: what it needs whatever is
-  // asked for may be made meanwhile.
+  // asked for may be made meanwhile, and records may be those of the last time (assumed.h).
   virtual void expect_start() {}
+  // start() has returned nothing because they have changed: to plan again is all that is needed.
+  virtual bool assumed_wrongly() { return false; }
   // What may be named in a runtime env; a daemon says so itself, when it is asked to make a layer.
   virtual config::Allowed allowed() const { return {}; }
   // Returns when the command has been exec'ed. EREMCHG: the shape was not right. Nothing: a layer,

@@ -9,7 +9,9 @@
 
 #include <cerrno>
 #include <csignal>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "isolation/cgroup_limits.h"
 #include "isolation/line.h"
@@ -17,6 +19,7 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 #include "isolation/sys/run_program.h"
+#include "launcher/assumed.h"
 #include "launcher/environment.h"
 #include "launcher/host_parts.h"
 #include "launcher/report.h"
@@ -32,6 +35,8 @@ using protocol::Refusal;
 
 constexpr int kSlowMs = 1'000;  // from then on Ctrl-C ends the wait, before it is the command's
 constexpr int kStartMs = 60'000;
+constexpr int kAnswerMs = 5;          // by then it has come, on a machine that isn't busy
+constexpr size_t kMostAssumed = 100;  // what one request may have of them
 
 store::Record record_from(const Json& json) {
   store::Record record;
@@ -194,12 +199,16 @@ Status check_patience(const Client& client, const Attempt& attempt) {
 }
 
 Status hear(Client& client, Attempt& attempt) {
-  bool slow = attempt.waited_ms() >= kSlowMs;
-  bool line_matters = !attempt.line_ended && !attempt.started;
+  int waited = attempt.waited_ms();
+  bool slow = waited >= kSlowMs;
+  // A command begins when pid 1 has said that it is going. Nobody has to wake up for that, as long
+  // as the daemon's answer is on its way.
+  bool answer_comes = !attempt.answered && waited < kAnswerMs;
+  bool line_matters = !attempt.line_ended && !attempt.started && !answer_comes;
   struct pollfd polls[3] = {{attempt.answered ? -1 : client.fd(), POLLIN, 0},
                             {line_matters ? attempt.line.get() : -1, POLLIN, 0},
                             {slow ? client.signals().fd() : -1, POLLIN, 0}};
-  int ready = ::poll(polls, 3, kSlowMs);
+  int ready = ::poll(polls, 3, answer_comes ? kAnswerMs : kSlowMs);
   if (ready < 0 && errno != EINTR) return sys_error("poll", "rtlaunchd");
   if (ready <= 0) return check_patience(client, attempt);
   if (polls[1].revents != 0) hear_line(attempt);
@@ -238,6 +247,9 @@ class DaemonHost : public Host {
   std::optional<Past> start_past(const Launch& launch) override;
   void started_past(const Past& past, pid_t pid1, const std::string& lacking) override;
 
+  void expect_start() override { expects_start_ = may_assume_ = true; }
+  bool assumed_wrongly() override { return std::exchange(wrongly_, false); }
+
   Result<std::vector<std::optional<store::Record>>> lookup(
       const std::vector<store::Key>& keys) override;
   Status make(const std::vector<std::string>& fields, const installers::PlanRequest& request,
@@ -253,15 +265,68 @@ class DaemonHost : public Host {
   void ended() override {}
 
  private:
+  std::optional<Assumed> assume(const std::string& asked);
+  void note(const std::string& asked, std::vector<Assumed::Entry> records);
+  void keep_answers();
+  Result<std::unique_ptr<Running>> start_assuming(Json request, Launch launch);
+
   Client client_;
   std::string own_store_;
   std::optional<store::Store> own_;
+  bool expects_start_ = false, may_assume_ = false, wrongly_ = false;
+  std::map<std::string, std::string> assumed_;  // as `start` has them
+  std::vector<std::pair<std::string, std::vector<Assumed::Entry>>>
+      answers_;  // that aren't kept yet
 };
+
+// What was answered the last time.
+std::optional<Assumed> DaemonHost::assume(const std::string& asked) {
+  auto path = may_assume_ ? store_path(own_store_) : Result<std::string>(Error());
+  auto known = path ? find_assumed(*path, client_.socket(), asked) : std::nullopt;
+  bool fits = known && known->records.size() + assumed_.size() <= kMostAssumed;
+  if (!fits) return std::nullopt;
+  client_.assume(known->store, known->plugins);
+  assumed_["store"] = known->store;
+  assumed_["plugins"] = known->plugins;
+  for (const Assumed::Entry& entry : known->records) assumed_[entry.key] = entry.digest;
+  return known;
+}
+
+void DaemonHost::note(const std::string& asked, std::vector<Assumed::Entry> records) {
+  if (expects_start_) answers_.emplace_back(asked, std::move(records));
+}
+
+// Once a start has shown that they are right, and while its command runs.
+void DaemonHost::keep_answers() {
+  auto path = store_path(own_store_);
+  for (auto& [asked, records] : answers_) {
+    for (Assumed::Entry& entry : records) entry.digest = digest_of(entry.record);
+    Assumed answer{client_.store(), client_.plugins(), std::move(records)};
+    if (path) keep_assumed(*path, client_.socket(), asked, answer);
+  }
+  answers_.clear();
+}
+
+// An answer that isn't whole will be another one soon.
+void add_whole(const std::vector<store::Key>& keys,
+               const std::vector<std::optional<store::Record>>& records,
+               std::vector<Assumed::Entry>* entries) {
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (!records[i]) return entries->clear();
+    entries->push_back({keys[i].hex, "", *records[i]});
+  }
+}
 
 Result<std::vector<std::optional<store::Record>>> DaemonHost::lookup(
     const std::vector<store::Key>& keys) {
-  Json answer = TRY(client_.ask({{"op", "lookup"}, {"keys", hex_list(keys)}}));
+  std::string asked = "lookup";
+  for (const store::Key& key : keys) asked += " " + key.hex;
   std::vector<std::optional<store::Record>> records;
+  if (auto known = assume(asked); known && known->records.size() == keys.size()) {
+    for (Assumed::Entry& entry : known->records) records.emplace_back(std::move(entry.record));
+    return records;
+  }
+  Json answer = TRY(client_.ask({{"op", "lookup"}, {"keys", hex_list(keys)}}));
   try {
     for (const Json& record : answer.at("records")) {
       records.emplace_back();
@@ -271,6 +336,9 @@ Result<std::vector<std::optional<store::Record>>> DaemonHost::lookup(
     return unreadable();
   }
   if (records.size() != keys.size()) return unreadable();
+  std::vector<Assumed::Entry> entries;
+  add_whole(keys, records, &entries);
+  if (!entries.empty()) note(asked, std::move(entries));
   return records;
 }
 
@@ -372,8 +440,24 @@ Result<std::unique_ptr<Running>> DaemonHost::start(Launch launch) {
   if (launch.spec.same_pid) TRY(check_same_processes(client_));
   Json request = start_request("start", launch);
   if (const auto& user = launch.spec.user) request["user"] = {user->uid, user->gid};
-  auto running = start_by(client_, std::move(request), std::move(launch.spec));
-  if (!running && running.error().code == ESTALE) return std::unique_ptr<Running>();
+  return start_assuming(std::move(request), std::move(launch));
+}
+
+// ESTALE: a layer, or what was assumed. EINVAL: a daemon that is older doesn't know of that.
+Result<std::unique_ptr<Running>> DaemonHost::start_assuming(Json request, Launch launch) {
+  for (const auto& [what, value] : assumed_) request["assumed"][what] = value;
+  auto running = start_by(client_, request, std::move(launch.spec));
+  if (running) {
+    keep_answers();
+    return running;
+  }
+  int code = running.error().code;
+  wrongly_ = !assumed_.empty() && (code == ESTALE || code == EINVAL);
+  if (wrongly_) {
+    assumed_.clear();
+    may_assume_ = false;
+  }
+  if (wrongly_ || code == ESTALE) return std::unique_ptr<Running>();
   return running;
 }
 
@@ -388,10 +472,16 @@ Status DaemonHost::remember(const store::Key& id, const store::Record& record) {
   return {};
 }
 
+// By its whole key it is one and the same for ever, with one record or the next.
 Result<Host::Found> DaemonHost::environment(const std::string& id) {
+  bool whole = store::is_hex64(id);
+  auto known = whole ? assume("env " + id) : std::nullopt;
+  if (known && known->records.size() == 1) return Found{{id}, std::move(known->records[0].record)};
   Json answer = TRY(client_.ask({{"op", "env"}, {"id", id}}));
   try {
-    return Found{{answer.at("key").get<std::string>()}, record_from(answer.at("record"))};
+    Found found{{answer.at("key").get<std::string>()}, record_from(answer.at("record"))};
+    if (whole && found.id.hex == id) note("env " + id, {{id, "", found.record}});
+    return found;
   } catch (const Json::exception&) {
     return unreadable();
   }

@@ -32,8 +32,11 @@
 //             then his own (an image's User); where the policy has uids, it stays one of those.
 //             ASKED, all of which may be left out: "profile": name, "controls": {name: text},
 //             "job", "labels": {name: text}. The policy decides what is given for it (EPERM: less);
-//             the document is held to that. "shape": what the document was written for
-//             (launcher/shield.h); EREMCHG: the policy gives another one, ask for it.
+//             the document is held to that. "assumed": {"store", "plugins": as in hello's answer,
+//             key: digest_of() its record (assumed.h)...}, what the document was written for
+//             without asking; ESTALE, and nothing was looked at further, if one is another.
+//             "shape": what the document was written for (launcher/shield.h); EREMCHG: the policy
+//             gives another one, ask for it.
 //   grant     {"op", "keys", "env", "name", "shape", ASKED} → {"profile", "shield": text}   root;
 //   what
 //             `start` would hold the document to (launcher/shield.h), for who starts a copy of a
@@ -151,7 +154,7 @@ struct Request {
   Op op = Op::kHello;
   int64_t version = 0;
   std::string client, env, name, key, data, id, worker, profile, job, shape;
-  std::map<std::string, std::string> controls, labels;
+  std::map<std::string, std::string> controls, labels, assumed;
   std::vector<std::string> keys, fields, layers, ids;
   bool all = false, follow = false, pinned = false;
   int64_t ttl = 0, signal = 0;

@@ -35,7 +35,7 @@ const std::vector<Rule>& rules() {
        Op::kStart,
        kStartFds,
        {"keys"},
-       {"env", "name", "shape", "profile", "controls", "job", "labels", "user"}},
+       {"env", "name", "shape", "profile", "controls", "job", "labels", "user", "assumed"}},
       {"remember", Op::kRemember, 0, {"key", "name", "layers", "data", "keys"}, {}},
       {"env", Op::kEnv, 0, {"id"}, {}},
       {"hold", Op::kHold, 0, {"name", "env", "ttl"}, {}},
@@ -202,6 +202,7 @@ Status take(const std::string& key, const Json& value, Request& request) {
   if (key == "shape") return take_text(key, value, 64 << 10, is_plain, request.shape);
   if (key == "controls") return take_map(key, value, request.controls);
   if (key == "labels") return take_map(key, value, request.labels);
+  if (key == "assumed") return take_map(key, value, request.assumed);
   if (key == "user") return take_user(value, request);
   if (key == "keys") return take_list(key, value, kMostKeys, is_hex, request.keys);
   if (key == "layers") return take_list(key, value, kMostLayers, is_hex, request.layers);

@@ -196,6 +196,7 @@ Result<Started> start_ready(const RunOptions& options, Shape& shape, const PlanR
     Started started = TRY(start_planned(ready.plan, options, shape, request, attendant, host));
     started.cold = cold;
     if (started.running) return started;
+    if (host.assumed_wrongly()) continue;
     cold = true;
     TRY(mend(ready.plan, request, host, report));
   }
@@ -217,6 +218,23 @@ Status account_for_written(const RunOptions& options, const Started& started, Re
                      ") written in the working directory dropped; --keep DIR saves them";
   report.note("dropped", text);
   return {};
+}
+
+// An environment, and the command in it.
+struct Executed {
+  Host::Found found;
+  Plan plan;
+  Started started;
+};
+Result<Executed> start_found(const RunOptions& options, Shape& shape, const PlanRequest& request,
+                             const Attendant& attendant, Host& host) {
+  Executed executed;
+  do {
+    executed.found = TRY(host.environment(options.environment));
+    executed.plan = TRY(plan_of(executed.found.record));
+    executed.started = TRY(start_planned(executed.plan, options, shape, request, attendant, host));
+  } while (!executed.started.running && host.assumed_wrongly());
+  return executed;
 }
 
 Error not_whole(const std::string& environment) {
@@ -311,15 +329,15 @@ Result<int> exec(const RunOptions& options, Report& report) {
   report.hide(request.env.env_vars);
   Shape shape = TRY(host->shape(options.asked, false));
   if (!options.zygote) host->expect_start();
-  Host::Found found = TRY(host->environment(options.environment));
-  Plan plan = TRY(plan_of(found.record));
   Attendant attendant = TRY(Attendant::prepare(host->shares_terminal(), signals));
-  Started started = TRY(start_planned(plan, options, shape, request, attendant, *host));
+  Executed executed = TRY(start_found(options, shape, request, attendant, *host));
+  Started& started = executed.started;
   if (!started.running) return not_whole(options.environment);
   TRY(attendant.let_go_of_stdio());
   if (options.timings) show_timings(*started.running, started.planned - began, report);
   show_controls(*started.running, options, report);
-  if (started.lacks_bytecode) (void)add_bytecode(found, std::move(plan), *host).ok();
+  if (started.lacks_bytecode)
+    (void)add_bytecode(executed.found, std::move(executed.plan), *host).ok();
   if (started.zygote) started.zygote->start_soon(started.spec);
   int status = TRY(attendant.wait_for(*started.running));
   tell_limit(*started.running, status, report);

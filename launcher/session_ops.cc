@@ -12,6 +12,7 @@
 #include "config/explain.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
+#include "launcher/assumed.h"
 
 namespace rtlaunch {
 namespace {
@@ -254,8 +255,23 @@ Result<std::string> answer_at_once(Session& session, const Request& request) {
 
 }  // namespace
 
+namespace {
+
+Status check_assumed(const std::string& key, const store::Record& record, const Digests& assumed) {
+  auto found = assumed.find(key);
+  return found == assumed.end() || found->second == digest_of(record) ? Status() : wrongly(key);
+}
+
+}  // namespace
+
+Error wrongly(const std::string& assumed) {
+  return Error{kAssumed, ESTALE, assumed.substr(0, 12), "is another than was assumed",
+               "plan again"};
+}
+
 Result<std::vector<store::Digest>> layers_of(const store::Store& store,
-                                             const std::vector<std::string>& keys) {
+                                             const std::vector<std::string>& keys,
+                                             const Digests& assumed) {
   std::vector<store::Digest> layers;
   for (const std::string& key : keys) {
     auto record = TRY(store.lookup({key}));
@@ -263,6 +279,7 @@ Result<std::vector<store::Digest>> layers_of(const store::Store& store,
       return Error{"lookup", ESTALE, key.substr(0, 12), "is no record of yours (any more)",
                    "plan again"};
     }
+    TRY(check_assumed(key, *record, assumed));
     layers.insert(layers.end(), record->layers.begin(), record->layers.end());
     store.touch({key});
   }

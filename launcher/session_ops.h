@@ -3,7 +3,9 @@
 // within the caller's scope, and hands documents on unread.
 #pragma once
 
+#include <map>
 #include <string>
+#include <vector>
 
 #include "launcher/session.h"
 
@@ -28,8 +30,13 @@ awaitable<std::string> show_envs(Session& session);
 awaitable<std::string> forget_envs(Session& session, protocol::Request request);
 Result<std::string> show_status(Session& session);
 
-// The layers of the records of `keys`, all of them the caller's own. ESTALE: one isn't there.
+// The layers of the records of `keys`, all of them the caller's own. ESTALE: one isn't there, or is
+// another than was assumed.
+inline constexpr char kAssumed[] = "assumed";  // an Error's step
+Error wrongly(const std::string& assumed);
+using Digests = std::map<std::string, std::string>;
 Result<std::vector<store::Digest>> layers_of(const store::Store& store,
-                                             const std::vector<std::string>& keys);
+                                             const std::vector<std::string>& keys,
+                                             const Digests& assumed = {});
 
 }  // namespace rtlaunch

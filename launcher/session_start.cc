@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "isolation/spec_wire.h"
+#include "launcher/assumed.h"
 #include "launcher/environment.h"
 #include "launcher/job_user.h"
 #include "launcher/session_ops.h"
@@ -70,6 +71,24 @@ Status check_environments(const store::Store& store, const std::vector<std::stri
   return {};
 }
 
+// What a client has taken for true without asking: our places, and records, of which those of the
+// request's own keys are looked at with their layers.
+Status check_assumed(Server& server, const store::Store& store, const protocol::Request& request) {
+  for (const auto& [what, value] : request.assumed) {
+    bool same = true;
+    if (what == "store") {
+      same = value == server.options().store;
+    } else if (what == "plugins") {
+      same = value == server.options().plugins;
+    } else if (std::count(request.keys.begin(), request.keys.end(), what) == 0) {
+      auto record = TRY(store.lookup({what}));
+      same = record && digest_of(*record) == value;
+    }
+    if (!same) return wrongly(what);
+  }
+  return {};
+}
+
 // What a start is held to, and the layers that it may name.
 struct Given {
   Decided decision;
@@ -82,7 +101,8 @@ Result<Given> given_for(Session& session, const protocol::Request& request) {
   Given given;
   given.decision = TRY(decided(session, request));
   store::Store store = TRY(server.store_of(session.peer().user.uid));
-  given.entitled = TRY(layers_of(store, request.keys));
+  TRY(check_assumed(server, store, request));
+  given.entitled = TRY(layers_of(store, request.keys, request.assumed));
   TRY(check_environments(store, request.keys, given.decision->verdict.allow));
   return given;
 }
@@ -187,7 +207,8 @@ void lose_sight(Server& server, const std::string& worker) {
 
 std::string failed(Session& session, const std::string& worker, const Error& error, bool known) {
   Server& server = session.server();
-  if (error.code == EREMCHG) return protocol::error_answer(error, false);  // a question, no failure
+  bool asks_anew = error.code == EREMCHG || error.step == kAssumed;
+  if (asks_anew) return protocol::error_answer(error, false);  // a question, no failure
   if (worker.empty()) {
   } else if (known) {
     server.workers().forget(worker);

@@ -1,8 +1,12 @@
 """rtlaunch exec: a command in an environment that is there, by its id or by a name that holds it."""
 
+import errno
 import json
 import os
+import pathlib
+import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -120,3 +124,110 @@ def test_create_says_what_it_made(rt):
     assert made[0]['id'] == made[1]['id'] and made[0]['cold'] and not made[1]['cold']
     rt.fails('env', 'create', verb='env')
     rt.fails('env', 'create', '--working-dir', project, '--', 'true', verb='env')
+
+
+# --- what a daemon has answered is assumed the next time ---
+
+def asked(daemon, op):
+    _, page = daemon.scrape()
+    found = re.search(rf'^rtlaunch_requests_total{{op="{op}"}} (\d+)', page, re.M)
+    return int(found[1]) if found else 0
+
+
+def failed(daemon):
+    found = re.search(r'^rtlaunch_starts_total{result="failed"} (\d+)', daemon.scrape()[1], re.M)
+    return int(found[1]) if found else 0
+
+
+@pytest.fixture(params=['root', 'user'])
+def through_daemon(request, tmp_path, node):
+    if node is None:
+        pytest.skip('needs root')
+    return through(node, tmp_path, PLAIN_UID if request.param == 'user' else 0)
+
+
+def run_again(rt, *args):
+    return rt.ok('--working-dir', rt.folder / 'project', '--', *args)
+
+
+def test_a_second_start_asks_for_nothing_else(through_daemon, node):
+    rt = through_daemon
+    created = make(rt)
+    for start, op in ((lambda: execute(rt, created, '--', 'python3', 'main.py').stdout, 'env'),
+                      (lambda: run_again(rt, 'python3', 'main.py'), 'lookup')):
+        assert start() == 'main []\n'
+        before, starts = asked(node, op), asked(node, 'start')
+        assert start() == 'main []\n'
+        assert (asked(node, op), asked(node, 'start')) == (before, starts + 1)
+
+
+def changed(rt, node, created):
+    """The environment's record is another from now on, with the same layers."""
+    client = node.client(rt.uid)
+    record = client.ask(op='env', id=created)['record']
+    data = json.loads(record['data'])
+    data['env_vars'] = {'ADDED': 'meanwhile'}
+    keys = [field['key'] for field in data['fields'].values()]
+    answer = client.ask(op='remember', key=created, name=record['name'], layers=record['layers'],
+                        data=json.dumps(data), keys=keys)
+    assert answer['ok'], answer
+
+
+def test_a_record_that_has_changed_is_asked_for(through_daemon, node):
+    rt = through_daemon
+    created = make(rt)
+    assert execute(rt, created, '--', 'true').returncode == 0
+    changed(rt, node, created)
+    before, starts, none = asked(node, 'env'), asked(node, 'start'), failed(node)
+    assert execute(rt, created, '--', 'python3', 'main.py').stdout == 'main []\n'
+    assert (asked(node, 'env'), asked(node, 'start'), failed(node)) == (before + 1, starts + 2, none)
+    assert execute(rt, created, '--', 'true').returncode == 0
+    assert asked(node, 'env') == before + 1     # the new one is assumed from now on
+
+
+def test_an_environment_that_is_gone_is_not_started(through_daemon, node):
+    rt = through_daemon
+    created = make(rt)
+    assert execute(rt, created, '--', 'true').returncode == 0
+    assert node.client(rt.uid).ask(op='forget', ids=[created])['removed']
+    done = execute(rt, created, '--', 'echo', 'started')
+    assert (done.returncode, done.stdout) == (125, '') and 'there is none of this name' in done.stderr, done.stderr
+
+
+def test_a_working_dir_that_has_changed_is_not_assumed(through_daemon):
+    rt = through_daemon
+    make(rt)
+    for _ in range(2):
+        assert run_again(rt, 'python3', 'main.py') == 'main []\n'
+    rt.make_files('project', {'main.py': 'print("another")'})
+    assert run_again(rt, 'python3', 'main.py') == 'another\n'
+
+
+def test_what_is_kept_may_be_anything(through_daemon, node):
+    rt = through_daemon
+    created = make(rt)
+    assert execute(rt, created, '--', 'true').returncode == 0
+    own = pathlib.Path('/var/lib/rtlaunch' if rt.uid == 0 else rt.home / '.local/share/rtlaunch')
+    files = list((own / 'wd').glob('asked-*'))
+    assert files
+    for text in (b'', b'x' * 5000, bytes(100)):
+        for file in files:
+            file.write_bytes(text)
+        assert execute(rt, created, '--', 'python3', 'main.py').stdout == 'main []\n'
+
+
+@pytest.mark.parametrize('wrong', [{'store': '/another'}, {'plugins': '/another'}, {'record': '0' * 64}, {'0' * 64: '0' * 64}])
+def test_who_assumes_wrongly_starts_nothing(through_daemon, node, wrong):
+    rt = through_daemon
+    created = make(rt)
+    if 'record' in wrong:
+        wrong = {created: wrong['record']}
+    document, null = os.memfd_create('document'), os.open('/dev/null', os.O_RDWR)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = failed(node)
+    answer = node.client(rt.uid).ask([document, null, null, null, theirs.fileno()], op='start', keys=[created], assumed=wrong)
+    theirs.close()
+    assert (answer['error']['errno'], answer['error']['step']) == (errno.ESTALE, 'assumed'), answer
+    assert ours.recv(100) == b'' and failed(node) == before
+    for fd in (document, null):
+        os.close(fd)
