@@ -13,6 +13,7 @@
 #include "isolation/spec_wire.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
+#include "isolation/worker.h"
 
 namespace rtlaunch::isolation {
 namespace {
@@ -60,6 +61,22 @@ std::vector<std::string> paths_of(const Spec& spec) {
     paths.insert(paths.end(), overlay.lowers.begin(), overlay.lowers.end());
   }
   return paths;
+}
+
+constexpr size_t kMostLooks = 32;
+
+// Where the last command was looked for the next one will be. What leads there through a new
+// overlay the kernel then knows.
+void find_program(const Spec& spec, const Rights& rights) {
+  auto as_caller = rights.borrow();
+  if (!as_caller) return;
+  struct stat info = {};
+  (void)::stat(spec.cwd.c_str(), &info);
+  size_t looks = 0;
+  for (const std::string& path : programs_of(spec)) {
+    bool looks_on = path[0] == '/' && looks++ < kMostLooks && ::stat(path.c_str(), &info) != 0;
+    if (!looks_on) return;
+  }
 }
 
 }  // namespace
@@ -121,6 +138,7 @@ Result<Rehearsal*> Rehearsal::make(Setup& setup, Spec spec) {
   TRY(sys::unshare_mounts());
   auto theirs = Place::here();  // its /proc is covered soon
   Status done = theirs ? make_mounts(made) : Status(theirs.error());
+  if (done) find_program(made.spec, *made.rights);
   // In the wrong place, or with nobody to belong to, it must do nothing more.
   if (!rehearsal->own_.enter() || !sys::die_with_parent()) ::_exit(1);
   TRY(std::move(done));

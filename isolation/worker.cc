@@ -207,6 +207,10 @@ int worker(void* argument) {
 
 }  // namespace
 
+std::vector<std::string> programs_of(const Spec& spec) {
+  return candidates_for(spec.argv[0], path_in(spec.env));
+}
+
 Command::Command(const Spec& given, const int (&fds)[3], mode_t mask, StepClock* steps,
                  ControlLog* controls)
     : spec(given),
@@ -214,7 +218,7 @@ Command::Command(const Spec& given, const int (&fds)[3], mode_t mask, StepClock*
       umask(given.umask ? *given.umask : mask),
       argv(pointers(given.argv)),
       env(pointers(given.env)),
-      candidates(candidates_for(given.argv[0], path_in(given.env))),
+      candidates(programs_of(given)),
       clock(steps),
       log(controls) {}
 

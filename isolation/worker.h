@@ -35,6 +35,9 @@ struct Command {
   ControlLog* log;
 };
 
+// The files that argv[0] may be, in order, as execvp(3) would try them.
+std::vector<std::string> programs_of(const Spec& spec);
+
 // Returns when the command has been exec'ed, with its pid, or with why it couldn't: Error.exit_code
 // is 127 when it wasn't found, 126 when it couldn't be run, else 125.
 Result<pid_t> start_worker(Command* command);

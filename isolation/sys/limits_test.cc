@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "isolation/sys/process.h"
+
 namespace rtlaunch::sys {
 namespace {
 
@@ -78,6 +80,37 @@ TEST(Limits, OursStayWhereWeMayNotRaiseThem) {
 }
 
 TEST(Limits, OfNobodyAreNone) { EXPECT_EQ(limits_of(INT32_MAX).error().code, ESRCH); }
+
+struct Cpus {
+  cpu_set_t before = {}, own = {}, parents = {};
+};
+
+int look_at_cpus(void* argument) {
+  auto* cpus = static_cast<Cpus*>(argument);
+  bool looked = ::sched_getaffinity(0, sizeof cpus->own, &cpus->own) == 0 &&
+                ::sched_getaffinity(::getppid(), sizeof cpus->parents, &cpus->parents) == 0;
+  ::_exit(looked ? 0 : 1);
+}
+
+// It begins on our CPU; neither it nor we are bound to that.
+TEST(Limits, WhoBorrowsMemoryHasItsParentsCpus) {
+  for (bool restricted : {false, true}) {
+    EXPECT_EQ(in_child([&] {
+                if (restricted) restrict_self();
+                Cpus cpus;
+                cpu_set_t after = {};
+                ::sched_getaffinity(0, sizeof cpus.before, &cpus.before);
+                auto child = spawn_borrowing_memory(look_at_cpus, &cpus);
+                int status = -1;
+                if (!child || ::waitpid(*child, &status, 0) != *child || status != 0) return 1;
+                ::sched_getaffinity(0, sizeof after, &after);
+                if (!CPU_EQUAL(&cpus.own, &cpus.before)) return 2;
+                if (!CPU_EQUAL(&cpus.parents, &cpus.before)) return 3;
+                return CPU_EQUAL(&after, &cpus.before) ? 0 : 4;
+              }),
+              0);
+  }
+}
 
 }  // namespace
 }  // namespace rtlaunch::sys
