@@ -13,6 +13,8 @@ import zipfile
 
 import pytest
 
+from conftest import PLAIN_UID, make_launcher
+from daemon_support import daemon, stopped_daemon  # noqa: F401 (fixtures)
 from nothing_left import nothing_left, store_of
 
 
@@ -156,6 +158,16 @@ def test_an_index_that_is_silent_for_one_holds_up_no_other(rt_one, index, empty_
     assert slow == [['1.0']]
 
 
+@pytest.fixture(params=['root', 'user', 'daemon'])
+def whoever(request, programs, tmp_path):
+    """As root, rootless, and a plain user through the daemon."""
+    if request.param != 'user' and os.geteuid() != 0:
+        pytest.skip('needs root')
+    if request.param == 'daemon':
+        return request.getfixturevalue('daemon').launcher(PLAIN_UID)
+    return make_launcher(programs, tmp_path, PLAIN_UID if request.param == 'user' and os.geteuid() == 0 else 0)
+
+
 def large():
     return os.urandom(2 << 20)
 
@@ -183,55 +195,55 @@ def unpacked_before_its_lock(rt, index, base, *names, fails=False):
     return said
 
 
-def test_a_large_wheel_is_unpacked_while_its_dependencies_are_still_looked_up(rt, index, empty_base):
+def test_a_large_wheel_is_unpacked_while_its_dependencies_are_still_looked_up(whoever, index, empty_base):
     index.add('first', '1.0', requires=['second'], data=large())
     index.add('second', '2.0')
-    assert unpacked_before_its_lock(rt, index, empty_base, 'first') == ['1.0']
-    assert not list((store_of(rt) / 'tmp').glob('*/tree'))
+    assert unpacked_before_its_lock(whoever, index, empty_base, 'first') == ['1.0']
+    assert not list((store_of(whoever) / 'tmp').glob('*/tree'))
 
 
-def test_one_that_was_unpacked_but_is_not_what_the_index_says_is_never_a_layer(rt, index, empty_base):
+def test_one_that_was_unpacked_but_is_not_what_the_index_says_is_never_a_layer(whoever, index, empty_base):
     index.add('first', '1.0', requires=['second'], data=large())
     index.add('second', '2.0')
     index.hashes['first-1.0-py3-none-any.whl'] = '0' * 64
-    with nothing_left(rt):
-        said = unpacked_before_its_lock(rt, index, empty_base, 'first', fails=True)
+    with nothing_left(whoever):
+        said = unpacked_before_its_lock(whoever, index, empty_base, 'first', fails=True)
     assert 'another hash' in said
 
 
-def test_nothing_is_left_of_one_that_was_unpacked_for_what_can_not_be(rt, index, empty_base):
+def test_nothing_is_left_of_one_that_was_unpacked_for_what_can_not_be(whoever, index, empty_base):
     index.add('first', '1.0', requires=['second'], data=large())
-    with nothing_left(rt):
-        said = unpacked_before_its_lock(rt, index, empty_base, 'first', fails=True)
+    with nothing_left(whoever):
+        said = unpacked_before_its_lock(whoever, index, empty_base, 'first', fails=True)
     assert 'second' in said
 
 
-def test_one_that_was_unpacked_and_guessed_wrongly_is_dropped(rt, index, empty_base):
+def test_one_that_was_unpacked_and_guessed_wrongly_is_dropped(whoever, index, empty_base):
     index.add('first', '2.0', requires=['second<2'], data=large())
     index.add('first', '1.0', data=large())
     index.add('second', '2.0', data=large())
-    assert unpacked_before_its_lock(rt, index, empty_base, 'first', 'second==2.0') == ['1.0', '2.0']
-    assert not list((store_of(rt) / 'tmp').glob('*/tree'))
+    assert unpacked_before_its_lock(whoever, index, empty_base, 'first', 'second==2.0') == ['1.0', '2.0']
+    assert not list((store_of(whoever) / 'tmp').glob('*/tree'))
 
 
-def test_one_whose_record_lies_is_judged_when_it_is_needed(rt, index, empty_base):
+def test_one_whose_record_lies_is_judged_when_it_is_needed(whoever, index, empty_base):
     index.add('first', '1.0', requires=['second'], data=large(), record=False)
     index.add('second', '2.0')
-    assert unpacked_before_its_lock(rt, index, empty_base, 'first') == ['1.0']
+    assert unpacked_before_its_lock(whoever, index, empty_base, 'first') == ['1.0']
 
 
-def test_who_only_guesses_holds_up_nobody(rt, index, empty_base):
+def test_who_only_guesses_holds_up_nobody(whoever, index, empty_base):
     """One has unpacked it and is kept waiting by the index; another, who knows that he needs it, goes on."""
     index.add('first', '1.0', requires=['second'], data=large())
     index.add('second', '2.0')
     index.add('third', '3.0', requires=['first'])
     unpacked, done, slow = threading.Event(), threading.Event(), []
-    index.gates['/simple/second/'] = lambda: has_been_unpacked(rt, 'first.bin') and unpacked.set() or done.wait(60)
-    one = threading.Thread(target=lambda: slow.append(install(rt, index, empty_base, 'first')))
+    index.gates['/simple/second/'] = lambda: has_been_unpacked(whoever, 'first.bin') and unpacked.set() or done.wait(60)
+    one = threading.Thread(target=lambda: slow.append(install(whoever, index, empty_base, 'first')))
     one.start()
     assert unpacked.wait(60)
     index.gates.clear()
-    assert install(rt, index, empty_base, 'third') == ['3.0'] and not slow
+    assert install(whoever, index, empty_base, 'third') == ['3.0'] and not slow
     done.set()
     one.join()
     assert slow == [['1.0']]
