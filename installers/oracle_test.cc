@@ -80,6 +80,7 @@ const std::vector<Set>& sets() {
       {"abi3", {"cryptography", "bcrypt"}},
       {"extension", {"PyYAML", "orjson", "markupsafe==2.1.5"}},
       {"bundled_libraries", {"lxml", "pyzmq"}},
+      {"two_names_of_a_platform", {"watchdog==7.1.0"}},
       {"demo", {"pendulum", "requests==2.27.1"}},
       {"marker", {"tomli ; python_version < '3'", "idna<3.5"}},
       {"pytest", {"pytest", "pytest-cov"}},

@@ -27,14 +27,16 @@ int minor_of(const std::string& digits) {  // "311" is 11, "3" is 0
   return digits.size() > 1 ? ::atoi(digits.c_str() + 1) : 0;
 }
 
-// manylinux_2_28_x86_64 is 228; the old names are aliases; plain linux comes after them all.
+// By the C library it needs, the newest first; an old name after the new one that means the same
+// (PEP 600); plain linux comes after them all.
 int platform_rank(const std::string& platform) {
   if (platform == "any") return 0;
-  if (platform.starts_with("manylinux2014")) return 217;
-  if (platform.starts_with("manylinux2010")) return 212;
-  if (platform.starts_with("manylinux1")) return 205;
+  constexpr std::pair<const char*, int> kOldNames[] = {
+      {"manylinux2014", 17}, {"manylinux2010", 12}, {"manylinux1", 5}};
+  for (auto [name, minor] : kOldNames)
+    if (platform.starts_with(name)) return 1000 + 2 * minor;
   for (const char* family : {"manylinux_2_", "musllinux_1_"})
-    if (platform.starts_with(family)) return 200 + ::atoi(platform.c_str() + 12);
+    if (platform.starts_with(family)) return 1001 + 2 * ::atoi(platform.c_str() + 12);
   return 100;
 }
 
