@@ -254,9 +254,11 @@ def test_what_is_wrong_is_said(agent):
     assert 'conda' in agent.fails({'conda': 7})
     assert 'Expected URI but received path' in agent.fails({'working_dir': '/tmp/x'})
     assert 'env_vars.A' in agent.fails({'env_vars': {'A': 1}})
+    assert "py_executable: /nowhere/python3 isn't on this node" in agent.fails({'py_executable': '/nowhere/python3 -X dev'})
     assert agent.fails({'working_dir': 'file:///nowhere/x.zip'})
     assert agent.fails({'working_dir': 'local:///nowhere'})
     assert all(state.ref_cnt == 0 for state in agent.states()[1].values())
+    agent.context({'py_executable': f'{SYSTEM_PYTHON} -X dev'})
 
 
 def test_a_failure_is_remembered_and_leaves_no_use(make_agent, tmp_path):

@@ -258,6 +258,8 @@ awaitable<Status> Environments::try_make(Entry& entry, const GetRequest& request
   if (!can) co_return can;
   auto run_by = co_await executables_.prepare(*env, deadline);
   if (!run_by) co_return late_or(run_by.error(), request.limit);
+  Status there = plugins.empty() ? check_is_there(*env, *run_by) : Status();
+  if (!there) co_return there;
   std::optional<UvRun> uv_run;
   if (run_by->forks && plugins.empty() && may_be_a_layer(*env, variables_))
     uv_run = understand_uv_run(*run_by->py_executable);
@@ -401,6 +403,17 @@ Status Environments::check_image(const RayEnv& env, bool has_plugins) {
   return make_error(env.image_field, "working_dir",
                     "with a plugin of Ray's an image can't have one",
                     "leave the plugin's field or working_dir out");
+}
+
+// Of a Python that can't come with a layer or an image: else each start of a worker fails, and the
+// task waits for ever.
+Status Environments::check_is_there(const RayEnv& env, const RunBy& run_by) {
+  bool of_node = env.py_executable && env.runtime_env.empty() && !env.has_image();
+  if (!of_node || run_by.forks || !env.py_executable->starts_with("/")) return {};
+  std::string path = env.py_executable->substr(0, env.py_executable->find(' '));
+  if (::access(path.c_str(), X_OK) == 0) return {};
+  return make_error("runtime_env", "py_executable", path + " isn't on this node, or no program",
+                    "install it on every node, or correct the path");
 }
 
 // What starts Python as its child isn't shut in (executable.h): its files are copies then, and

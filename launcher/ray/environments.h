@@ -107,6 +107,7 @@ class Environments {
   awaitable<Bridge::Done> run_plugins(Bridge::Setup setup, Clock::time_point deadline,
                                       SetupLog& log);
   static Status check_image(const RayEnv& env, bool has_plugins);
+  static Status check_is_there(const RayEnv& env, const RunBy& run_by);
   static Status check_can_run(const RayEnv& env, const RunBy& run_by, bool every_worker);
   bool is_out_of_date(const Entry& entry);
   bool gives_time_for_a_zygote(const RayEnv& env, const RunBy& run_by) const;
