@@ -32,7 +32,10 @@ class Podman:
     def __init__(self, folder, image):
         self.words = ['podman', '--root', folder / 'root', '--runroot', folder / 'run', '--tmpdir', folder / 'tmp',
                       '--storage-driver', 'overlay', '--cgroup-manager', 'cgroupfs', '--events-backend', 'none', '--runtime', 'runc']
-        said = subprocess.run([*self.words, 'pull', '-q', image.uri], check=True, capture_output=True, text=True)
+        said = subprocess.run([*self.words, 'pull', '-q', image.uri], capture_output=True, text=True)
+        if said.returncode:
+            self.end()
+            raise SystemExit(f'podman pull failed:\n{said.stderr}')
         self.id = said.stdout.split()[-1]
 
     def end(self):
