@@ -28,7 +28,6 @@ struct Item {
   UniqueFd lock;
   EarlyWheels::Guess download;
   Unpacking* unpacking = nullptr;
-  bool ahead = false;  // it was begun before the lock said that it is the one
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
 };
 
@@ -58,19 +57,18 @@ bool is_begun(const Item& item) {
          early->wheel.version == item.locked.version;
 }
 
-Status begin_unpacking(const Job& job, Item& item, Unpacker& unpacker) {
-  item.ahead = false;
-  item.unpacking = TRY(unpacker.begin(
-      item.download.file.get(), {item.locked.filename, item.locked.name, item.locked.version}));
-  job.progress.report({"pip", "unpack", title(item.locked), 0, item.unpacking->bytes});
-  return {};
+Result<Unpacking*> begin(Item& item, Unpacker& unpacker) {
+  return unpacker.begin(item.download.file.get(),
+                        {item.locked.filename, item.locked.name, item.locked.version});
+}
+
+void expect(const Job& job, Item& item, Unpacking* unpacking) {
+  item.unpacking = unpacking;
+  job.progress.report({"pip", "unpack", title(item.locked), 0, unpacking->bytes});
 }
 
 Status unpack(const Job& job, Item& item, Unpacker& unpacker) {
-  if (!is_begun(item)) return begin_unpacking(job, item, unpacker);
-  item.ahead = true;
-  item.unpacking = item.download.unpacking;
-  job.progress.report({"pip", "unpack", title(item.locked), 0, item.unpacking->bytes});
+  expect(job, item, is_begun(item) ? item.download.unpacking : TRY(begin(item, unpacker)));
   return {};
 }
 
@@ -171,8 +169,8 @@ Status publish_all(const Job& job, const std::vector<Item*>& items, Unpacker& un
     Item* item = item_of(items, done->item);
     if (item == nullptr) continue;  // a wrong guess
     // What went wrong early is told when it goes wrong with all that is known now.
-    if (!done->status.ok() && item->ahead) {
-      TRY(begin_unpacking(job, *item, unpacker));
+    if (!done->status.ok() && item->unpacking == item->download.unpacking) {
+      expect(job, *item, TRY(begin(*item, unpacker)));
       continue;
     }
     TRY(std::move(done->status));

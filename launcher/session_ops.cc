@@ -253,10 +253,6 @@ Result<std::string> answer_at_once(Session& session, const Request& request) {
   }
 }
 
-}  // namespace
-
-namespace {
-
 Status check_assumed(const std::string& key, const store::Record& record, const Digests& assumed) {
   auto found = assumed.find(key);
   return found == assumed.end() || found->second == digest_of(record) ? Status() : wrongly(key);

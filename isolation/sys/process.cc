@@ -123,10 +123,6 @@ Result<pid_t> spawn_on(char (&stack)[kSize], struct clone_args args, int (*funct
   return sys_error("clone3", object);
 }
 
-}  // namespace
-
-namespace {
-
 // We wait for a child that has our memory, so the quickest is to let it run where we are: another
 // CPU would have to be woken, and has nothing of it in its caches. The kernel prefers another. So
 // we are bound to this one while it begins, and it first of all lets go of both. What goes wrong
