@@ -1,6 +1,8 @@
 #include "installers/forwarder.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <strings.h>
@@ -232,6 +234,13 @@ bool become_forwarder(UniqueFd* door, UniqueFd* mishaps) {
          sys::hide_from_peers().ok();
 }
 
+// Frames of HTTP/2 and of TLS are small: each that waited for the acknowledgement of the one before
+// would be 40 ms late.
+void hold_nothing_back(int guest) {
+  int on = 1;
+  (void)::setsockopt(guest, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
 void serve_guests(int door, Desk& desk) {
   static std::atomic<int> guests = 0;
   UniqueFd listener;
@@ -248,6 +257,7 @@ void serve_guests(int door, Desk& desk) {
     if (polled[1].revents == 0) continue;
     UniqueFd guest(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!guest.valid()) continue;
+    hold_nothing_back(guest.get());
     ++guests;
     std::thread([&desk, fd = guest.release()] {
       desk.serve(fd);

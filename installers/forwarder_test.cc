@@ -5,10 +5,13 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -121,6 +124,32 @@ TEST_F(Inside, ATunnelCarriesBytesBothWays) {
   EXPECT_EQ(hear(server.get(), "still"), "still");
   guest.reset();
   EXPECT_EQ(hear(server.get()), "");
+}
+
+// As frames of HTTP/2: the second must not wait until the first is acknowledged, which takes 40 ms
+// once the kernel has seen a few of them.
+TEST_F(Inside, SmallFramesAreNotHeldBack) {
+  using std::chrono::steady_clock;
+  UniqueFd guest = dial(door_.port);
+  say(guest.get(), "CONNECT " + place() + " HTTP/1.1\r\nHost: x\r\n\r\n");
+  UniqueFd server = server_.accept(10'000);
+  ASSERT_TRUE(server.valid());
+  ASSERT_NE(hear(guest.get(), "\r\n\r\n"), "");
+  int on = 1;
+  ASSERT_EQ(::setsockopt(server.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
+  std::vector<steady_clock::duration> rounds;
+  for (int round = 0; round < 41; ++round) {
+    auto began = steady_clock::now();
+    say(guest.get(), "question");
+    ASSERT_EQ(hear(server.get(), "question"), "question");
+    say(server.get(), "head");
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    say(server.get(), "body");
+    ASSERT_EQ(hear(guest.get(), "body"), "headbody");
+    rounds.push_back(steady_clock::now() - began);
+  }
+  std::nth_element(rounds.begin(), rounds.begin() + 20, rounds.end());
+  EXPECT_LT(rounds[20], std::chrono::milliseconds(30));
 }
 
 TEST_F(Inside, PlainHttpIsAskedAnew) {
