@@ -63,6 +63,13 @@ std::vector<std::string> paths_of(const Spec& spec) {
   return paths;
 }
 
+std::unique_ptr<Understudy> understudy_for(Setup& made) {
+  if (!Understudy::suits(made.spec)) return nullptr;
+  Command command(made.spec, made.stdio, made.umask, &made.clock, &made.log);
+  command.privileges = privileges_of(made);
+  return Understudy::prepare(&command);
+}
+
 constexpr size_t kMostLooks = 32;
 
 // Where the last command was looked for the next one will be. What leads there through a new
@@ -139,6 +146,7 @@ Result<Rehearsal*> Rehearsal::make(Setup& setup, Spec spec) {
   auto theirs = Place::here();  // its /proc is covered soon
   Status done = theirs ? make_mounts(made) : Status(theirs.error());
   if (done) find_program(made.spec, *made.rights);
+  if (done) rehearsal->understudy_ = understudy_for(made);
   // In the wrong place, or with nobody to belong to, it must do nothing more.
   if (!rehearsal->own_.enter() || !sys::die_with_parent()) ::_exit(1);
   TRY(std::move(done));
@@ -156,8 +164,17 @@ bool Rehearsal::fits(Setup& setup) const {
   return seen && *seen == seen_;
 }
 
+void Rehearsal::take_understudy(Setup& setup) {
+  if (!understudy_) return;
+  bool fits = setup.spec.new_session && setup.spec.limits == made_.spec.limits &&
+              setup.spec.keep_caps == made_.spec.keep_caps;
+  if (fits) setup.understudy = understudy_.get();
+  if (!fits) understudy_->dismiss();
+}
+
 Status Rehearsal::take(Setup& setup) {
   TRY(theirs_.enter());
+  take_understudy(setup);
   setup.upper = std::move(made_.upper);
   setup.masks_proc = made_.masks_proc;
   setup.log.replace(made_.log.all());
@@ -165,12 +182,16 @@ Status Rehearsal::take(Setup& setup) {
   return {};
 }
 
-void Rehearsal::leave() { leave_to_the_kernel(theirs_.mounts.get()); }
+void Rehearsal::leave() {
+  if (understudy_) understudy_->dismiss();
+  leave_to_the_kernel(theirs_.mounts.get());
+}
 
 void Rehearsal::append_to(std::vector<int>* descriptors) const {
   if (made_.spares.mounts) descriptors->push_back(made_.spares.mounts->fd());
-  descriptors->insert(descriptors->end(), {own_.mounts.get(), own_.root.get(), theirs_.mounts.get(),
-                                           theirs_.root.get(), made_.upper.get()});
+  descriptors->insert(descriptors->end(),
+                      {own_.mounts.get(), own_.root.get(), theirs_.mounts.get(), theirs_.root.get(),
+                       made_.upper.get(), understudy_ ? understudy_->fd() : -1});
 }
 
 }  // namespace rtlaunch::isolation

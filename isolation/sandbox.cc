@@ -21,6 +21,7 @@
 #include "isolation/sys/title.h"
 #include "isolation/sysfs.h"
 #include "isolation/time_namespace.h"
+#include "isolation/understudy.h"
 #include "isolation/userns.h"
 #include "isolation/worker.h"
 
@@ -286,13 +287,10 @@ bool worker_is_another_user(const Setup& s) { return s.spec.user && s.spec.user-
 
 Result<pid_t> exec(Setup& s) {
   Command command(s.spec, s.stdio, s.umask, &s.clock, &s.log);
-  command.privileges.shrunk = s.spares.bounding_set_is_shrunk;
-  if (!s.rootless) command.privileges.user = s.spec.user;
+  command.privileges = privileges_of(s);
   if (s.same_pid) command.same_pid = &*s.same_pid;
-  if (s.spec.keep_caps && !s.rootless && !worker_is_another_user(s)) {
-    command.privileges.keep = kKeptByRoot;
-  }
-  return start_worker(&command);
+  auto performed = s.understudy ? s.understudy->perform(&command) : std::nullopt;
+  return performed ? std::move(*performed) : start_worker(&command);
 }
 
 Status become_reaper(Setup& s) {
@@ -305,6 +303,15 @@ Status become_reaper(Setup& s) {
 }
 
 }  // namespace
+
+Privileges privileges_of(const Setup& s) {
+  Privileges privileges;
+  privileges.shrunk = s.spares.bounding_set_is_shrunk;
+  if (!s.rootless) privileges.user = s.spec.user;
+  bool keeps = s.spec.keep_caps && !s.rootless && !worker_is_another_user(s);
+  if (keeps) privileges.keep = kKeptByRoot;
+  return privileges;
+}
 
 // --- the page ---
 

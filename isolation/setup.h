@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "isolation/caps.h"
 #include "isolation/cgroup_limits.h"
 #include "isolation/dev.h"
 #include "isolation/launch.h"
@@ -18,6 +19,7 @@
 namespace rtlaunch::isolation {
 
 class Rehearsal;
+class Understudy;
 
 // It never returns, so what is still open at the end is closed by number, not by owner.
 struct Setup {
@@ -45,7 +47,8 @@ struct Setup {
   LimitWatch limits = {};
   bool masks_proc = true;
   Rehearsal* rehearsal = nullptr;
-  bool made = false;  // what can fail now is the command's own
+  Understudy* understudy = nullptr;  // the worker, if it was made ahead
+  bool made = false;                 // what can fail now is the command's own
 
   bool supervised() const { return spec.line >= 0; }
 };
@@ -53,6 +56,8 @@ struct Setup {
 // Only what the sandbox was given, and `more`, stays open; what of it is below 3 and out of place
 // moves up.
 Status keep_only_given_descriptors(Setup& setup, int more);
+// What the worker may do.
+Privileges privileges_of(const Setup& setup);
 // Supervised: whoever started us has it on record that we are there.
 Status wait_for_go(Setup& setup);
 

@@ -194,6 +194,32 @@ Status become(Command* command) {
   return exec_command(command);
 }
 
+}  // namespace
+
+// In the order of become().
+Status shut_in(Command* command) {
+  if (::setsid() < 0) return sys_error("setsid", "");
+  TRY(take_limits(command->spec, command->log));
+  TRY(take_keyring(command->spec, command->log));
+  TRY(take_privileges(command));
+  TRY(take_landlock(command->spec.controls, command->log));
+  return take_filter(command->spec, command->log);
+}
+
+Error become_command(Command* command) {
+  StepClock& did = *command->clock;
+  auto ready = [&]() -> Status {
+    TRY(did.took("stdio", sys::unblock_all_signals()));
+    ::umask(command->umask);
+    TRY(did.took("cwd", enter_cwd(command->spec.cwd)));
+    return did.took("program", check_program(&command->candidates));
+  };
+  Status done = ready();
+  return done ? exec_command(command) : std::move(done.error());
+}
+
+namespace {
+
 struct Handover {
   Command* command;
   std::optional<Error> error;

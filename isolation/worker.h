@@ -42,4 +42,10 @@ std::vector<std::string> programs_of(const Spec& spec);
 // is 127 when it wasn't found, 126 when it couldn't be run, else 125.
 Result<pid_t> start_worker(Command* command);
 
+// The two halves of a worker that is made ahead (understudy.h): what it does whatever the command,
+// in a session of its own; and, with its descriptors in place, the rest, which returns only to say
+// why it couldn't.
+Status shut_in(Command* command);
+Error become_command(Command* command);
+
 }  // namespace rtlaunch::isolation

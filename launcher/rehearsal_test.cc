@@ -1,6 +1,7 @@
 // What the spawner has rehearsed of a start that may come again (isolation/rehearsal.h): it is
 // taken when the next is the same, and changes nothing of what that one gets.
 #include <sys/mount.h>
+#include <sys/resource.h>
 
 #include "isolation/launch.h"
 #include "launcher/spawner_testing.h"
@@ -196,6 +197,122 @@ TEST_F(RehearsalTest, OneThatHangsGetsNoRequest) {
   auto told = node().reply(client.id, 2000);
   ASSERT_TRUE(told) << "it went to one that hangs";
   EXPECT_EQ(drain(client.output.get()), "fine\n");
+}
+
+// --- its worker, which waits as well ---
+
+std::string line_of(const std::string& text, const std::string& key) {
+  size_t at = text.find("\n" + key);
+  return at == std::string::npos ? "" : text.substr(at + 1, text.find('\n', at + 1) - at - 1);
+}
+
+// Processes of Alice's that are the spawner's grandchildren: workers that wait for their command.
+std::vector<pid_t> waiting(int spawner) {
+  std::string pid = line_of(read_text("/proc/self/fdinfo/" + std::to_string(spawner)), "Pid:");
+  pid.erase(0, pid.find_first_of("0123456789"));
+  std::vector<pid_t> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    std::string name = entry.path().filename();
+    std::string status = read_text("/proc/" + name + "/status");
+    std::string parent = line_of(status, "PPid:").erase(0, 6);
+    bool theirs = line_of(status, "Uid:").find("12345") != std::string::npos && !parent.empty();
+    if (theirs && line_of(read_text("/proc/" + parent + "/status"), "PPid:") == "PPid:\t" + pid) {
+      found.push_back(std::atoi(name.c_str()));
+    }
+  }
+  return found;
+}
+
+constexpr char kWhatItIs[] =
+    "grep -v -E '^(Pid|NSpid|NStgid|NSpgid|NSsid|Tgid|PPid|Ngid|Vm|Rss|Hugetlb|State|.*ctxt|Mems|"
+    "Thp|THP|Threads|untag|x86|Cpus_allowed_list)' /proc/self/status; cat /proc/self/limits "
+    "/proc/self/oom_score_adj; ls /proc/self/fd; pwd; umask; test $(cut -d' ' -f6 /proc/$$/stat) = "
+    "$$ && echo leads its session; nice";
+
+TEST_F(RehearsalTest, ItsWorkerIsAsAnyOther) {
+  Shield ml;
+  ml.bound.controls = isolation::Controls::of(isolation::FilterBase::kMl);
+  Spec asks = spec(kWhatItIs);
+  asks.cwd = "/usr";
+  asks.umask = 027;
+  auto run_under = [&] {
+    Client client;
+    SpawnRequest request = node().request(asks, &client, kAlice, {layer_});
+    request.shield = encode(ml);
+    EXPECT_TRUE(node().spawner().send(request).ok());
+    request = SpawnRequest();
+    EXPECT_TRUE(node().reply(client.id));
+    return drain(client.output.get());
+  };
+  std::string first = run_under(), last;
+  bool waited = false;
+  for (int i = 0; i < 20 && !waited; ++i) {
+    ::usleep(kLullMs * 1000);
+    waited = !waiting(node().spawner().pidfd()).empty();
+    last = run_under();
+  }
+  EXPECT_TRUE(waited);
+  EXPECT_EQ(first, last);
+  for (const char* line :
+       {"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "leads its session"}) {
+    EXPECT_NE(last.find(line), std::string::npos) << last;
+  }
+}
+
+TEST_F(RehearsalTest, ACallersOtherLimitsAreItsOwn) {
+  rehearse();
+  ASSERT_FALSE(waiting(node().spawner().pidfd()).empty());
+  Client client;
+  SpawnRequest request = node().request(spec("ulimit -n"), &client, kAlice, {layer_});
+  request.limits->resources[RLIMIT_NOFILE] = {123, 123};
+  ASSERT_TRUE(node().spawner().send(request).ok());
+  request = SpawnRequest();
+  auto told = node().reply(client.id);
+  ASSERT_TRUE(told);
+  EXPECT_EQ(drain(client.output.get()), "123\n");
+}
+
+// It has pid 1's memory, and its user's number.
+TEST_F(RehearsalTest, ItsWorkerIsClosedToItsUser) {
+  rehearse();
+  std::vector<pid_t> workers = waiting(node().spawner().pidfd());
+  ASSERT_FALSE(workers.empty());
+  for (pid_t worker : workers) {
+    pid_t child = ::fork();
+    if (child == 0) {
+      if (!sys::set_ids(kAlice.uid, kAlice.gid, {})) ::_exit(2);
+      std::string proc = "/proc/" + std::to_string(worker);
+      bool open = ::open((proc + "/mem").c_str(), O_RDWR) >= 0 ||
+                  ::open((proc + "/fd").c_str(), O_RDONLY) >= 0 ||
+                  ::open((proc + "/cwd").c_str(), O_RDONLY) >= 0;
+      ::_exit(open);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+  }
+}
+
+TEST_F(RehearsalTest, AWorkerThatWasKilledMeanwhileIsMadeAnew) {
+  rehearse();
+  std::vector<pid_t> workers = waiting(node().spawner().pidfd());
+  ASSERT_FALSE(workers.empty());
+  for (pid_t worker : workers) ASSERT_EQ(::kill(worker, SIGKILL), 0);
+  ::usleep(20000);
+  auto outcome = run("id -u");
+  EXPECT_TRUE(was_rehearsed(outcome));
+  EXPECT_EQ(outcome.output, "12345\n");
+  EXPECT_EQ(outcome.code(), 0);
+}
+
+TEST_F(RehearsalTest, ACommandThatIsNotThereIsTold) {
+  rehearse();
+  Spec missing = spec("");
+  missing.argv = {"no-such-command"};
+  auto outcome = node().run(missing, kAlice, {layer_});
+  EXPECT_FALSE(outcome.started);
+  EXPECT_EQ(outcome.error.exit_code, 127) << outcome.error.message();
+  EXPECT_TRUE(run("true").started);
 }
 
 TEST_F(RehearsalTest, ItEndsWithTheSpawner) {

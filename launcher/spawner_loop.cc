@@ -113,6 +113,7 @@ SpawnRequest again_of(SpawnRequest& request) {
   again.caller = std::move(request.caller);
   again.owner = request.owner;
   again.entitled = std::move(request.entitled);
+  again.limits = std::move(request.limits);
   again.shield = std::move(request.shield);
   again.document = std::move(request.document);
   return again;

@@ -23,6 +23,7 @@
 #include "isolation/line.h"
 #include "isolation/spec_wire.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/limits.h"
 #include "isolation/sys/process.h"
 #include "isolation/sys/run_program.h"
 #include "launcher/shield.h"
@@ -147,6 +148,7 @@ class Node {
     request.shield = encode(open);
     request.id = client->id = next_id_++;
     request.caller = caller;
+    request.limits = sys::limits_of(::getpid()).value();
     request.entitled = std::move(entitled);
     request.document = sys::memory_file(isolation::encode(spec)).value();
     int fds[2];

@@ -108,19 +108,26 @@ void clear_stack([[maybe_unused]] char* stack, [[maybe_unused]] size_t size) {
 #endif
 }
 
-// A child that has our memory until it is another program or ends; we wait. Not clone(3):
-// ThreadSanitizer takes that child for a fork, and ours shares what it keeps of us.
-template <size_t kSize>
-Result<pid_t> spawn_on(char (&stack)[kSize], struct clone_args args, int (*function)(void*),
-                       void* argument, const std::string& object) {
-  args.flags |= CLONE_VM | CLONE_VFORK;
+// A child that has our memory until it is another program or ends. Not clone(3): ThreadSanitizer
+// takes that child for a fork, and ours shares what it keeps of us.
+Result<pid_t> spawn_sharing(char* stack, size_t size, struct clone_args args,
+                            int (*function)(void*), void* argument, const std::string& object) {
+  args.flags |= CLONE_VM;
   args.stack = reinterpret_cast<uint64_t>(stack);
-  args.stack_size = kSize;
-  clear_stack(stack, kSize);
+  args.stack_size = size;
+  clear_stack(stack, size);
   long pid = clone3_onto_stack(&args, function, argument);
   if (pid > 0) return static_cast<pid_t>(pid);
   errno = static_cast<int>(-pid);
   return sys_error("clone3", object);
+}
+
+// We wait for it.
+template <size_t kSize>
+Result<pid_t> spawn_on(char (&stack)[kSize], struct clone_args args, int (*function)(void*),
+                       void* argument, const std::string& object) {
+  args.flags |= CLONE_VFORK;
+  return spawn_sharing(stack, kSize, args, function, argument, object);
 }
 
 // We wait for a child that has our memory, so the quickest is to let it run where we are: another
@@ -181,6 +188,16 @@ Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument) {
   Result<pid_t> pid = spawn_on(borrower_stack, args, begin_here, &here, "");
   if (here.bound) (void)Here::run(0, here.after);  // it may have had no time
   return pid;
+}
+
+Result<pid_t> spawn_beside(int (*function)(void*), void* argument) {
+  constexpr size_t kSize = 128 << 10;
+  void* stack = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (stack == MAP_FAILED) return sys_error("mmap", "stack");
+  struct clone_args args = {};
+  args.exit_signal = SIGCHLD;
+  return spawn_sharing(static_cast<char*>(stack), kSize, args, function, argument, "");
 }
 
 Result<pid_t> spawn_as(pid_t pid, size_t levels, int (*function)(void*), void* argument) {

@@ -33,9 +33,12 @@ Result<Cloned> clone_process(const CloneOptions& options);
 // ends (CLONE_VM|CLONE_VFORK): no page table is copied. What it writes, we see; it must not return
 // but by _exit. It has its own descriptors, credentials and signal mask.
 Result<pid_t> spawn_borrowing_memory(int (*function)(void*), void* argument);
-// The same as `pid` in our own pid namespace and in as many above it as `levels` says (clone3(2)
-// set_tid). EEXIST: somebody has that number; EINVAL: a namespace has none so high; EPERM: we lack
-// CAP_CHECKPOINT_RESTORE over one of them.
+// The same, but we go on. What the C library keeps (the heap, errno) is for one of us at a time:
+// who is not to run waits in a system call. The child's stack is never given back.
+Result<pid_t> spawn_beside(int (*function)(void*), void* argument);
+// spawn_borrowing_memory() as `pid` in our own pid namespace and in as many above it as `levels`
+// says (clone3(2) set_tid). EEXIST: somebody has that number; EINVAL: a namespace has none so high;
+// EPERM: we lack CAP_CHECKPOINT_RESTORE over one of them.
 Result<pid_t> spawn_as(pid_t pid, size_t levels, int (*function)(void*), void* argument);
 // A copy of us, for a process that goes on with what it has loaded, as after fork(2) but without
 // the C library's handlers for it: function(argument) runs on the copy of our stack and must not
