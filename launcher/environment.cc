@@ -70,6 +70,7 @@ std::string name_of(const Plan& plan) {
     std::string shown = field.record  ? field.record->name
                         : field.image ? field.image->shown
                                       : field.source->shown;
+    if (shown.empty()) shown = field.name + ": nothing to add";
     name += (name.empty() ? "" : " + ") + shown;
   }
   return name;

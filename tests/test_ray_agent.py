@@ -198,7 +198,8 @@ def test_variables_alone_make_no_layer(agent):
     assert context == {'command_prefix': [], 'env_vars': {'A': '1', 'B': 'é ${HOME}'}, 'py_executable': None,
                        'override_worker_entrypoint': None, 'java_jars': []}
     assert agent.context({'py_executable': 'python -X dev'})['py_executable'] == 'python -X dev'
-    assert not agent.store.exists()
+    assert not list(agent.store.glob('layers/sha256/*/*'))
+    assert not json.loads(agent.rtlaunch('env', 'ls', '--holds', '--json').stdout or '[]')
 
 
 def test_a_working_dir_becomes_an_environment(agent, tmp_path):
@@ -214,6 +215,14 @@ def test_a_working_dir_becomes_an_environment(agent, tmp_path):
     holds = json.loads(agent.rtlaunch('env', 'ls', '--holds', '--json').stdout)
     assert [hold['env'] for hold in holds] == [words[3]]
     assert holds[0]['name'].startswith('ray-' + NODE_ID[:16])
+
+
+def test_the_interpreter_is_looked_at_before_anybody_asks(agent):
+    known = wait_until(lambda: json.loads(agent.rtlaunch('env', 'ls', '--json').stdout or '[]'), 30)
+    assert [(env['name'], env['layers'], env['bytes']) for env in known] == [('pip: nothing to add', [], 0)]
+    assert list(agent.store.glob('uv/cache/interpreter-v*/*/*')), 'uv knows it'
+    assert not json.loads(agent.rtlaunch('env', 'ls', '--holds', '--json').stdout)
+    assert not list(agent.logs.glob('runtime_env_setup-*')) and agent.states() == (0, {})
 
 
 def test_ten_at_once_are_made_once(agent, tmp_path):

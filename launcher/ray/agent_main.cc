@@ -154,6 +154,7 @@ Status run(const AgentOptions& options) {
             "listening on " + options.node_ip + ":" + std::to_string(server->port()));
   spawn(io, end_with_parent(io, log, drivers, knobs.health_by_stdin));
   spawn(io, environments.keep_holds());
+  spawn(io, maker.look_at_interpreter());
   boost::asio::signal_set ends(io, SIGTERM);
   ends.async_wait([&](const boost::system::error_code&, int) { io.stop(); });
   io.run();

@@ -15,6 +15,8 @@ using config::Json;
 
 constexpr auto kQuick = seconds(60);  // renewals and releases
 constexpr auto kTellEvery = seconds(2);
+// Planned as any other; there is nothing in it that an index has to be asked for.
+constexpr const char* kNothing = R"({"pip": ["ray; python_version < '3'"]})";
 
 // What `rtlaunch env create --json` says on stderr, as lines of a log.
 class Telling {
@@ -138,20 +140,30 @@ bool may_pass(const Error& error) {
 }
 
 awaitable<Result<ChildEnded>> Maker::run(std::vector<std::string> args, std::string input,
-                                         Clock::time_point deadline, OnLine on_line) {
+                                         Clock::time_point deadline, OnLine on_line,
+                                         bool unhurried) {
   args.insert(args.begin(), options_.rtlaunch);
   args.insert(args.end(), options_.where.begin(), options_.where.end());
-  ChildStart child{std::move(args), options_.variables, options_.cwd, std::move(input)};
+  ChildStart child{std::move(args), options_.variables, options_.cwd, std::move(input), unhurried};
   std::string token = options_.token ? options_.token() : "";
   if (!token.empty()) child.variables["RTLAUNCH_GCS_TOKEN"] = token;
   return run_child(io_, std::move(child), deadline, std::move(on_line));
 }
 
+std::vector<std::string> Maker::create_words() const {
+  std::vector<std::string> words = {"env", "create", "--runtime-env", "/dev/stdin", "--json"};
+  if (!options_.python.empty()) words.insert(words.end(), {"--python", options_.python});
+  return words;
+}
+
+awaitable<void> Maker::look_at_interpreter() {
+  auto silent = [](const std::string&) {};
+  (void)(co_await run(create_words(), kNothing, Clock::now() + kQuick, silent, true)).ok();
+}
+
 awaitable<Result<Maker::Made>> Maker::make(Order order, Clock::time_point deadline, SetupLog& log) {
-  std::vector<std::string> args = {"env",        "create", "--runtime-env",
-                                   "/dev/stdin", "--json", "--name",
-                                   order.hold,   "--ttl",  std::to_string(options_.hold.count())};
-  if (!options_.python.empty()) args.insert(args.end(), {"--python", options_.python});
+  std::vector<std::string> args = create_words();
+  args.insert(args.end(), {"--name", order.hold, "--ttl", std::to_string(options_.hold.count())});
   if (order.allow_conflicts) args.push_back("--allow-conflicts");
   Telling telling(log);
   auto ended = co_await run(std::move(args), std::move(order.runtime_env), deadline,

@@ -46,6 +46,9 @@ class Maker {
     std::vector<std::string> warnings;
   };
   awaitable<Result<Made>> make(Order order, Clock::time_point deadline, SetupLog& log);
+  // What each first environment of a node waits for, 0.15 s, before one is asked for: what the
+  // interpreter is and has, and what uv makes of it. Unhurried; that it can't be is no failure.
+  awaitable<void> look_at_interpreter();
   // What the environment mounts at places of the first kind, as files at those of the second:
   // {option, place, folder}. For what can't be started in a sandbox.
   struct Copy {
@@ -63,7 +66,9 @@ class Maker {
 
  private:
   awaitable<Result<ChildEnded>> run(std::vector<std::string> args, std::string input,
-                                    Clock::time_point deadline, OnLine on_line);
+                                    Clock::time_point deadline, OnLine on_line,
+                                    bool unhurried = false);
+  std::vector<std::string> create_words() const;
   awaitable<Status> run_quick(std::string verb, std::string hold, std::vector<std::string> more);
 
   asio::io_context& io_;

@@ -55,7 +55,7 @@ TEST_F(MakerTest, GivesTheEnvironmentByStdinAndTakesTheId) {
   ASSERT_TRUE(id) << id.error().message();
   EXPECT_EQ(*id, "4711");
   EXPECT_EQ(seen(),
-            "env create --runtime-env /dev/stdin --json --name a-hold --ttl 3600 --python /py "
+            "env create --runtime-env /dev/stdin --json --python /py --name a-hold --ttl 3600 "
             "--embedded\n{\"pip\": [\"secret\"]}");
 }
 
