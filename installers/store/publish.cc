@@ -127,19 +127,21 @@ void Staging::drop() {
   lock_.reset();
 }
 
+Result<std::string> Store::lock_of(const Key& key, Whose whose) const {
+  TRY(writable("lock"));
+  if (!is_hex64(key.hex)) return make_error("lock", key.hex, "is not a key");
+  return "locks/" + salted(key, whose).hex;
+}
+
 Result<UniqueFd> Store::lock(const Key& key, const std::function<void()>& waiting,
                              Whose whose) const {
   sys::AsRoot root;
-  TRY(writable("lock"));
-  if (!is_hex64(key.hex)) return make_error("lock", key.hex, "is not a key");
-  return lock_name("locks/" + salted(key, whose).hex, waiting);
+  return lock_name(TRY(lock_of(key, whose)), waiting);
 }
 
 Result<std::optional<UniqueFd>> Store::try_lock(const Key& key, Whose whose) const {
   sys::AsRoot root;
-  TRY(writable("lock"));
-  if (!is_hex64(key.hex)) return make_error("lock", key.hex, "is not a key");
-  std::string name = "locks/" + salted(key, whose).hex;
+  std::string name = TRY(lock_of(key, whose));
   UniqueFd fd = TRY(sys::open_at(dir_.get(), name, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
   bool ours = TRY(sys::try_lock_file(fd.get(), sys::Lock::kExclusive, name)) &&
               TRY(sys::stat_fd(fd.get(), name)).st_nlink > 0;

@@ -270,6 +270,7 @@ class Store {
   Status check_boot() const;  // recover.cc
   Result<Index*> index();     // made equal to the files; house.cc
   Result<std::optional<Lease>> take(const Digest& digest, bool touch) const;
+  Result<std::string> lock_of(const Key& key, Whose whose) const;  // its name, relative to dir()
   Result<UniqueFd> lock_name(const std::string& name, const std::function<void()>& waiting) const;
   Status writable(const std::string& step) const;
   Key salted(const Key& key, Whose whose) const;
