@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "installers/archive_reader.h"
+#include "installers/index.h"
 #include "installers/wheel.h"
 #include "installers/zip.h"
 #include "isolation/sys/caller.h"
@@ -412,7 +413,7 @@ Result<CondaPackage> conda_package_of(const std::string& url) {
   CondaPackage package;
   package.url = url;
   std::string path = url.substr(0, url.find_first_of("?#"));
-  package.file = path.substr(path.rfind('/') + 1);
+  package.file = file_of_url(url);
   std::string stem = package.file;
   for (const char* ending : {".conda", ".tar.bz2"})
     if (stem.ends_with(ending)) stem.resize(stem.size() - std::string(ending).size());

@@ -183,8 +183,7 @@ CondaPackage package_from(const json& record) {
   package.name = record.at("name"), package.version = record.at("version");
   package.build = record.value("build", "");
   package.url = record.at("url");
-  std::string path = package.url.substr(0, package.url.find_first_of("?#"));
-  package.file = path.substr(path.rfind('/') + 1);
+  package.file = file_of_url(package.url);
   package.sha256 = record.value("sha256", ""), package.md5 = record.value("md5", "");
   package.size = record.value("size", uint64_t(0));
   package.noarch = record.value("subdir", "") == "noarch";

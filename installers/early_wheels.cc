@@ -41,15 +41,8 @@ std::string wheel_in(std::string url) {
   return http && url.ends_with(".whl") ? url : "";
 }
 
-std::string last_part(const std::string& url) { return url.substr(url.rfind('/') + 1); }
-
 store::Key early_key(const store::Key& wheel) {
   return {store::Hasher().field("early").field(wheel.hex).hex()};
-}
-
-std::string name_in(const std::string& url) {
-  std::string file = last_part(url);
-  return normalized_name(file.substr(0, file.find('-')));
 }
 
 }  // namespace
@@ -100,9 +93,10 @@ void EarlyWheels::start_compilers() {
 void EarlyWheels::asked_for(const std::string& url) {
   fetches_.expect();
   std::string wheel = wheel_in(url);
-  if (wheel.empty() || names_.size() >= kMostGuesses) return;
+  auto called = parse_wheel_name(wheel_of_url(wheel));
+  if (!called || names_.size() >= kMostGuesses) return;
   auto file = scratch_file(job_.store);
-  if (!file.ok() || !names_.insert(name_in(wheel)).second) return;
+  if (!file.ok() || !names_.insert(called->name).second) return;
   FetchJob job;
   job.url = with_credentials(wheel, job_.uv.index());
   job.fd = file->get();
@@ -119,7 +113,7 @@ void EarlyWheels::unpack_arrived() {
 
 void EarlyWheels::unpack(const Arrived& arrived) {
   auto guess = guesses_.find(arrived.url);
-  auto wheel = parse_wheel_name(last_part(arrived.url));
+  auto wheel = parse_wheel_name(wheel_of_url(arrived.url));
   if (guess == guesses_.end() || !wheel) return;
   store::Key key = wheel_key(arrived.sha256, job_.python);
   store::Whose whose = sharing_.whose_is(arrived.url);

@@ -12,6 +12,7 @@
 #include <memory>
 
 #include "installers/fetch_trust.h"
+#include "installers/index.h"
 #include "installers/reach.h"
 #include "installers/source.h"
 #include "installers/store/hash.h"
@@ -47,9 +48,10 @@ bool has_prefix(const std::string& text, const char* prefix) {
   return ::strncasecmp(text.c_str(), prefix, std::strlen(prefix)) == 0;
 }
 
-std::string last_part(const std::string& url) {
-  std::string part = url.substr(url.find_last_of('/') + 1);
-  return part.empty() ? url : part;
+// For people.
+std::string title_of(const std::string& url) {
+  std::string file = file_of_url(url);
+  return file.empty() ? url : file;
 }
 
 // `code`: of an error that may pass by itself.
@@ -361,7 +363,7 @@ class Fetches::Transfers {
 
   static void name(Transfer& transfer) {
     const std::string& label = transfer.job.label;
-    transfer.label = label.empty() ? last_part(transfer.result.url) : label;
+    transfer.label = label.empty() ? title_of(transfer.result.url) : label;
   }
 
   void drop_guesses() {

@@ -344,6 +344,20 @@ bool is_private(const std::string& url, const IndexConfig& config, std::string_v
          netrc.find("default") != std::string_view::npos;
 }
 
+std::string file_of_url(const std::string& url) {
+  return sys::leaf_of(std::string_view(url).substr(0, url.find_first_of("?#")));
+}
+
+std::string wheel_of_url(const std::string& url) {
+  std::string name = file_of_url(url), result;
+  for (size_t i = 0; i < name.size(); ++i) {
+    bool plus = name.compare(i, 3, "%2B") == 0 || name.compare(i, 3, "%2b") == 0;
+    result += plus ? '+' : name[i];
+    if (plus) i += 2;
+  }
+  return result;
+}
+
 std::string strip_credentials(const std::string& url) {
   auto [host, credentials] = host_and_credentials(url);
   if (credentials.empty()) return url;

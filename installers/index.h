@@ -56,6 +56,10 @@ std::string with_credentials(const std::string& url, const IndexConfig& config);
 // Whether not everybody is given what is at `url`: it or its host wants credentials, a client's
 // certificate, or a ticket behind a `?`. `netrc`: the text of the caller's.
 bool is_private(const std::string& url, const IndexConfig& config, std::string_view netrc);
+// The name of the file at `url`, whatever follows ? or #. "" for a folder.
+std::string file_of_url(const std::string& url);
+// The same of a wheel: "+" is the one character of its name that a URL escapes.
+std::string wheel_of_url(const std::string& url);
 // One URL with no user:password@ at all.
 std::string strip_credentials(const std::string& url);
 // Every user:password@ in a URL of the text replaced by "***@".

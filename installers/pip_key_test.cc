@@ -205,6 +205,13 @@ TEST(Redaction, TakesCredentialsOut) {
   EXPECT_EQ(strip_credentials("https://me:p%40w@host:80/x?y"), "https://host:80/x?y");
 }
 
+TEST(Index, AUrlNamesAFile) {
+  EXPECT_EQ(file_of_url("https://host/a/b-1.conda?ticket=x/y#sha256=z"), "b-1.conda");
+  EXPECT_EQ(file_of_url("https://host/a/"), "");
+  EXPECT_EQ(wheel_of_url("https://host/a/torch-2.0%2Bcpu-cp311-cp311-any.whl#sha256=z"),
+            "torch-2.0+cpu-cp311-cp311-any.whl");
+}
+
 TEST(Index, CredentialsGoBackToTheirHostOnly) {
   IndexConfig config;
   config.index_url = "https://me:pw@private.example/simple";

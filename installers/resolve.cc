@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "installers/index.h"
 #include "installers/toml.h"
 
 namespace rtlaunch::installers {
@@ -59,22 +60,6 @@ std::vector<int> tag_rank(const std::string& python, const std::string& abi,
   return {family, tag_minor, exact, platform_rank(platform)};
 }
 
-std::string file_name(const std::string& url) {
-  std::string path = url.substr(0, url.find_first_of("?#"));
-  return path.substr(path.rfind('/') + 1);
-}
-
-// "+" is the one character of a wheel's name that a URL escapes.
-std::string decoded(const std::string& name) {
-  std::string result;
-  for (size_t i = 0; i < name.size(); ++i) {
-    bool plus = name.compare(i, 3, "%2B") == 0 || name.compare(i, 3, "%2b") == 0;
-    result += plus ? '+' : name[i];
-    if (plus) i += 2;
-  }
-  return result;
-}
-
 // ---- parsing the lock
 // ----------------------------------------------------------------------------
 
@@ -89,7 +74,7 @@ LockedWheel wheel_from(const json& package, const json& entry) {
   wheel.url = strip_credentials(wheel.url);  // it is remembered; the index's own are added later
   if (wheel.url.starts_with("/")) wheel.url = "file://" + wheel.url;
   wheel.filename =
-      entry.contains("name") ? entry.at("name").get<std::string>() : decoded(file_name(wheel.url));
+      entry.contains("name") ? entry.at("name").get<std::string>() : wheel_of_url(wheel.url);
   wheel.sha256 = entry.at("hashes").value("sha256", "");
   wheel.size = entry.value("size", uint64_t(0));
   return wheel;
