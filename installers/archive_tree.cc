@@ -10,6 +10,7 @@
 
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch {
 namespace {
@@ -21,11 +22,6 @@ Error hostile(const std::string& archive, std::string_view name, const std::stri
   return make_error(kStep, archive, printable(name) + ": " + why,
                     "make the archive again without this entry, or unpack it yourself and give the "
                     "directory");
-}
-
-std::string parent_path(const std::string& path) {
-  size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash);
 }
 
 const char* leaf_name(const std::string& path) {
@@ -200,7 +196,7 @@ int64_t TreeWriter::kept_time(int64_t mtime) const {
 // Directories are ours alone, so one that exists and isn't in our table is an entry of another
 // type.
 Result<TreeWriter::Directory> TreeWriter::make_directory(const std::string& path) {
-  Directory parent = TRY(directory(parent_path(path)));
+  Directory parent = TRY(directory(sys::parent_of(path)));
   if (::mkdirat(parent->get(), leaf_name(path), 0755) != 0) {
     return errno == EEXIST ? taken(path) : sys_error(kStep, path);
   }
@@ -236,7 +232,7 @@ Result<TreeWriter::Directory> TreeWriter::directory(const std::string& path) {
 
 Result<TreeWriter::Directory> TreeWriter::parent_of(const std::string& path) {
   std::lock_guard lock(mutex_);
-  return directory(parent_path(path));
+  return directory(sys::parent_of(path));
 }
 
 Status TreeWriter::make_dir(const std::string& path, uint32_t mode, int64_t mtime) {

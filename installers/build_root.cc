@@ -12,17 +12,13 @@
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/run_program.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
 
 constexpr size_t kSaidLimit = 1 << 20;
 constexpr size_t kMostSkeleton = 50'000;
-
-std::string parent(const std::string& path) {
-  size_t slash = path.rfind('/');
-  return slash == std::string::npos || slash == 0 ? "" : path.substr(0, slash);
-}
 
 std::vector<std::string> names_in(const std::string& path) {
   auto fd = sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
@@ -46,11 +42,11 @@ Status give(int dir, const std::string& name, uid_t uid) {
 std::vector<std::string> folders_of_links(std::string path) {
   std::vector<std::string> folders;
   for (int i = 0; i < 16; ++i) {
-    folders.push_back(parent(path));
+    folders.push_back(sys::parent_of(path));
     char target[4096];
     ssize_t n = ::readlink(path.c_str(), target, sizeof target - 1);
     if (n <= 0) break;
-    path = sys::absolute_path(std::string(target, size_t(n)), parent(path));
+    path = sys::absolute_path(std::string(target, size_t(n)), sys::parent_of(path));
   }
   return folders;
 }
@@ -163,7 +159,7 @@ Status BuildRoot::bind_system() {
                            "/run/systemd/resolve"})
     (void)show(path);
   const Interpreter& python = job_.python;
-  std::vector<std::string> seen = {python.base_prefix, parent(python.base_executable)};
+  std::vector<std::string> seen = {python.base_prefix, sys::parent_of(python.base_executable)};
   for (const std::string& folder : folders_of_links(python.executable)) seen.push_back(folder);
   seen.insert(seen.end(), python.mounts.begin() + 1, python.mounts.end());
   seen.insert(seen.end(), python.site_dirs.begin(), python.site_dirs.end());
@@ -191,7 +187,7 @@ Status BuildRoot::add_skeleton(const std::string& path, bool recurse) {
   if (skeleton_.size() > kMostSkeleton)
     return make_error(job_.field, base, "the interpreter's prefix holds too many folders",
                       "use a virtualenv");
-  for (std::string p = path; !p.empty() && skeleton_.insert(p).second; p = parent(p)) {
+  for (std::string p = path; !p.empty() && skeleton_.insert(p).second; p = sys::parent_of(p)) {
   }
   if (!recurse) return {};
   for (const std::string& name : names_in(base))
@@ -204,10 +200,10 @@ Status BuildRoot::add_skeleton(const std::string& path, bool recurse) {
 Status BuildRoot::make_skeleton() {
   const Scheme& s = job_.python.scheme;
   std::string data = s.data == "." ? "" : s.data;
-  std::string library = parent(s.purelib);
+  std::string library = sys::parent_of(s.purelib);
   for (const std::string& path : {s.purelib, s.platlib}) TRY(add_skeleton(path, true));
   for (const std::string& path :
-       {s.scripts, s.headers, parent(s.headers), library, parent(library)})
+       {s.scripts, s.headers, sys::parent_of(s.headers), library, sys::parent_of(library)})
     TRY(add_skeleton(path, false));
   TRY(add_skeleton(data, false));
   for (const char* name : {"share", "etc", "man", "doc"})
@@ -292,7 +288,7 @@ std::vector<std::string> BuildRoot::environment(const std::vector<std::string>& 
   auto add = [&](const std::string& pair) {
     if (!known(pair.substr(0, pair.find('=')))) env.push_back(pair);
   };
-  std::string bin = parent(job_.python.executable);
+  std::string bin = sys::parent_of(job_.python.executable);
   for (const char* fixed : {"HOME=/build/home", "TMPDIR=/build/tmp", "UV_CACHE_DIR=/build/cache",
                             "XDG_CACHE_HOME=/build/cache", "PYTHONDONTWRITEBYTECODE=1",
                             "PIP_CONFIG_FILE=/dev/null", "PIP_DISABLE_PIP_VERSION_CHECK=1"})

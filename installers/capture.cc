@@ -14,14 +14,13 @@
 #include "installers/way_out.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
 
 using Kind = Requirement::Kind;
 using Outcome = BuildRoot::Outcome;
-
-std::string parent(const std::string& path) { return path.substr(0, path.rfind('/')); }
 
 bool is_directory(const std::string& path) {
   struct stat st;
@@ -64,7 +63,7 @@ std::vector<Distribution> outer_packages(const Job& job) {
   std::vector<Distribution> outer;
   const Interpreter& p = job.python;
   for (const Distribution& d : job.uv.base()) {
-    std::string site = parent(d.path);
+    std::string site = sys::parent_of(d.path);
     bool inner =
         site == p.mount() + "/" + p.scheme.purelib || site == p.mount() + "/" + p.scheme.platlib;
     if (!inner) outer.push_back(d);
@@ -289,7 +288,7 @@ Result<Masks> outer_masks(const Job& job, const std::vector<NewDistribution>& ad
   std::vector<Distribution> replaced = TRY(replaced_by(added, job.python, job.store));
   const Interpreter& p = job.python;
   std::erase_if(replaced, [&](const Distribution& d) {
-    std::string site = parent(d.path);
+    std::string site = sys::parent_of(d.path);
     return !d.shadowed && (site == p.mount() + "/" + p.scheme.purelib ||
                            site == p.mount() + "/" + p.scheme.platlib);
   });

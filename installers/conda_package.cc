@@ -15,6 +15,7 @@
 #include "installers/zip.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -170,7 +171,7 @@ std::string with_short_first_line(std::string text) {
   if (!text.starts_with("#!") || end <= kLongestFirstLine) return text;
   size_t from = text.find_first_not_of(' ', 2), to = std::min(text.find(' ', from), end);
   std::string program = text.substr(from, to - from);
-  return "#!/usr/bin/env " + program.substr(program.rfind('/') + 1) + text.substr(to);
+  return "#!/usr/bin/env " + sys::leaf_of(program) + text.substr(to);
 }
 
 class Linker {

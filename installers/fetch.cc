@@ -50,7 +50,7 @@ bool has_prefix(const std::string& text, const char* prefix) {
 
 // For people.
 std::string title_of(const std::string& url) {
-  std::string file = file_of_url(url);
+  std::string file = installers::file_of_url(url);
   return file.empty() ? url : file;
 }
 

@@ -18,6 +18,7 @@
 #include "installers/bytecode.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -33,11 +34,6 @@ constexpr auto kForPerhaps = std::chrono::milliseconds(250);
 constexpr size_t kMostOfTheCommand = 200;  // modules of its own that are looked through
 constexpr size_t kNoTree = SIZE_MAX;
 
-std::string folder_of(const std::string& path) {
-  size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash);
-}
-
 // "a.b" → "a/b".
 std::string as_path(std::string name) {
   std::replace(name.begin(), name.end(), '.', '/');
@@ -52,7 +48,7 @@ std::string as_name(std::string path) {
 bool is_package(const std::string& file) { return file.ends_with("/__init__.py"); }
 
 // What `from . import x` means in this file, relative to where names start.
-std::string package_of(const std::string& file) { return as_name(folder_of(file)); }
+std::string package_of(const std::string& file) { return as_name(sys::parent_of(file)); }
 
 // Each "word" and 'word' that could be a name.
 std::vector<std::string> quoted_words(const std::string& source) {
@@ -65,12 +61,6 @@ std::vector<std::string> quoted_words(const std::string& source) {
     if (word) words.push_back(source.substr(at + 1, end - at - 1));
   }
   return words;
-}
-
-bool is_python(const std::string& program) {
-  std::string name = program.substr(program.rfind('/') + 1);
-  return name.starts_with("python") &&
-         name.find_first_not_of("0123456789.", 6) == std::string::npos;
 }
 
 // A file of the caller's: nothing that could keep us waiting.
@@ -89,7 +79,7 @@ void read_script(const std::string& script, const std::vector<std::string>& fold
     auto text = read_own(path);
     if (!text.ok()) continue;
     roots.code = std::move(text.value());
-    roots.folder = folder_of(path);
+    roots.folder = sys::parent_of(path);
     roots.known = true;
     return;
   }
@@ -101,7 +91,7 @@ void read_script(const std::string& script, const std::vector<std::string>& fold
 ImportRoots import_roots(const std::vector<std::string>& command,
                          const std::vector<std::string>& folders) {
   ImportRoots roots;
-  if (command.empty() || !is_python(command[0])) return roots;
+  if (command.empty() || !names_python(command[0])) return roots;
   for (size_t i = 1; i < command.size(); ++i) {
     const std::string& word = command[i];
     if (word.size() < 2 || word[0] != '-') {
@@ -264,7 +254,7 @@ class FirstImport::Work {
   void want_top_level(const std::vector<std::string>& modules) {
     for (const std::string& file : modules) {
       bool package = is_package(file) && std::count(file.begin(), file.end(), '/') == 1;
-      if (package) want(folder_of(file));
+      if (package) want(sys::parent_of(file));
       if (file.find('/') == std::string::npos) want(file.substr(0, file.size() - 3));
     }
   }

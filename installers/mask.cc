@@ -10,14 +10,12 @@
 #include "installers/wheel.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
 
 constexpr const char* kDpkgLists = "/var/lib/dpkg/info";
-
-std::string parent(const std::string& path) { return path.substr(0, path.rfind('/')); }
-std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 bool exists(const std::string& path) {
   struct stat st;
@@ -57,7 +55,7 @@ void all_files(const std::string& path, std::vector<std::string>& files) {
 std::vector<std::string> from_record(const std::string& info, const std::string& text) {
   std::vector<std::string> files;
   for (const RecordLine& line : parse_record_file(text))
-    files.push_back(sys::absolute_path(line.path, parent(info)));
+    files.push_back(sys::absolute_path(line.path, sys::parent_of(info)));
   return files;
 }
 
@@ -88,7 +86,8 @@ std::vector<std::string> from_top_level(const std::string& info, const std::stri
   std::vector<std::string> files;
   for (const std::string& name : lines_of(text)) {
     if (name.find("..") != std::string::npos || name[0] == '/') continue;
-    for (const std::string& path : {parent(info) + "/" + name, parent(info) + "/" + name + ".py"})
+    for (const std::string& path :
+         {sys::parent_of(info) + "/" + name, sys::parent_of(info) + "/" + name + ".py"})
       if (exists(path)) all_files(path, files);
   }
   return files;
@@ -100,9 +99,9 @@ std::vector<std::string> from_top_level(const std::string& info, const std::stri
 // "__pycache__/mod.cpython-311.opt-1.pyc" beside "mod.py"; all tags, all levels.
 void add_bytecode(const std::string& file, std::set<std::string>& gone) {
   if (!file.ends_with(".py")) return;
-  std::string stem = base_name(file);
+  std::string stem = sys::leaf_of(file);
   stem = stem.substr(0, stem.size() - 2);  // with the dot
-  std::string cache = parent(file) + "/__pycache__";
+  std::string cache = sys::parent_of(file) + "/__pycache__";
   for (const std::string& name : children(cache))
     if (name.starts_with(stem) && name.ends_with(".pyc")) gone.insert(cache + "/" + name);
 }
@@ -110,7 +109,7 @@ void add_bytecode(const std::string& file, std::set<std::string>& gone) {
 // A folder below a site dir goes with the last thing in it, and so on upwards.
 void add_emptied_folders(const std::set<std::string>& sites, std::set<std::string>& gone) {
   std::set<std::string> folders;
-  for (const std::string& path : gone) folders.insert(parent(path));
+  for (const std::string& path : gone) folders.insert(sys::parent_of(path));
   auto in_site = [&](const std::string& dir) {
     return std::any_of(sites.begin(), sites.end(), [&](const std::string& site) {
       return dir != site && sys::is_beneath(dir, site);
@@ -127,7 +126,7 @@ void add_emptied_folders(const std::set<std::string>& sites, std::set<std::strin
     bool emptied = std::all_of(names.begin(), names.end(), [&](const std::string& n) {
       return gone.count(dir + "/" + n) != 0;
     });
-    if (emptied) gone.insert(dir), folders.insert(parent(dir));
+    if (emptied) gone.insert(dir), folders.insert(sys::parent_of(dir));
   }
 }
 
@@ -136,7 +135,8 @@ std::set<std::string> topmost(const std::set<std::string>& gone) {
   std::set<std::string> result;
   for (const std::string& path : gone) {
     bool covered = false;
-    for (std::string dir = parent(path); !covered && !dir.empty(); dir = parent(dir))
+    for (std::string dir = sys::parent_of(path); !covered && !dir.empty();
+         dir = sys::parent_of(dir))
       covered = gone.count(dir) != 0;
     if (!covered) result.insert(path);
   }

@@ -12,6 +12,7 @@
 #include "installers/way_out.h"
 #include "installers/zip.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -29,7 +30,7 @@ Status check_local_wheels(const std::vector<Requirement>& requirements) {
   for (const Requirement& r : requirements) {
     if (r.kind != Requirement::Kind::kPath || !r.path.ends_with(".whl")) continue;
     auto wheel = sys::open_at(AT_FDCWD, r.path, O_RDONLY | O_NONBLOCK);
-    if (wheel) TRY(Zip::open(wheel->get(), r.path.substr(r.path.rfind('/') + 1)));
+    if (wheel) TRY(Zip::open(wheel->get(), sys::leaf_of(r.path)));
   }
   return {};
 }

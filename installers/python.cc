@@ -15,6 +15,7 @@
 #include "installers/store/hash.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/run_program.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -287,6 +288,12 @@ void remember_probe(const store::Key& key, const std::string& found, const Probe
 }
 
 }  // namespace
+
+bool names_python(const std::string& program) {
+  std::string name = sys::leaf_of(program);
+  return name.starts_with("python") &&
+         name.find_first_not_of("0123456789.", 6) == std::string::npos;
+}
 
 std::string normalized_name(const std::string& name) {
   std::string result;

@@ -93,6 +93,9 @@ Result<std::vector<Distribution>> distributions_of(const Interpreter& python,
 Result<std::string> locate_python(const std::string& wanted, const Environment& environment,
                                   const std::string& cwd);
 
+// Whether a program, in whatever folder, is called python, python3, python3.11.
+bool names_python(const std::string& program);
+
 // PEP 503: "Foo.Bar_baz" is "foo-bar-baz".
 std::string normalized_name(const std::string& name);
 

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -202,7 +203,7 @@ Result<Source> from_path(const std::string& text, const std::string& path, Sourc
     return Error{field_of(source.use), code, text, "", not_there_cure(text, source.use), 125};
   }
   source.path = source.shown = *real;
-  source.name = path.substr(path.rfind('/') + 1);
+  source.name = sys::leaf_of(path);
   if (!S_ISDIR(info.st_mode)) return from_file(text, path, info, std::move(source));
   source.kind = Source::Kind::kDirectory;
   if (source.path == "/") {

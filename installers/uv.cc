@@ -11,6 +11,7 @@
 #include "installers/way_out.h"
 #include "isolation/net_apart.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -28,8 +29,6 @@ std::string minor_version(const std::string& version) {
   return version.substr(0, version.find('.', version.find('.') + 1));
 }
 
-std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/')); }
-
 // "foo-bar" and version in a folder's name: PEP 427's escaping.
 std::string escaped(std::string text) {
   std::replace(text.begin(), text.end(), '-', '_');
@@ -44,9 +43,9 @@ Status fill_view(const std::string& path, const Interpreter& python,
   UniqueFd dir = TRY(sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY));
   if (::symlinkat(python.base_executable.c_str(), dir.get(), "bin/python") != 0)
     return sys_error("symlink", path + "/bin/python");
-  TRY(sys::replace_file_at(
-      dir.get(), "pyvenv.cfg",
-      "home = " + folder_of(python.base_executable) + "\ninclude-system-site-packages = false\n"));
+  TRY(sys::replace_file_at(dir.get(), "pyvenv.cfg",
+                           "home = " + sys::parent_of(python.base_executable) +
+                               "\ninclude-system-site-packages = false\n"));
   // uv locks an environment while it asks an index about it: one that never answers would hold up
   // all others. We only ask, and it goes on without a lock that can't be had.
   if (::mkdirat(dir.get(), ".lock", 0755) != 0) return sys_error("mkdir", path + "/.lock");

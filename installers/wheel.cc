@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "isolation/sys/text.h"
+
 namespace rtlaunch::installers {
 namespace {
 
@@ -154,7 +156,7 @@ Result<std::vector<std::string>> scripts_to_rewrite(const Zip& zip, const Places
   std::vector<std::string> paths;
   auto visit = [&](const ZipEntry& entry) -> Status {
     bool file = entry.type == ZipEntry::Type::kFile && is_script(p, entry.name);
-    std::string script = entry.name.substr(entry.name.rfind('/') + 1);
+    std::string script = sys::leaf_of(entry.name);
     if (file && names_interpreter(script)) {
       return unusual(name, "its wheel has a script of the name " + script);
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "installers/python.h"
 #include "installers/uv_run.h"
 #include "isolation/sys/files.h"
 #include "launcher/builder.h"
@@ -86,12 +87,6 @@ Status take_given_variables(installers::PlanRequest& request) {
   return {};
 }
 
-bool names_python(const std::string& command) {
-  std::string name = command.substr(command.rfind('/') + 1);
-  return name.rfind("python", 0) == 0 &&
-         name.find_first_not_of("0123456789.", 6) == std::string::npos;
-}
-
 // `--python /venv/bin/python -- pip list` means that one's: as in an activated environment.
 void find_first(const std::string& python, const std::string& cwd,
                 installers::Environment& variables) {
@@ -144,7 +139,7 @@ Result<installers::PlanRequest> read_request(const RunOptions& options, Host& ho
   // `run -- python3.9 main.py` means packages for that Python.
   request.python = options.python;
   find_first(options.python, request.cwd, request.variables);
-  bool named = !options.command.empty() && names_python(options.command[0]);
+  bool named = !options.command.empty() && installers::names_python(options.command[0]);
   if (request.python.empty() && named) request.python = options.command[0];
   request.tools = TRY(tools_folder());
   request.command = options.command;

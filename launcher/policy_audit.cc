@@ -20,6 +20,7 @@
 #include "isolation/seccomp.h"
 #include "isolation/seccomp_rules.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/text.h"
 #include "isolation/sys/trace.h"
 #include "launcher/shield.h"
 
@@ -112,7 +113,7 @@ std::string path_of(const TracedCall& call, int folder, int name) {
       link_of(fd == AT_FDCWD ? process + "/cwd" : process + "/fd/" + std::to_string(fd));
   std::string whole = sys::absolute_path(path, base);
   auto resolved = sys::real_path(folder_of(whole));
-  return resolved ? sys::absolute_path(whole.substr(whole.rfind('/') + 1), *resolved) : whole;
+  return resolved ? sys::absolute_path(sys::leaf_of(whole), *resolved) : whole;
 }
 
 void take_naming(const TracedCall& call, Used& used) {
@@ -290,7 +291,7 @@ bool changes_more_than_its_own(const Used& used) {
 }
 
 Result<Json> profile_of(const Used& used, const std::vector<std::string>& command) {
-  Json profile = {{"about", "what " + command[0].substr(command[0].rfind('/') + 1) + " used"},
+  Json profile = {{"about", "what " + sys::leaf_of(command[0]) + " used"},
                   {"extends", "strict"},
                   {"environment", variables()},
                   {"files", {{"read", listed(used.read)}, {"write", listed(used.write)}}}};

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "isolation/sys/process.h"
+#include "isolation/sys/text.h"
 #include "launcher/asked.h"
 #include "launcher/attend.h"
 #include "launcher/environment.h"
@@ -102,9 +103,7 @@ bool wants_bytecode(const Plan& plan) {
   });
 }
 
-std::string program_of(const std::vector<std::string>& command) {
-  return command[0].substr(command[0].rfind('/') + 1);
-}
+std::string program_of(const std::vector<std::string>& command) { return sys::leaf_of(command[0]); }
 
 Result<Launch> launch_of(const Plan& plan, const RunOptions& options, const Shape& shape,
                          const PlanRequest& request, const Host& host) {

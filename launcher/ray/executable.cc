@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "installers/python.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/text.h"
 #include "launcher/words.h"
@@ -80,7 +81,7 @@ bool is_named(const Json& info, const std::string& name) {
   for (const Json& env : info["envs"]) {
     if (!env.is_string()) continue;
     std::string path = env;
-    std::string last = path == base ? "base" : path.substr(path.rfind('/') + 1);
+    std::string last = path == base ? "base" : sys::leaf_of(path);
     if (name == path || name == last) return true;
   }
   return false;
@@ -97,9 +98,7 @@ bool becomes_python(const std::string& py_executable) {
   std::istringstream words(py_executable);
   std::string first;
   words >> first;
-  std::string name = first.substr(first.rfind('/') + 1);
-  if (!name.starts_with("python")) return false;
-  return name.find_first_not_of("0123456789.", 6) == std::string::npos;
+  return installers::names_python(first);
 }
 
 std::vector<std::string> profiler_words(Profiler profiler, const std::string& folder) {

@@ -3,6 +3,8 @@
 #include <boost/uuid/detail/sha1.hpp>
 #include <cctype>
 
+#include "isolation/sys/text.h"
+
 namespace rtlaunch::ray {
 namespace {
 
@@ -47,7 +49,7 @@ std::string directory_of(const std::string& uri) {
   if (protocol == "gcs") {
     name = path.substr(0, path.size() - extension.size());
   } else if (extension == ".whl") {
-    std::string last = path.substr(path.rfind('/') + 1);
+    std::string last = sys::leaf_of(path);
     name = last.substr(0, last.size() - extension.size());
   }
   return is_plain(name) ? name : "";
