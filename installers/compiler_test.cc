@@ -9,7 +9,7 @@ namespace {
 class Compiler : public testing::Test {
  protected:
   void SetUp() override {
-    auto found = probe_interpreter(some_python(), own_environment());
+    auto found = probe_interpreter(some_python(), tests_environment());
     ASSERT_OK(found);
     python_ = found->interpreter;
     auto started = Compilers::start(python_, Compilers::Pace::kBeside);

@@ -12,7 +12,7 @@ using Names = std::vector<std::string>;
 class First : public testing::Test {
  protected:
   void SetUp() override {
-    auto found = probe_interpreter(some_python(), own_environment());
+    auto found = probe_interpreter(some_python(), tests_environment());
     ASSERT_OK(found);
     python_ = found->interpreter;
   }

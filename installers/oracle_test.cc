@@ -106,7 +106,7 @@ class Oracle : public testing::TestWithParam<Set> {
 
   Result<store::Record> make(const store::Store&, const Set& set, bool capture_only) {
     store::Store store = TRY(store::Store::open(*folder_ / "store", true));
-    Environment environment = own_environment();
+    Environment environment = tests_environment();
     Interpreter python =
         TRY(find_interpreter(*folder_ / "base/bin/python", environment, "/", store));
     PackagesContext context;

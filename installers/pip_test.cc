@@ -149,7 +149,7 @@ class Pip : public testing::Test {
   }
   // For builds, which need setuptools: the index that everybody has.
   void use_default_index() {
-    context_.environment = own_environment();
+    context_.environment = tests_environment();
     context_.environment["HOME"] = folder_.path();
   }
   // Installs into the base itself.

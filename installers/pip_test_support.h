@@ -53,11 +53,8 @@ class TempDir {
   std::string path_;
 };
 
-inline Environment own_environment() {
-  Environment environment;
-  for (char** e = ::environ; *e != nullptr; ++e)
-    if (std::string pair = *e; pair.find('=') != std::string::npos)
-      environment[pair.substr(0, pair.find('='))] = pair.substr(pair.find('=') + 1);
+inline Environment tests_environment() {
+  Environment environment = own_environment();
   environment["PYTHONNOUSERSITE"] = "1";  // what lies in the tester's home is no base of ours
   return environment;
 }
@@ -74,7 +71,7 @@ inline std::string tools_folder() {
 inline bool run(const std::vector<std::string>& argv, std::string* out = nullptr) {
   sys::Program program;
   program.argv = argv;
-  for (auto& [name, value] : own_environment()) program.env.push_back(name + "=" + value);
+  for (auto& [name, value] : tests_environment()) program.env.push_back(name + "=" + value);
   auto output = sys::run_program(program);
   if (out && output.ok()) *out = output->out + output->err;
   if (output.ok() && !output->ok())
@@ -84,7 +81,7 @@ inline bool run(const std::vector<std::string>& argv, std::string* out = nullptr
 
 // The one Python that tests use when they need just one.
 inline std::string some_python() {
-  auto found = locate_python("", own_environment(), "/");
+  auto found = locate_python("", tests_environment(), "/");
   return found.ok() ? found.value() : "";
 }
 

@@ -289,6 +289,17 @@ void remember_probe(const store::Key& key, const std::string& found, const Probe
 
 }  // namespace
 
+Environment own_environment() {
+  Environment variables;
+  for (char** entry = ::environ; *entry != nullptr; ++entry) {
+    std::string_view text = *entry;
+    size_t equals = text.find('=');
+    if (equals != text.npos && equals > 0)
+      variables.emplace(text.substr(0, equals), text.substr(equals + 1));
+  }
+  return variables;
+}
+
 bool names_python(const std::string& program) {
   std::string name = sys::leaf_of(program);
   return name.starts_with("python") &&
@@ -360,11 +371,7 @@ Result<std::vector<Distribution>> distributions_of(const Interpreter& python,
     } catch (const json::exception&) {
     }
   }
-  Environment environment;
-  for (char** e = ::environ; *e != nullptr; ++e)
-    if (std::string pair = *e; pair.find('=') != std::string::npos)
-      environment[pair.substr(0, pair.find('='))] = pair.substr(pair.find('=') + 1);
-  Probe probe = TRY(probe_interpreter(python.executable, environment));
+  Probe probe = TRY(probe_interpreter(python.executable, own_environment()));
   return std::move(probe.distributions);
 }
 

@@ -23,6 +23,9 @@ namespace rtlaunch::installers {
 // The caller's variables. Values may be secret; nothing here stores or prints one.
 using Environment = std::map<std::string, std::string>;
 
+// Our own; what has no name isn't in it.
+Environment own_environment();
+
 // Where installed things go, each relative to Interpreter::mount. purelib == platlib nearly always.
 struct Scheme {
   std::string purelib, platlib, scripts, data, headers;

@@ -36,7 +36,7 @@ class Python : public testing::Test {
   }
 
   TempDir folder_;
-  Environment environment_ = own_environment();
+  Environment environment_ = tests_environment();
   std::optional<store::Store> store_;
 };
 

@@ -10,8 +10,6 @@
 #include "isolation/sys/files.h"
 #include "launcher/builder.h"
 
-extern char** environ;
-
 namespace rtlaunch {
 namespace {
 
@@ -109,17 +107,6 @@ void find_libraries(const RunOptions& options, config::RuntimeEnv& env) {
 
 }  // namespace
 
-installers::Environment caller_variables() {
-  installers::Environment variables;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    std::string text = *entry;
-    if (size_t equals = text.find('='); equals != std::string::npos && equals > 0) {
-      variables[text.substr(0, equals)] = text.substr(equals + 1);
-    }
-  }
-  return variables;
-}
-
 Result<std::string> caller_cwd() {
   char buffer[PATH_MAX];
   if (::getcwd(buffer, sizeof buffer) == nullptr) return sys_error("getcwd", "current directory");
@@ -129,7 +116,7 @@ Result<std::string> caller_cwd() {
 Result<installers::PlanRequest> read_request(const RunOptions& options, Host& host) {
   installers::PlanRequest request;
   request.cwd = TRY(caller_cwd());
-  request.variables = caller_variables();
+  request.variables = installers::own_environment();
   request.env = TRY(read_runtime_env(options.runtime_env, request, host));
   if (options.working_dir) request.env.working_dir = options.working_dir;
   if (!options.image.empty()) request.env.image = config::Image{"image_uri", options.image};
@@ -150,7 +137,7 @@ Result<installers::PlanRequest> read_request(const RunOptions& options, Host& ho
 Result<installers::PlanRequest> exec_request(const RunOptions& options) {
   installers::PlanRequest request;
   request.cwd = TRY(caller_cwd());
-  request.variables = caller_variables();
+  request.variables = installers::own_environment();
   find_libraries(options, request.env);
   TRY(take_given_variables(request));
   add_variables(options.env, request.env);

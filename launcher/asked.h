@@ -9,7 +9,6 @@
 
 namespace rtlaunch {
 
-installers::Environment caller_variables();
 Result<std::string> caller_cwd();
 
 // Reads the files that options name; finds nothing out about the machine.

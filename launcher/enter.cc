@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "installers/python.h"
 #include "isolation/sys/files.h"
 #include "launcher/asked.h"
 #include "launcher/attend.h"
@@ -73,7 +74,8 @@ isolation::Spec visit(const Words& words, pid_t command) {
   spec.argv = command_or_shell(words);
   if (command > 0) spec.env = variables_of(command);
   if (spec.env.empty()) {
-    for (const auto& [name, value] : caller_variables()) spec.env.push_back(name + "=" + value);
+    for (const auto& [name, value] : installers::own_environment())
+      spec.env.push_back(name + "=" + value);
   }
   set_variable(spec.env, "TERM", ::getenv("TERM"));
   spec.cwd = command > 0 ? directory_of(command) : "/";

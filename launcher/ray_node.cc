@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "config/policy_file.h"
+#include "installers/python.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 #include "isolation/sys/text.h"
@@ -108,16 +109,6 @@ bool is_set(const Variables& variables, const std::string& name) {
   return value == "1" || value == "true";
 }
 
-Variables environment_variables() {
-  Variables variables;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    std::string_view text = *entry;
-    size_t equals = text.find('=');
-    if (equals != text.npos) variables.emplace(text.substr(0, equals), text.substr(equals + 1));
-  }
-  return variables;
-}
-
 RayNode RayNode::from(const Variables& variables) {
   return {value_of(variables, "RTLAUNCH_SOCKET"), value_of(variables, "RTLAUNCH_STORE"),
           is_set(variables, "RTLAUNCH_EMBEDDED"), is_set(variables, kNodesOwn)};
@@ -197,7 +188,7 @@ Result<std::string> EveryWorker::by() {
 }
 
 Result<int> print_every_worker() {
-  std::string by = TRY(EveryWorker(RayNode::from(environment_variables())).by());
+  std::string by = TRY(EveryWorker(RayNode::from(installers::own_environment())).by());
   std::printf("%s\n", by.c_str());
   return 0;
 }

@@ -27,7 +27,6 @@ namespace rtlaunch {
 using Variables = std::map<std::string, std::string>;
 std::string value_of(const Variables& variables, const std::string& name);  // "": it isn't there
 bool is_set(const Variables& variables, const std::string& name);  // to 1 or true, as Ray's are
-Variables environment_variables();                                 // our own, all of them
 
 struct RayNode {
   std::string socket, store;  // RTLAUNCH_SOCKET, RTLAUNCH_STORE

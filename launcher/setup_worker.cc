@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "config/runtime_env.h"
+#include "installers/python.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/text.h"
 #include "launcher/attend.h"
@@ -198,7 +199,7 @@ bool pass_through_bash(Variables& variables) {
 }
 
 std::optional<isolation::Spec> plain_spec(const WorkerCommand& command) {
-  Variables variables = environment_variables();
+  Variables variables = installers::own_environment();
   if (value_of(variables, "RTLAUNCH_RAY_ZYGOTES") == "0") return std::nullopt;
   for (const auto& [name, value] : command.added) variables[name] = value;
   if (command.plain.empty() || !pass_through_bash(variables)) return std::nullopt;
@@ -239,7 +240,7 @@ Result<int> setup_worker(const std::vector<std::string>& args) {
   if (!known) return unusable(script, "it is not Ray's setup_worker.py");
   std::string ray = script.substr(0, script.size() - kBelowRay.size());
   SetupWorker setup = TRY(parse_setup_worker({args.begin() + 2, args.end()}));
-  WorkerCommand command = TRY(worker_command(setup, python, ray, environment_variables()));
+  WorkerCommand command = TRY(worker_command(setup, python, ray, installers::own_environment()));
   if (auto status = from_zygote(command)) return std::move(*status);
   for (const auto& [name, value] : command.added) ::setenv(name.c_str(), value.c_str(), 1);
   ::execlp("bash", "bash", "-c", command.text.c_str(), nullptr);

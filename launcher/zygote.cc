@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "installers/python.h"
 #include "isolation/line.h"
 #include "isolation/spec_wire.h"
 #include "isolation/sys/files.h"
@@ -369,7 +370,7 @@ namespace {
 
 // As the policy has it now, of this job's workers.
 bool may_have_copies(const std::vector<std::string>& worker) {
-  Variables variables = environment_variables();
+  Variables variables = installers::own_environment();
   RayNode node = RayNode::from(variables);
   auto signals = Signals::block();
   if (!signals) return false;

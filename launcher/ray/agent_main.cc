@@ -6,6 +6,7 @@
 
 #include <boost/asio/signal_set.hpp>
 
+#include "installers/python.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
 #include "launcher/ray/agent_options.h"
@@ -116,7 +117,7 @@ void tell_of_every_worker(EveryWorker& every_worker, MainLog& log) {
 Status run(const AgentOptions& options) {
   TRY(settle_in(options.stdout_path, options.stderr_path));
   MainLog log(options);
-  Knobs::Variables variables = environment_variables();
+  Knobs::Variables variables = installers::own_environment();
   Knobs knobs = Knobs::from(variables);
   Auth auth = TRY(Auth::load(variables));
   std::string rtlaunch = TRY(find_rtlaunch(variables));

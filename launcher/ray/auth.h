@@ -1,6 +1,6 @@
 // Ray's token: who may talk to the agent, and what the agent says to Ray's key-value store.
 //
-//   Auth auth = TRY(Auth::load(environment_variables()));
+//   Auth auth = TRY(Auth::load(own_environment()));
 //   if (!auth.allows(request headers)) ...
 //
 // Off unless RAY_AUTH_MODE=token. The token is looked for where Ray looks: RAY_AUTH_TOKEN, the file

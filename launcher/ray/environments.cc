@@ -6,6 +6,7 @@
 #include <set>
 
 #include "installers/plugin.h"
+#include "installers/python.h"
 #include "installers/source.h"
 #include "installers/uv_run.h"
 #include "isolation/sys/files.h"
@@ -66,7 +67,7 @@ Environments::Environments(asio::io_context& io, const AgentOptions& options, co
       bridge_(bridge),
       rtlaunch_(std::move(rtlaunch)),
       every_worker_(every_worker),
-      variables_(environment_variables()),
+      variables_(installers::own_environment()),
       plugin_folders_(installers::plugin_folders(variables_)),
       log_(std::move(log)),
       uris_([this](const std::string& field) { return knobs_.cache_bytes(field); }) {}
