@@ -228,10 +228,17 @@ Status Parser::container(const Json& value) {
 Status Parser::env_vars(const Json& value) {
   if (!value.is_object()) return wrong_type("env_vars", "an object of strings", value);
   for (const auto& [key, text] : value.items()) {
-    std::string path = "env_vars." + shown(key.substr(0, key.find('=')));
     if (key.empty()) return bad("env_vars", "a variable without a name", "give it one");
-    if (key.find('=') != std::string::npos || key.find('\0') != std::string::npos) {
-      return bad(path, "a name can't hold `=` or NUL", "write \"NAME\": \"value\"");
+    if (size_t equals = key.find('='); equals != std::string::npos) {
+      return bad("env_vars",
+                 "`" + shown(key.substr(0, equals)) +
+                     "=...` can't be a name: it holds a `=` (what follows may be a secret, and is "
+                     "not shown)",
+                 "write \"NAME\": \"value\"");
+    }
+    std::string path = "env_vars." + shown(key);
+    if (key.find('\0') != std::string::npos) {
+      return bad(path, "a name can't hold a NUL character", "take it out");
     }
     if (!text.is_string()) {
       return bad(path, std::string("expected a string, got ") + type_name(text),
