@@ -3,29 +3,19 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
-#include <filesystem>
 #include <fstream>
 
 #include "config/requirements.h"
+#include "isolation/sys/test_support.h"
 
 namespace rtlaunch::config {
 namespace {
 
-namespace fs = std::filesystem;
 using Lines = std::vector<std::string>;
 
 class RuntimeEnvTest : public ::testing::Test {
  protected:
-  RuntimeEnvTest() {
-    char name[] = "/tmp/rtlaunch-config-XXXXXX";
-    folder_ = ::mkdtemp(name);
-  }
-  ~RuntimeEnvTest() override { fs::remove_all(folder_); }
-
-  void write(const std::string& path, const std::string& text) {
-    fs::create_directories(fs::path(folder_ + "/" + path).parent_path());
-    std::ofstream(folder_ + "/" + path) << text;
-  }
+  void write(const std::string& path, const std::string& text) { temp_.write(path, text); }
   Result<RuntimeEnv> parse(const std::string& json) {
     return parse_runtime_env(json, "env.json", folder_);
   }
@@ -41,7 +31,8 @@ class RuntimeEnvTest : public ::testing::Test {
     return env.error().message() + " | " + env.error().cure;
   }
 
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
 };
 
 TEST_F(RuntimeEnvTest, AllFields) {
@@ -267,9 +258,8 @@ TEST(Expand, AsRayDoes) {
 
 // Against Python itself, with the same two steps.
 TEST(Expand, AgreesWithPython) {
-  char name[] = "/tmp/rtlaunch-expand-XXXXXX";
-  std::string folder = ::mkdtemp(name);
-  std::ofstream(folder + "/p.py") << R"(
+  TempDir folder;
+  folder.write("p.py", R"(
 import os, random, re
 os.environ.clear()
 os.environ.update({'A': '1', 'B_2': '$A', 'C': '${Q}', 'x': '${A}'})
@@ -283,18 +273,17 @@ with open('cases', 'wb') as f:
             continue   # a brace that is never closed: what Python makes of it changed in security fixes
         cases += 1
         f.write(v.encode() + b'\0' + e.encode() + b'\0')
-)";
-  ASSERT_EQ(std::system(("cd " + folder + " && python3 p.py").c_str()), 0);
+)");
+  ASSERT_EQ(std::system(("cd " + folder.path() + " && python3 p.py").c_str()), 0);
   std::map<std::string, std::string> environment = {
       {"A", "1"}, {"B_2", "$A"}, {"C", "${Q}"}, {"x", "${A}"}};
-  std::ifstream cases(folder + "/cases", std::ios::binary);
+  std::ifstream cases(folder / "cases", std::ios::binary);
   size_t count = 0;
   for (std::string value, expanded;
        std::getline(cases, value, '\0') && std::getline(cases, expanded, '\0'); ++count) {
     ASSERT_EQ(expand_variables(value, environment), expanded) << value;
   }
   EXPECT_EQ(count, 3000u);
-  fs::remove_all(folder);
 }
 
 TEST(Plugins, FieldsAreTakenByTheNamesThatAreGiven) {

@@ -9,6 +9,7 @@
 
 #include "installers/store/hash.h"
 #include "installers/zip_test_support.h"
+#include "isolation/sys/test_support.h"
 
 extern char** environ;
 
@@ -92,7 +93,7 @@ Deadline in(int milliseconds) {
 class FetchTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    folder_ = new TestFolder;
+    folder_ = new TempDir;
     std::ofstream(*folder_ / "server.py") << kServer;
     std::string command = "cd " + folder_->path() + " && exec python3 server.py";
     const char* argv[] = {"sh", "-c", command.c_str(), nullptr};
@@ -140,14 +141,14 @@ class FetchTest : public ::testing::Test {
     return got.error().message() + " | " + got.error().cure;
   }
 
-  static TestFolder* folder_;
+  static TempDir* folder_;
   static pid_t server_;
   static int port_, tls_port_;
   static std::string body_;
   std::vector<UniqueFd> files_;
   Quiet progress_;
 };
-TestFolder* FetchTest::folder_ = nullptr;
+TempDir* FetchTest::folder_ = nullptr;
 pid_t FetchTest::server_ = -1;
 int FetchTest::port_ = 0, FetchTest::tls_port_ = 0;
 std::string FetchTest::body_;

@@ -11,6 +11,8 @@
 #include <random>
 #include <set>
 
+#include "isolation/sys/test_support.h"
+
 namespace rtlaunch::installers {
 namespace {
 
@@ -73,12 +75,7 @@ TEST(Ignore, StaysQuick) {
 
 class Repository {
  public:
-  Repository() {
-    char name[] = "/tmp/rtlaunch-ignore-XXXXXX";
-    folder_ = ::mkdtemp(name);
-    EXPECT_EQ(std::system(("git init -q " + folder_).c_str()), 0);
-  }
-  ~Repository() { fs::remove_all(folder_); }
+  Repository() { EXPECT_EQ(std::system(("git init -q " + folder_).c_str()), 0); }
   const std::string& folder() const { return folder_; }
 
   void add(const std::string& path, bool is_directory) {
@@ -103,7 +100,8 @@ class Repository {
   }
 
  private:
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
 };
 
 template <typename T>

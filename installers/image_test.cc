@@ -13,7 +13,6 @@ namespace rtlaunch::installers {
 namespace {
 
 using store::Entry;
-using store::TempDir;
 using testing::HasSubstr;
 using testing::Not;
 

@@ -18,40 +18,9 @@
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
 #include "isolation/sys/run_program.h"
+#include "isolation/sys/test_support.h"
 
 namespace rtlaunch::installers {
-
-#define ASSERT_OK(expression)                                             \
-  do {                                                                    \
-    const auto& ok_ = (expression);                                       \
-    ASSERT_TRUE(ok_.ok()) << #expression << ": " << ok_.error().message() \
-                          << "\ncure: " << ok_.error().cure;              \
-  } while (false)
-
-class TempDir {
- public:
-  TempDir() {
-    const char* given = getenv("TMPDIR");
-    path_ = std::string(given ? given : "/tmp") + "/rtlaunch-pip-XXXXXX";
-    if (mkdtemp(path_.data()) == nullptr) abort();
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  ~TempDir() { (void)sys::remove_deep_tree_at(AT_FDCWD, path_).ok(); }
-  const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::string file = path_ + "/" + name;
-    (void)sys::make_dirs(file.substr(0, file.rfind('/')));
-    FILE* f = fopen(file.c_str(), "w");
-    if (!f || fwrite(text.data(), 1, text.size(), f) != text.size()) abort();
-    fclose(f);
-    return file;
-  }
-
- private:
-  std::string path_;
-};
 
 inline Environment tests_environment() {
   Environment environment = own_environment();

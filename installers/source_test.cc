@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "installers/source_walk.h"
+#include "isolation/sys/test_support.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -21,24 +22,15 @@ namespace fs = std::filesystem;
 class SourceTest : public ::testing::Test {
  protected:
   SourceTest() {
-    char name[] = "/var/tmp/rtlaunch-source-XXXXXX";
-    folder_ = ::mkdtemp(name);
     auto store = store::Store::open(folder_ + "/store", true);
     EXPECT_TRUE(store) << store.error().message();
     store_.emplace(std::move(*store));
     write("project/main.py", "print(1)\n");
     write("project/lib/a.py", "a\n");
   }
-  ~SourceTest() override {
-    store_.reset();
-    fs::remove_all(folder_);
-  }
 
   std::string at(const std::string& path) const { return folder_ + "/" + path; }
-  void write(const std::string& path, const std::string& text) {
-    fs::create_directories(fs::path(at(path)).parent_path());
-    std::ofstream(at(path), std::ios::binary) << text;
-  }
+  void write(const std::string& path, const std::string& text) { temp_.write(path, text); }
   Result<Source> classify(const std::string& text, SourceUse use = SourceUse::kWorkingDir) {
     return classify_source(text, folder_, use);
   }
@@ -58,7 +50,8 @@ class SourceTest : public ::testing::Test {
     return paths;
   }
 
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
   std::optional<store::Store> store_;
 };
 

@@ -12,6 +12,7 @@
 
 #include "installers/zip_test_support.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/test_support.h"
 
 extern char** environ;
 
@@ -74,7 +75,7 @@ class WorkingDirTest : public ::testing::Test {
     return std::system(("cd " + folder_.path() + " && python3 make.py").c_str()) == 0;
   }
 
-  TestFolder folder_;
+  TempDir folder_;
   std::optional<store::Store> store_;
   Silent progress_;
 };

@@ -12,6 +12,7 @@
 
 #include "installers/zip_test_support.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/test_support.h"
 
 namespace rtlaunch {
 namespace {
@@ -24,7 +25,7 @@ struct Extracted {
 };
 
 // Unpacks into `folder`/out, which is new.
-Extracted extract(const std::string& zip_bytes, const TestFolder& folder, ZipExtract options = {},
+Extracted extract(const std::string& zip_bytes, const TempDir& folder, ZipExtract options = {},
                   ZipLimits limits = {}, const Place& place = {}) {
   Extracted result;
   fs::create_directory(folder / "out");
@@ -41,7 +42,7 @@ Extracted extract(const std::string& zip_bytes, const TestFolder& folder, ZipExt
 }
 
 std::string said(const std::string& zip_bytes, ZipLimits limits = {}) {
-  TestFolder folder;
+  TempDir folder;
   Extracted result = extract(zip_bytes, folder, {}, limits);
   if (result.status) return "accepted";
   EXPECT_FALSE(result.status.error().cure.empty()) << result.status.error().message();
@@ -72,7 +73,7 @@ TEST(Zip, UnpacksAndTellsWhatItUnpacked) {
   ZipItem wide{.name = "wide", .content = mid, .wide = true};
   builder.add(stored).add(streamed).add(wide).add("empty", "").add("link", "dir/big.bin", 0120777);
   builder.comment = "a comment";
-  TestFolder folder;
+  TempDir folder;
   ZipExtract options;
   options.times = TreeOptions::Times::kKeep;
   Extracted result = extract(builder.build(), folder, options);
@@ -93,7 +94,7 @@ TEST(Zip, UnpacksAndTellsWhatItUnpacked) {
 }
 
 TEST(Zip, FixedTimesAndPlainModes) {
-  TestFolder folder;
+  TempDir folder;
   Extracted result =
       extract(ZipBuilder().add("a", "x", 0106777).add("b", "x", 0100400).build(), folder);
   ASSERT_TRUE(result.status);
@@ -106,7 +107,7 @@ TEST(Zip, FixedTimesAndPlainModes) {
 }
 
 TEST(Zip, KeptModesAreReadableByAll) {
-  TestFolder folder;
+  TempDir folder;
   ZipExtract options;
   options.modes = TreeOptions::Modes::kKeep;
   mode_t before = ::umask(077);
@@ -125,7 +126,7 @@ TEST(Zip, KeptModesAreReadableByAll) {
 }
 
 TEST(Zip, PlacesEntriesElsewhereOrNowhere) {
-  TestFolder folder;
+  TempDir folder;
   auto place = [](const ZipEntry& entry) -> Result<std::optional<Placement>> {
     if (entry.name == "no") return std::optional<Placement>();
     return std::optional<Placement>({"site/" + entry.name, 0755});
@@ -138,7 +139,7 @@ TEST(Zip, PlacesEntriesElsewhereOrNowhere) {
   auto out = [](const ZipEntry&) -> Result<std::optional<Placement>> {
     return std::optional<Placement>({"../x", 0});
   };
-  TestFolder other;
+  TempDir other;
   EXPECT_FALSE(extract(ZipBuilder().add("yes", "x").build(), other, {}, {}, out).status);
 }
 
@@ -152,7 +153,7 @@ TEST(Zip, ReadsSmallEntries) {
 }
 
 TEST(Zip, NamesInOldAndNewCharacters) {
-  TestFolder folder;
+  TempDir folder;
   Extracted result =
       extract(ZipBuilder().add("caf\x82", "1").add("na\xc3\xafve", "2").build(), folder);
   ASSERT_TRUE(result.status);
@@ -161,7 +162,7 @@ TEST(Zip, NamesInOldAndNewCharacters) {
 }
 
 TEST(Zip, ASelfExtractorsProgramInFront) {
-  TestFolder folder;
+  TempDir folder;
   ASSERT_TRUE(extract("#!/bin/sh\nexit\n" + ZipBuilder().add("a", "x").build(), folder).status);
   EXPECT_EQ(read(folder / "out/a"), "x");
 }
@@ -297,7 +298,7 @@ TEST(Zip, RefusesEveryTruncation) {
 }
 
 TEST(Zip, MemoryStaysSmallForBigEntries) {
-  TestFolder folder;
+  TempDir folder;
   std::string program =
       "import zipfile,random\n"
       "z=zipfile.ZipFile('" +
@@ -337,7 +338,7 @@ TEST(Zip, MemoryStaysSmallForBigEntries) {
 
 // Python wrote it, Python reads it, and so do we.
 TEST(Zip, AgreesWithPython) {
-  TestFolder folder;
+  TempDir folder;
   std::string program = R"(
 import zipfile, random, os, sys
 r = random.Random(3)
@@ -377,7 +378,7 @@ TEST(Zip, SurvivesMutation) {
     bool few = refused <= 300 || accepted <= 10;
     return gone < std::chrono::seconds(2) || (few && gone < std::chrono::seconds(60));
   };
-  TestFolder folder;
+  TempDir folder;
   while (goes_on()) {
     std::string bytes = corpus[random() % corpus.size()];
     for (size_t changes = 1 + random() % 4; changes > 0; --changes) {

@@ -115,19 +115,4 @@ inline UniqueFd memory_file(const std::string& content) {
   return fd;
 }
 
-// A folder of one's own, removed at the end.
-class TestFolder {
- public:
-  TestFolder() {
-    char name[] = "/var/tmp/rtlaunch-test-XXXXXX";
-    path_ = ::mkdtemp(name);
-  }
-  ~TestFolder() { std::filesystem::remove_all(path_); }
-  const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
-
 }  // namespace rtlaunch

@@ -8,6 +8,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "isolation/sys/test_support.h"
+
 namespace rtlaunch {
 namespace {
 
@@ -23,12 +25,6 @@ Assumed assumed() {
 
 class AssumedTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/assumed.XXXXXX";
-    ASSERT_NE(::mkdtemp(name), nullptr);
-    folder_ = name;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
   std::optional<Assumed> found(const std::string& socket = kSocket,
                                const std::string& asked = kAsked) {
     return find_assumed(folder_, socket, asked);
@@ -44,7 +40,8 @@ class AssumedTest : public testing::Test {
     return text.str();
   }
 
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
 };
 
 TEST_F(AssumedTest, WhatIsKeptIsFound) {

@@ -9,6 +9,8 @@
 
 #include <filesystem>
 
+#include "isolation/sys/test_support.h"
+
 namespace rtlaunch {
 namespace {
 
@@ -19,11 +21,8 @@ class DeviceFoldersTest : public testing::Test {
  protected:
   void SetUp() override {
     if (::geteuid() != 0) GTEST_SKIP() << "only root makes device nodes";
-    char pattern[] = "/tmp/devices-XXXXXX";
-    folder_ = ::mkdtemp(pattern);
     make("one");
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   void make(const std::string& name, mode_t type = S_IFCHR) {
     ASSERT_EQ(::mknod((folder_ + "/" + name).c_str(), type | 0600, ::makedev(1, 3)), 0);
@@ -49,7 +48,8 @@ class DeviceFoldersTest : public testing::Test {
     ASSERT_EQ(::utimensat(AT_FDCWD, folder_.c_str(), times, 0), 0);
   }
 
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
   DeviceFolders folders_;
 };
 

@@ -6,6 +6,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "isolation/sys/test_support.h"
+
 namespace rtlaunch {
 namespace {
 
@@ -13,13 +15,8 @@ using Json = nlohmann::json;
 
 class JournalTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/journal-test-XXXXXX";
-    ASSERT_NE(::mkdtemp(name), nullptr);
-    folder_ = name;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
 };
 
 TEST_F(JournalTest, ALineIsJsonWhateverIsSaid) {

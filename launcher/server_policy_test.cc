@@ -5,19 +5,17 @@
 #include <filesystem>
 #include <fstream>
 
+#include "isolation/sys/test_support.h"
+
 namespace rtlaunch {
 namespace {
 
 class PolicyInForceTest : public testing::Test {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/policy-test-XXXXXX";
-    ASSERT_NE(::mkdtemp(name), nullptr);
-    folder_ = name;
     write("ml");
     force_.emplace(PolicyInForce::load(file(), journal_).value());
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   std::string file() const { return folder_ + "/policy.json"; }
   void write(const std::string& profile) {
@@ -30,7 +28,8 @@ class PolicyInForceTest : public testing::Test {
   }
 
   Journal journal_{{}};
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
   std::optional<PolicyInForce> force_;
 };
 

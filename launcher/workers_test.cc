@@ -10,23 +10,18 @@
 
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
+#include "isolation/sys/test_support.h"
 
 namespace rtlaunch {
 namespace {
 
 class WorkersTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/workers-test-XXXXXX";
-    ASSERT_NE(::mkdtemp(name), nullptr);
-    folder_ = name;
-  }
   void TearDown() override {
     for (pid_t pid : children_) {
       ::kill(pid, SIGKILL);
       ::waitpid(pid, nullptr, 0);
     }
-    std::filesystem::remove_all(folder_);
   }
 
   Workers open() {
@@ -63,7 +58,8 @@ class WorkersTest : public testing::Test {
     std::erase(children_, pid);
   }
 
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
   std::vector<pid_t> children_;
 };
 

@@ -21,33 +21,9 @@
 #include "installers/store/store.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/fs.h"
+#include "isolation/sys/test_support.h"
 
 namespace rtlaunch::store {
-
-#define ASSERT_OK(expression)                                              \
-  do {                                                                     \
-    const auto& ok_ = (expression);                                        \
-    ASSERT_TRUE(ok_.ok()) << #expression << ": " << ok_.error().message(); \
-  } while (false)
-
-// Removed with all that is in it.
-class TempDir {
- public:
-  explicit TempDir(const std::string& parent = "") {
-    const char* given = getenv("TMPDIR");
-    std::string base = !parent.empty() ? parent : given != nullptr ? given : "/tmp";
-    path_ = base + "/rtlaunch-test-XXXXXX";
-    if (mkdtemp(path_.data()) == nullptr) abort();
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  ~TempDir() { (void)sys::remove_deep_tree_at(AT_FDCWD, path_).ok(); }
-  const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 // Path → content; the manifest that goes with it.
 using Tree = std::map<std::string, std::string>;

@@ -16,6 +16,7 @@
 
 #include "isolation/sys/files.h"
 #include "isolation/sys/run_program.h"
+#include "isolation/sys/test_support.h"
 
 namespace rtlaunch::sys {
 namespace {
@@ -40,8 +41,6 @@ void in_child(const std::function<void()>& body) {
 class CallerRights : public ::testing::Test {
  protected:
   CallerRights() {
-    char name[] = "/tmp/rtlaunch-caller-XXXXXX";
-    folder_ = mkdtemp(name);
     chmod(folder_.c_str(), 0755);
     EXPECT_TRUE(replace_file_at(AT_FDCWD, folder_ + "/secret", "root's", 0600).ok());
     EXPECT_TRUE(make_dirs(folder_ + "/closed", 0700).ok());
@@ -49,10 +48,10 @@ class CallerRights : public ::testing::Test {
     EXPECT_TRUE(make_dirs(folder_ + "/own", 0700).ok());
     EXPECT_EQ(chown((folder_ + "/own").c_str(), kCaller, kCaller), 0);
   }
-  ~CallerRights() override { (void)remove_tree_at(AT_FDCWD, folder_).ok(); }
   bool readable(const std::string& name) { return read_file(folder_ + "/" + name).ok(); }
 
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
 };
 
 TEST_F(CallerRights, AreTheDefaultAndRootsOnlyWhileAsked) {

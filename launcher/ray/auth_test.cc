@@ -6,6 +6,8 @@
 
 #include <fstream>
 
+#include "isolation/sys/test_support.h"
+
 namespace rtlaunch::ray {
 namespace {
 
@@ -18,16 +20,11 @@ Auth with(const std::string& token) {
 class AuthFiles : public testing::Test {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/auth-XXXXXX";
-    folder_ = ::mkdtemp(name);
     std::ofstream(folder_ + "/token") << "  filed\r\nrest\n";
     std::ofstream(folder_ + "/empty") << "\n";
   }
-  void TearDown() override {
-    for (const char* name : {"/token", "/empty"}) ::unlink((folder_ + name).c_str());
-    ::rmdir(folder_.c_str());
-  }
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
 };
 
 TEST(Auth, IsOffUnlessAsked) {

@@ -9,20 +9,13 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "isolation/sys/test_support.h"
+
 namespace rtlaunch::ray {
 namespace {
 
 class MakerTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/maker-XXXXXX";
-    folder_ = ::mkdtemp(name);
-  }
-  void TearDown() override {
-    for (const char* name : {"/rtlaunch", "/seen"}) ::unlink((folder_ + name).c_str());
-    ::rmdir(folder_.c_str());
-  }
-
   Result<std::string> make(const std::string& script, milliseconds limit = seconds(20)) {
     std::ofstream(folder_ + "/rtlaunch") << "#!/bin/sh\ncd " << folder_ << "\n" << script << "\n";
     ::chmod((folder_ + "/rtlaunch").c_str(), 0755);
@@ -47,7 +40,8 @@ class MakerTest : public testing::Test {
     std::ifstream file(folder_ + "/seen");
     return {std::istreambuf_iterator<char>(file), {}};
   }
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
 };
 
 TEST_F(MakerTest, GivesTheEnvironmentByStdinAndTakesTheId) {

@@ -8,28 +8,21 @@
 #include <regex>
 #include <sstream>
 
+#include "isolation/sys/test_support.h"
+
 namespace rtlaunch::ray {
 namespace {
 
 class SetupLogTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/setup-log-XXXXXX";
-    folder_ = ::mkdtemp(name);
-  }
-  void TearDown() override {
-    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
-      std::filesystem::remove(entry.path());
-    }
-    std::filesystem::remove(folder_);
-  }
   std::string text(const std::string& name) {
     std::ifstream file(folder_ + "/" + name);
     std::stringstream all;
     all << file.rdbuf();
     return all.str();
   }
-  std::string folder_;
+  TempDir temp_;
+  const std::string& folder_ = temp_.path();
 };
 
 TEST(LogLine, IsAsRaysAre) {
