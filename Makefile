@@ -199,7 +199,7 @@ tests: $(TEST_PROGRAMS) $(GUESTS)
 
 test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) wheel tests
-	@tools/run-tests --out $(OUT)
+	@tools/run-tests --out $(OUT) --all
 
 unit: tests build
 	@tools/run-tests --out $(OUT) --unit
