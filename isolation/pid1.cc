@@ -99,6 +99,23 @@ void tell_reached(int line, const Reached& reached) {
   ::_exit(0);
 }
 
+// See leave_to_the_kernel(), in two steps: while nobody waits, and when somebody does.
+class Parting {
+ public:
+  explicit Parting(int mounts) : mounts_(mounts) {
+    if (mounts < 0 || ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair_) != 0) {
+      mounts_ = -1;
+    }
+  }
+  void leave() const {
+    if (mounts_ < 0) return;
+    (void)sys::send_message(pair_[0], "x", {pair_[1], mounts_}, MSG_DONTWAIT).ok();
+  }
+
+ private:
+  int mounts_, pair_[2];
+};
+
 bool reap_signalled(int children, pid_t worker, int* status) {
   char drained[128 * 4];
   (void)!::read(children, drained, sizeof drained);
@@ -111,11 +128,7 @@ bool reap_signalled(int children, pid_t worker, int* status) {
 // that. So the last to have it is a descriptor that lies in a socket's queue, whose only owner is
 // that queue: when we have closed ours, the kernel's collector of such things (unix(7), in a thread
 // of its own since Linux 6.9) closes both.
-void leave_to_the_kernel(int mounts) {
-  int pair[2];
-  if (mounts < 0 || ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return;
-  (void)sys::send_message(pair[0], "x", {pair[1], mounts}, MSG_DONTWAIT).ok();
-}
+void leave_to_the_kernel(int mounts) { Parting(mounts).leave(); }
 
 Status guard_pid1() {
   TRY(sys::hide_from_peers());
@@ -131,6 +144,7 @@ Status shed_privileges(bool worker_is_another_user, bool supervised, const std::
 
 void serve(int socket, int children, const LimitWatch& limits, pid_t worker, bool quick) {
   struct pollfd polled[] = {{children, POLLIN, 0}, {socket, POLLIN, 0}};
+  const Parting parting(quick ? ::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC) : -1);
   while (true) {
     if (::poll(polled, 2, -1) < 0) continue;
     if (polled[0].revents != 0) {
@@ -138,7 +152,7 @@ void serve(int socket, int children, const LimitWatch& limits, pid_t worker, boo
       if (reap_signalled(children, worker, &status)) {
         end_all_others();
         report_ended(socket, status, explanation(limits, status));
-        if (quick) leave_to_the_kernel(::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
+        parting.leave();
         ::_exit(0);
       }
     }

@@ -1,6 +1,9 @@
 // rtlaunch: the command people run. What needs SQLite is rtlaunch-build's, which this one then
 // becomes. Linked statically, so that it starts in well under a millisecond and loads nothing from
 // anywhere.
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #include <fcntl.h>
 #include <malloc.h>
 #include <unistd.h>
@@ -24,15 +27,41 @@
 
 // OpenSSL looks at its CPU before main(), in nine cpuid instructions, each of which takes a virtual
 // machine 4 us. Linked with --wrap, that waits until hash.cc has much to do; without, nothing of
-// this is called.
+// this is called. Two of them are enough to know of instructions for SHA-256, and then of all.
 extern "C" {
 __attribute__((weak)) void __real_OPENSSL_cpuid_setup();
 void __wrap_OPENSSL_cpuid_setup() {}
-void rtlaunch_use_whole_cpu() {
-  static bool done = false;
-  if (!done && __real_OPENSSL_cpuid_setup != nullptr) __real_OPENSSL_cpuid_setup();
-  done = true;
+#ifdef __x86_64__
+__attribute__((weak)) extern unsigned OPENSSL_ia32cap_P[4];  // OPENSSL_ia32cap(3)
+#endif
 }
+
+namespace {
+
+bool has_sha256() {
+#ifdef __x86_64__
+  constexpr unsigned kSha = 1u << 29;  // of leaf 7; the third word is its EBX
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  bool known = OPENSSL_ia32cap_P != nullptr && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0;
+  if (!known || (b & kSha) == 0) return false;
+  OPENSSL_ia32cap_P[2] |= kSha;
+  return true;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+extern "C" void rtlaunch_use_cpu(size_t size) {
+  constexpr size_t kMuch = 4096;
+  static bool asked = false, done = false;
+  if (done || __real_OPENSSL_cpuid_setup == nullptr) return;
+  if (!asked) done = has_sha256();
+  asked = true;
+  if (done || size < kMuch) return;
+  __real_OPENSSL_cpuid_setup();
+  done = true;
 }
 
 namespace {

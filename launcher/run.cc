@@ -268,6 +268,14 @@ Status take_on_death(const RunOptions& options) {
   return make_error("--die-with-parent", "", "the parent has gone already");
 }
 
+// Of a start through a daemon nothing has to be taken down in order: the end of this process, which
+// somebody waits for, ends it all, and sooner.
+void leave_to_the_end(std::unique_ptr<Host>& host, Started& started) {
+  if (host->shares_terminal()) return;
+  (void)started.running.release();
+  (void)host.release();
+}
+
 int exit_status(int status) {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
@@ -316,6 +324,7 @@ Result<int> run(const RunOptions& options, Report& report) {
                             human_seconds(now_microseconds() - running_since));
   }
   host->ended();
+  leave_to_the_end(host, started);
   return exit_status(status);
 }
 
@@ -342,6 +351,7 @@ Result<int> exec(const RunOptions& options, Report& report) {
   tell_limit(*started.running, status, report);
   tell_refused(*started.running, report);
   TRY(account_for_written(options, started, report));
+  leave_to_the_end(host, started);
   return exit_status(status);
 }
 

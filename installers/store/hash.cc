@@ -2,7 +2,7 @@
 // fetches the algorithm from a provider first: 550 us in a static program, a quarter of a warm run.
 // Choice: the low-level SHA256_ functions of the same library: the same assembly (SHA-NI), 1.7
 // GB/s, ready in 8 us. They are marked deprecated in OpenSSL 3.0, but kept for exactly this use.
-// The static launcher asks the CPU what it can do only when there is much to hash (launch_main.cc).
+// The static launcher asks the CPU for no more than it needs for that (launch_main.cc).
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "installers/store/hash.h"
 
@@ -11,12 +11,10 @@
 
 #include <cerrno>
 
-extern "C" __attribute__((weak)) void rtlaunch_use_whole_cpu();
+extern "C" __attribute__((weak)) void rtlaunch_use_cpu(size_t size);
 
 namespace rtlaunch::store {
 namespace {
-
-constexpr size_t kMuch = 4096;
 
 std::string to_hex(const std::string& raw) {
   static const char kDigits[] = "0123456789abcdef";
@@ -47,7 +45,7 @@ Hasher& Hasher::operator=(Hasher&&) noexcept = default;
 Hasher::~Hasher() = default;
 
 Hasher& Hasher::bytes(const void* data, size_t size) {
-  if (size >= kMuch && rtlaunch_use_whole_cpu != nullptr) rtlaunch_use_whole_cpu();
+  if (rtlaunch_use_cpu != nullptr) rtlaunch_use_cpu(size);
   SHA256_Update(&state_->context, data, size);
   return *this;
 }
