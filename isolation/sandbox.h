@@ -70,6 +70,7 @@ struct Overlay {
   bool owned = false;               // with `caller`: what root owns in the lowers, which must all
                                     // be layers of the store, is the caller's here
   std::vector<std::string> mkdirs;  // relative directories to make in the upper: mount points
+  bool operator==(const Overlay&) const = default;
 };
 
 struct Bind {
@@ -78,6 +79,7 @@ struct Bind {
   bool writable = false;
   bool optional = false;  // no error if source isn't there
   bool owned = false;     // as for an Overlay
+  bool operator==(const Bind&) const = default;
 };
 
 enum class Root { kHost, kEmpty, kShared };

@@ -15,6 +15,7 @@ using Json = nlohmann::ordered_json;
 constexpr auto kToGreet = seconds(5), kToFinishFrame = seconds(10), kToTakeAnswer = seconds(30);
 constexpr auto kIdle = std::chrono::minutes(5);
 constexpr auto kEver = std::chrono::hours(24 * 365);
+constexpr auto kJustNow = milliseconds(20);
 constexpr size_t kGreeting = 4096;  // the longest frame of who hasn't said hello
 
 Error gone() { return Error{"protocol", EPIPE, "", "the client has gone", ""}; }
@@ -75,9 +76,26 @@ awaitable<bool> Session::greet() {
   }
   frames_.allow(protocol::kMaxFrame);
   std::string answer = hello_answer(server_);
-  if (!frames_.has_frame()) co_return co_await send(std::move(answer));
+  if (!frames_.has_frame()) {
+    bool sent = co_await send(std::move(answer));
+    look_at_limits();
+    co_return sent;
+  }
   outbox_ = protocol::framed(answer);  // goes with the next: one packet, one wake-up of the client
   co_return true;
+}
+
+// While the client is at its first request, which may be a start.
+void Session::look_at_limits() {
+  auto limits = limits_of_client();
+  if (!limits) return;
+  limits_ = std::move(*limits);
+  looked_ = Clock::now();
+}
+
+Result<sys::Limits> Session::limits_of_client() {
+  bool just_now = limits_ && Clock::now() - looked_ < kJustNow;
+  return limits_of_peer(socket_.fd(), peer_, just_now ? &*limits_ : nullptr);
 }
 
 awaitable<bool> Session::serve_one() {

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   const Peer& peer() const { return peer_; }
   Server& server() { return server_; }
-  Result<sys::Limits> limits_of_client() { return limits_of_peer(socket_.fd(), peer_); }
+  Result<sys::Limits> limits_of_client();
   std::string request_id() const;  // "connection.request", in every line of the journal
 
   // Sends, or fails when the client takes nothing for too long; the connection is closed then.
@@ -54,6 +55,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Result<bool> read_some();
   Result<std::optional<Incoming>> take_frame();
   bool flush();  // false: some is left
+  void look_at_limits();
   void drop_descriptors();
 
   Server& server_;
@@ -62,6 +64,8 @@ class Session : public std::enable_shared_from_this<Session> {
   uint64_t number_, requests_ = 0;
   Share connection_, bytes_, descriptors_;
   protocol::FrameReader frames_;
+  std::optional<sys::Limits> limits_;  // of the client, at `looked_`
+  Clock::time_point looked_ = {};
   std::vector<UniqueFd> fds_;  // that came, and belong to frames that are not whole yet
   std::string outbox_;         // what is left of a frame
   struct Watch;

@@ -69,11 +69,11 @@ UniqueFd pidfd_of_peer(int socket) {
   return UniqueFd(fd);
 }
 
-Result<sys::Limits> limits_of_peer(int socket, const Peer& peer) {
+Result<sys::Limits> limits_of_peer(int socket, const Peer& peer, const sys::Limits* known) {
   UniqueFd pidfd = pidfd_of_peer(socket);
   bool has_pidfds = pidfd.valid() || errno != ENOPROTOOPT;
   if (peer.pid <= 0 || (has_pidfds && !pidfd.valid())) return who_has_gone();
-  Result<sys::Limits> limits = sys::limits_of(peer.pid);
+  Result<sys::Limits> limits = known != nullptr ? *known : sys::limits_of(peer.pid);
   // It has not been reaped yet, so the number was its own all the time.
   bool same =
       has_pidfds ? sys::send_signal(pidfd.get(), 0).ok() : belongs_to(peer.pid, peer.user.uid);

@@ -20,8 +20,10 @@ struct Peer {
 Result<Peer> peer_of(int socket);
 UniqueFd pidfd_of_peer(int socket);  // invalid where the kernel hasn't it
 // Of the process that has connected, which must still be there. Where there is no pidfd, the owner
-// of its /proc entry has to be the peer's user: its number may be another's by now.
-Result<sys::Limits> limits_of_peer(int socket, const Peer& peer);
+// of its /proc entry has to be the peer's user: its number may be another's by now. `known`: what
+// they were just now.
+Result<sys::Limits> limits_of_peer(int socket, const Peer& peer,
+                                   const sys::Limits* known = nullptr);
 
 // A memfd (or another file in memory) of at most `most` bytes.
 Status check_memory_file(int fd, uint64_t most, const char* name);

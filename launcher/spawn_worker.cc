@@ -123,6 +123,12 @@ Result<Spec> decoded(const SpawnRequest& request, const std::string& store) {
 
 }  // namespace
 
+bool is_alike(const SpawnRequest& a, const SpawnRequest& b) {
+  const isolation::User &one = a.caller, &other = b.caller;
+  return one.uid == other.uid && one.gid == other.gid && one.groups == other.groups &&
+         a.owner == b.owner && a.entitled == b.entitled && a.shield == b.shield;
+}
+
 Result<std::vector<store::Digest>> named_layers(const Spec& spec,
                                                 const std::vector<store::Digest>& entitled,
                                                 const store::Store& store,
@@ -139,17 +145,31 @@ Result<std::vector<store::Digest>> named_layers(const Spec& spec,
 
 namespace {
 
+// What named_layers() looks at.
+bool name_the_same(const Spec& a, const Spec& b) {
+  return a.overlays == b.overlays && a.binds == b.binds && a.writable == b.writable &&
+         a.visible == b.visible;
+}
+
+// `rehearsed`: a Spec of a request with the same rights, of which we hold the leases.
+Status hold_layers(const SpawnRequest& request, const SpawnerConfig& config,
+                   const store::Store& store, const Spec* rehearsed, Spec* spec) {
+  if (rehearsed != nullptr && name_the_same(*spec, *rehearsed)) {
+    spec->leases = rehearsed->leases;
+    return {};
+  }
+  return lease(TRY(named_layers(*spec, request.entitled, store, config.runtime)), store, spec);
+}
+
 // All of it but what belongs to a line.
 Result<Spec> unbound_spec(const SpawnRequest& request, const SpawnerConfig& config,
-                          const store::Store& store, int id_map) {
+                          const store::Store& store, int id_map, const Spec* rehearsed = nullptr) {
   Spec spec = TRY(decoded(request, store.path()));
   spec.caller = request.caller;
   spec.store = store.path();
   spec.id_map = id_map;
   spec.record = request.record.get();
-  std::vector<store::Digest> layers =
-      TRY(named_layers(spec, request.entitled, store, config.runtime));
-  TRY(lease(layers, store, &spec));
+  TRY(hold_layers(request, config, store, rehearsed, &spec));
   if (request.hold.valid()) spec.leases.push_back(request.hold.get());
   spec.closed = {store.path(), config.runtime};
   // What isn't there needs no cover, and one for nothing has to be given back.
@@ -165,9 +185,9 @@ Result<Spec> unbound_spec(const SpawnRequest& request, const SpawnerConfig& conf
 }  // namespace
 
 Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,
-                        const store::Store& store, int id_map) {
+                        const store::Store& store, int id_map, const Spec* rehearsed) {
   TRY(isolation::check_line(request.line.get()));
-  return unbound_spec(request, config, store, id_map);
+  return unbound_spec(request, config, store, id_map, rehearsed);
 }
 
 Status send_start(int child, const SpawnRequest& request, int id_map) {
@@ -215,12 +235,14 @@ void keep_descriptors(SpawnRequest& request) {
 // that was never attached waits for all CPUs.
 constexpr int kCovers = 2;
 
-Status rehearse(const isolation::Preparing& preparing, const Again& again,
-                const SpawnerConfig& config, const store::Store& store, std::vector<int> keep) {
+// What was rehearsed.
+Result<Spec> rehearse(const isolation::Preparing& preparing, const Again& again,
+                      const SpawnerConfig& config, const store::Store& store,
+                      std::vector<int> keep) {
   Spec spec = TRY(unbound_spec(again.request, config, store, again.id_map));
-  TRY(preparing.rehearse(std::move(spec), std::move(keep)));
+  TRY(preparing.rehearse(spec, std::move(keep)));
   if (::write(again.told, "y", 1) != 1) return sys_error("write", "rehearsed");
-  return {};
+  return spec;
 }
 
 }  // namespace
@@ -236,13 +258,20 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
   TRY(sys::close_all_but(keep.data(), keep.size()));
   (void)sys::set_oom_score(0).ok();  // not the spawner's own
   preparing.make_ahead(kCovers, way_out);
-  if (again != nullptr && !rehearse(preparing, *again, config, store, keep)) ::_exit(1);
+  std::optional<Spec> rehearsed;
+  if (again != nullptr) {
+    auto done = rehearse(preparing, *again, config, store, keep);
+    if (!done) ::_exit(1);
+    rehearsed = std::move(*done);
+  }
   if (!is_asked(preparing.socket, 0)) sys::touch_memory();  // more than one start ever needs
   wait_for_request(preparing.socket);
   preparing.clock.restart();
   auto [request, id_map] = TRY(take_request(preparing.socket));
   bool owned = request.caller.uid != 0;
-  Result<Spec> spec = start_spec(request, config, store, owned ? id_map.release() : -1);
+  bool same = rehearsed && is_alike(request, again->request);
+  Result<Spec> spec = start_spec(request, config, store, owned ? id_map.release() : -1,
+                                 same ? &*rehearsed : nullptr);
   keep_descriptors(request);
   return spec;
 }

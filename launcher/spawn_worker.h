@@ -9,6 +9,9 @@
 
 namespace rtlaunch {
 
+// Who may have it, and what it may have, are the same; documents are compared by pid 1.
+bool is_alike(const SpawnRequest& a, const SpawnRequest& b);
+
 // To a child that waits for it (Launch::begin with receive_start): the request, its descriptors,
 // and the id map (-1: none).
 Status send_start(int child, const SpawnRequest& request, int id_map);
@@ -25,9 +28,11 @@ Result<isolation::Spec> receive_start(const isolation::Preparing& preparing,
                                       const SpawnerConfig& config, const store::Store& store,
                                       bool way_out, const Again* again = nullptr);
 
-// In the child. Reads and decodes the document, which may hang or lie; leases what it names.
+// In the child. Reads and decodes the document, which may hang or lie; leases what it names, unless
+// it names what `rehearsed` does, of somebody with the same rights: that one's leases are kept.
 Result<isolation::Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config,
-                                   const store::Store& store, int id_map);
+                                   const store::Store& store, int id_map,
+                                   const isolation::Spec* rehearsed = nullptr);
 // The same for a command inside a running worker; and with what send_start() brings.
 Result<isolation::Spec> enter_spec(const SpawnRequest& request);
 Result<isolation::Spec> receive_enter(const isolation::Preparing& preparing);

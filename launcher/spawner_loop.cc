@@ -100,13 +100,6 @@ Result<std::string> start_time(pid_t pid) {
   return text.substr(at + 1, text.find(' ', at + 1) - at - 1);
 }
 
-// Whoever may have it, and what it may have; the document is compared by pid 1.
-bool is_alike(const SpawnRequest& a, const SpawnRequest& b) {
-  const isolation::User &one = a.caller, &other = b.caller;
-  return one.uid == other.uid && one.gid == other.gid && one.groups == other.groups &&
-         a.owner == b.owner && a.entitled == b.entitled && a.shield == b.shield;
-}
-
 // What is_alike() looks at, and the document.
 SpawnRequest again_of(SpawnRequest& request) {
   SpawnRequest again;
