@@ -52,6 +52,8 @@ struct Preparing {
   // is open then only `keep`, its leases and what it needs itself stays. After an Error the child
   // is of no use.
   Status rehearse(Spec spec, std::vector<int> keep) const;
+  // Its launcher has said "go" in its own words: go() won't come.
+  void may_go() const;
 };
 // The step that a launch has in place of its mounts, if it took rehearsed ones.
 inline constexpr char kSameAgain[] = "same again";

@@ -178,14 +178,16 @@ Status Rehearsal::take(Setup& setup) {
   setup.upper = std::move(made_.upper);
   setup.masks_proc = made_.masks_proc;
   setup.log.replace(made_.log.all());
-  leave_to_the_kernel(own_.mounts.get());
+  left_ = own_.mounts.get();
   return {};
 }
 
 void Rehearsal::leave() {
   if (understudy_) understudy_->dismiss();
-  leave_to_the_kernel(theirs_.mounts.get());
+  left_ = theirs_.mounts.get();
 }
+
+void Rehearsal::part() const { leave_to_the_kernel(left_); }
 
 void Rehearsal::append_to(std::vector<int>* descriptors) const {
   if (made_.spares.mounts) descriptors->push_back(made_.spares.mounts->fd());

@@ -38,6 +38,8 @@ class Rehearsal {
   bool fits(Setup& setup) const;
   Status take(Setup& setup);
   void leave();
+  // Once the command runs: what pid 1 hasn't taken is left to the kernel.
+  void part() const;
   // What of it has to stay open until then.
   void append_to(std::vector<int>* descriptors) const;
 
@@ -57,6 +59,7 @@ class Rehearsal {
   void take_understudy(Setup& setup);
 
   Place own_, theirs_;  // where pid 1 waits; where it all is
+  int left_ = -1;       // the mounts of the one that it is no longer in
   std::unique_ptr<Understudy> understudy_;
 };
 

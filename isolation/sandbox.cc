@@ -65,8 +65,8 @@ Status take_clocks(Setup& s) {
 Status wait_for_go(Setup& s) {
   if (!s.supervised()) return {};
   int word;
-  ssize_t size;
-  while ((size = ::recv(s.socket, &word, sizeof word, 0)) < 0 && errno == EINTR) {
+  ssize_t size = s.may_go ? 1 : 0;
+  while (!s.may_go && (size = ::recv(s.socket, &word, sizeof word, 0)) < 0 && errno == EINTR) {
   }
   if (size <= 0) ::_exit(1);
   (void)send_line(s.spec.line, LineMessage::kGoing, 0).ok();  // its end is seen when we serve it
@@ -294,6 +294,7 @@ Result<pid_t> exec(Setup& s) {
 }
 
 Status become_reaper(Setup& s) {
+  if (s.rehearsal != nullptr) s.rehearsal->part();
   std::vector<int> keep = s.spec.leases;
   keep.insert(keep.end(), {s.upper.get(), s.socket, s.children.get(), s.spec.line, s.spec.record,
                            s.way_out.translation.get(), s.limits.memory(), s.limits.pids()});
@@ -409,6 +410,8 @@ Status Preparing::rehearse(Spec spec, std::vector<int> keep) const {
   setup->rehearsal->append_to(&keep);
   return sys::close_all_but(keep.data(), keep.size());
 }
+
+void Preparing::may_go() const { setup->may_go = true; }
 
 void run_pid1(Setup& s, const Prepare& prepare) {
   Result<pid_t> worker = enter(s, prepare);

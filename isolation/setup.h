@@ -48,6 +48,7 @@ struct Setup {
   bool masks_proc = true;
   Rehearsal* rehearsal = nullptr;
   Understudy* understudy = nullptr;  // the worker, if it was made ahead
+  bool may_go = false;               // it was said with the request
   bool made = false;                 // what can fail now is the command's own
 
   bool supervised() const { return spec.line >= 0; }

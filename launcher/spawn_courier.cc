@@ -49,7 +49,7 @@ Status hand_over(int socket, const SpawnRequest& request) {
   std::optional<Packet> packet = TRY(receive_packet(socket));
   if (!packet || packet->fds.empty()) return lost();
   int id_map = packet->fds.size() > 1 ? packet->fds[1].get() : -1;
-  Status sent = send_start(packet->fds[0].get(), request, id_map);
+  Status sent = send_start(packet->fds[0].get(), request, id_map, false);
   int32_t code = sent ? 0 : sent.error().code;
   return send_packet(socket, {reinterpret_cast<const char*>(&code), sizeof code}, {});
 }

@@ -190,9 +190,9 @@ Result<Spec> start_spec(const SpawnRequest& request, const SpawnerConfig& config
   return unbound_spec(request, config, store, id_map, rehearsed);
 }
 
-Status send_start(int child, const SpawnRequest& request, int id_map) {
+Status send_start(int child, const SpawnRequest& request, int id_map, bool may_go) {
   std::vector<int> fds;
-  std::string bytes = encode_request(request, &fds);
+  std::string bytes = encode_request(request, &fds) + (may_go ? '1' : '0');
   fds.push_back(id_map >= 0 ? id_map : request.input.get());  // always one more
   int room = static_cast<int>(2 * bytes.size());
   if (bytes.size() > 65536) {
@@ -213,14 +213,22 @@ void wait_for_request(int socket) {
   }
 }
 
-// What send_start() has sent, and the id map.
-Result<std::pair<SpawnRequest, UniqueFd>> take_request(int socket) {
+// What send_start() has sent.
+struct Came {
+  SpawnRequest request;
+  UniqueFd id_map;
+  bool may_go;
+};
+Result<Came> take_request(int socket) {
   Result<std::optional<Packet>> packet = receive_packet(socket);
   if (!packet || !packet->has_value()) ::_exit(1);  // never needed
   UniqueFd id_map = std::move((*packet)->fds.back());
   (*packet)->fds.pop_back();
+  if ((*packet)->bytes.empty()) ::_exit(1);
+  bool may_go = (*packet)->bytes.back() == '1';
+  (*packet)->bytes.pop_back();
   SpawnRequest request = TRY(decode_request(std::move(**packet)));
-  return std::pair(std::move(request), std::move(id_map));
+  return Came{std::move(request), std::move(id_map), may_go};
 }
 
 // The Spec names them by number; they are pid 1's now.
@@ -267,7 +275,8 @@ Result<Spec> receive_start(const isolation::Preparing& preparing, const SpawnerC
   if (!is_asked(preparing.socket, 0)) sys::touch_memory();  // more than one start ever needs
   wait_for_request(preparing.socket);
   preparing.clock.restart();
-  auto [request, id_map] = TRY(take_request(preparing.socket));
+  auto [request, id_map, may_go] = TRY(take_request(preparing.socket));
+  if (may_go) preparing.may_go();
   bool owned = request.caller.uid != 0;
   bool same = rehearsed && is_alike(request, again->request);
   Result<Spec> spec = start_spec(request, config, store, owned ? id_map.release() : -1,
@@ -284,7 +293,7 @@ Result<Spec> enter_spec(const SpawnRequest& request) {
 
 Result<Spec> receive_enter(const isolation::Preparing& preparing) {
   wait_for_request(preparing.socket);
-  auto [request, id_map] = TRY(take_request(preparing.socket));
+  auto [request, id_map, may_go] = TRY(take_request(preparing.socket));
   Result<Spec> spec = enter_spec(request);
   keep_descriptors(request);
   return spec;

@@ -13,8 +13,8 @@ namespace rtlaunch {
 bool is_alike(const SpawnRequest& a, const SpawnRequest& b);
 
 // To a child that waits for it (Launch::begin with receive_start): the request, its descriptors,
-// and the id map (-1: none).
-Status send_start(int child, const SpawnRequest& request, int id_map);
+// and the id map (-1: none). `may_go`: it is on record, and needs no Launch::go().
+Status send_start(int child, const SpawnRequest& request, int id_map, bool may_go);
 // A start that may come again: its document alone is there of its descriptors. `told` gets a byte
 // when it has been rehearsed.
 struct Again {

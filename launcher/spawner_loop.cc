@@ -146,6 +146,8 @@ class Loop {
   Result<Launch> in_leaf(const std::function<Result<Launch>(int cgroup)>& make);
   void end_leaf(pid_t pid);
   void sweep_leaves();
+  Status hand_over(const Made& made, const SpawnRequest& request, int map, Courier* courier);
+  Status record_first(const SpawnRequest& request, const Made& made, Courier* courier);
   Result<Made> handed_over(const SpawnRequest& request, int map, Courier* courier);
   void prepare_one();
   std::optional<Clock::time_point> next_preparation() const;
@@ -360,19 +362,30 @@ bool Loop::is_idle() const {
                       [](const auto& child) { return child.second.starting; });
 }
 
-Status hand_over(const Launch& launch, const SpawnRequest& request, int map, Courier* courier) {
-  return courier ? courier->deliver(launch.fd(), map) : send_start(launch.fd(), request, map);
+// A courier's is put on record when it has been delivered.
+Status Loop::hand_over(const Made& made, const SpawnRequest& request, int map, Courier* courier) {
+  return courier ? courier->deliver(made.launch.fd(), map)
+                 : send_start(made.launch.fd(), request, map, /*may_go=*/true);
+}
+
+// Of several lines in a record, left by those who were killed while they waited, the last counts.
+Status Loop::record_first(const SpawnRequest& request, const Made& made, Courier* courier) {
+  Status recorded = courier ? Status() : record(request, made);
+  if (!recorded) (void)sys::send_signal(made.launch.pidfd(), SIGKILL).ok();
+  return recorded;
 }
 
 Result<Made> Loop::handed_over(const SpawnRequest& request, int map, Courier* courier) {
   can_prepare_ = true;
   if (request.way_out) last_way_out_ = Clock::now();
   while (auto made = take_ready(request)) {
-    if (hand_over(made->launch, request, map, courier)) return std::move(*made);
+    TRY(record_first(request, *made, courier));
+    if (hand_over(*made, request, map, courier)) return std::move(*made);
     if (courier) break;  // else somebody killed it; but this goes one way only
   }
   Made made = TRY(make_ahead(false));
-  TRY(hand_over(made.launch, request, map, courier));
+  TRY(record_first(request, made, courier));
+  TRY(hand_over(made, request, map, courier));
   return made;
 }
 
@@ -389,8 +402,8 @@ Status Loop::start(SpawnRequest& request, Courier* courier) {
   int map = TRY(id_map(request.caller));
   TRY(take_record(request.record.get()));
   Made made = TRY(handed_over(request, map, courier));
-  Status recorded = record(request, made);
-  if (recorded) made.launch.go();
+  Status recorded = courier ? record(request, made) : Status();
+  if (courier && recorded) made.launch.go();
   Child& child = add(request, std::move(made.launch));
   child.rehearsed = !made.is_plain();
   if (!courier && !request.way_out) child.again = again_of(request);
