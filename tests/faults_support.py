@@ -133,7 +133,9 @@ class Node(Daemon):
                 'bytes of the store': bytes_below(self.store)}
 
     def settle(self):
-        """Remembers what there is, once two looks say the same."""
+        """Remembers what there is, once two looks say the same; but for what waits for a start that came twice, which
+        is given up after two seconds."""
+        time.sleep(2.2)
         last = None
         for _ in range(100):
             with contextlib.suppress(OSError):

@@ -32,8 +32,7 @@ Result<std::string> cpus_of(pid_t pid) {
   std::string mask(kMostCpuBytes, '\0');
   long size = ::syscall(SYS_sched_getaffinity, pid, mask.size(), mask.data());
   if (size < 0) return sys_error("sched_getaffinity", std::to_string(pid));
-  mask.resize(static_cast<size_t>(size));
-  return mask;
+  return mask.substr(0, static_cast<size_t>(size));  // with no room for more: the daemon keeps it
 }
 
 Result<SchedAttr> scheduling_of(pid_t pid) {
