@@ -202,12 +202,23 @@ config::Packages packages_of(const config::RuntimeEnv& env, const Plan& plan) {
   return packages;
 }
 
-Environment expanded_variables(const PlanRequest& request) {
-  Environment variables = request.variables;
+namespace {
+
+Environment with_env_vars(Environment variables, const PlanRequest& request) {
   for (const auto& [name, value] : request.env.env_vars) {
     variables[name] = config::expand_variables(value, variables);
   }
   return variables;
+}
+
+}  // namespace
+
+Environment expanded_variables(const PlanRequest& request) {
+  return with_env_vars(request.variables, request);
+}
+
+Environment expanded_variables(PlanRequest&& request) {
+  return with_env_vars(std::move(request.variables), request);
 }
 
 namespace {
@@ -227,7 +238,8 @@ Result<PackagesContext> packages_context(const PlanRequest& request, const Plan&
                                          const std::string& store) {
   PackagesContext context;
   context.environment = request.variables;
-  Environment expanded = expanded_variables(request);
+  Environment expanded;
+  if (!request.env.env_vars.empty()) expanded = expanded_variables(request);
   for (const auto& [name, value] : request.env.env_vars) {
     context.env_vars.emplace_back(name, expanded[name]);
     if (is_for_installers(name)) context.environment[name] = expanded[name];

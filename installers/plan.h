@@ -88,6 +88,7 @@ Status make_field(const PlanRequest& request, Plan& plan, size_t index, store::S
 
 // The field's variables on top of the caller's, expanded one after the other as Ray's worker does.
 Environment expanded_variables(const PlanRequest& request);
+Environment expanded_variables(PlanRequest&& request);
 
 // What pip or uv is asked for: the field's, the pip section of a conda environment, and what the
 // wheels among py_modules require, as far as they are there. No lines: nothing.

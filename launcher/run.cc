@@ -159,7 +159,6 @@ Result<Started> start_planned(const Plan& plan, const RunOptions& options, Shape
                               const PlanRequest& request, const Attendant& attendant, Host& host) {
   Started started;
   started.planned = now_microseconds();
-  started.lacks_bytecode = wants_bytecode(plan);
   for (int attempt = 1;; ++attempt) {
     Launch launch = TRY(launch_of(plan, options, shape, request, host));
     for (const isolation::Overlay& overlay : launch.spec.overlays) {
@@ -170,6 +169,7 @@ Result<Started> start_planned(const Plan& plan, const RunOptions& options, Shape
     bool other_shape = !running && running.error().code == EREMCHG && attempt < kAttempts;
     if (!other_shape) {
       started.running = TRY(std::move(running));
+      started.lacks_bytecode = wants_bytecode(plan);  // while the command runs
       return started;
     }
     shape = TRY(host.shape(options.asked, true));
