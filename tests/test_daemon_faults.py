@@ -1,7 +1,7 @@
 """rtlaunchd, its spawner and its starts while they are killed, starved and crowded: no worker is lost, nothing
 is left, and whoever asked has either what he asked for or is told to try again. `make soak` runs the same
 at full length. What one kill at a known moment does is tested in test_daemon_server.py and
-test_daemon_run.py; jumps of the clock in tools/clock-jump (`make vm`), since a clock can't be one process's
+test_daemon_run.py; jumps of the clock in tools/clock-jump (`make test-vm`), since a clock can't be one process's
 own."""
 
 import contextlib
