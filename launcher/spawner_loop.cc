@@ -68,7 +68,6 @@ struct Child {
   uint64_t id = 0;
   SpawnRequest::Kind kind = SpawnRequest::Kind::kStart;
   std::optional<Launch> launch;  // none: a builder
-  bool starting = false;         // kStarted or kFailed is still owed
   std::optional<Error> error;    // it failed: told when it has been reaped
   Clock::time_point deadline = {};
   std::optional<SpawnRequest> again = {};  // the same once more
@@ -151,7 +150,6 @@ class Loop {
   Result<Made> handed_over(const SpawnRequest& request, int map, Courier* courier);
   void prepare_one();
   std::optional<Clock::time_point> next_preparation() const;
-  bool is_idle() const;
   std::string leaf_of(pid_t pid) const;
   Status record(const SpawnRequest& request, const Made& made);
   Result<int> id_map(const isolation::User& user);
@@ -162,7 +160,8 @@ class Loop {
   void heard_from(pid_t pid, Child& child);
   void reap();
   void ended(pid_t pid, int status);
-  void settle(Child& child, pid_t pid, int status);
+  void never_started(Child& child, int status);
+  void tell_end(Child& child, pid_t pid, int status);
   void end_late_starts();
   void reply(SpawnReply reply);
   void fail(uint64_t id, Error error);
@@ -175,7 +174,8 @@ class Loop {
   isolation::Outside outside_;
   std::optional<store::Store> store_;
   std::map<std::pair<uid_t, gid_t>, UniqueFd> id_maps_;
-  std::map<pid_t, Child> children_;
+  std::map<pid_t, Child> starting_;  // kStarted or kFailed is still owed
+  std::map<pid_t, Child> running_;   // many: nothing that a start waits for goes through them
   std::optional<isolation::Cgroups> cgroups_;
   std::map<pid_t, std::string> leaves_;  // of every child that has one
   Clock::time_point next_sweep_ = Clock::time_point::max();
@@ -214,10 +214,10 @@ Status Loop::record(const SpawnRequest& request, const Made& made) {
 
 Child& Loop::add(const SpawnRequest& request, Launch launch) {
   pid_t pid = launch.pid();
-  Child child{request.id, request.kind, std::move(launch), true, {}, {}, {}};
+  Child child{request.id, request.kind, std::move(launch), {}, {}, {}};
   last_start_ = Clock::now();
   child.deadline = last_start_ + std::chrono::seconds(config_.start_seconds);
-  return children_.insert_or_assign(pid, std::move(child)).first->second;
+  return starting_.insert_or_assign(pid, std::move(child)).first->second;
 }
 
 // Namespaces and a pid 1 in them, before anybody asked.
@@ -353,13 +353,8 @@ void Loop::learn(Child& child, const isolation::Started& started) {
 // The last one is replaced at once, others in a lull.
 std::optional<Clock::time_point> Loop::next_preparation() const {
   bool enough = ready_.size() >= static_cast<size_t>(kReady);
-  if (!can_prepare_ || enough || !is_idle()) return std::nullopt;
+  if (!can_prepare_ || enough || !starting_.empty()) return std::nullopt;
   return count_plain() == 0 ? Clock::time_point() : last_start_ + kLull;
-}
-
-bool Loop::is_idle() const {
-  return std::none_of(children_.begin(), children_.end(),
-                      [](const auto& child) { return child.second.starting; });
 }
 
 // A courier's is put on record when it has been delivered.
@@ -446,7 +441,7 @@ Status Loop::build(SpawnRequest& request) {
   program.exit_signal = SIGCHLD;
   program.idle = request.idle;
   sys::Cloned started = TRY(sys::start_program(program));
-  children_.insert_or_assign(started.pid, Child{request.id, request.kind, {}, false, {}, {}});
+  running_.insert_or_assign(started.pid, Child{request.id, request.kind, {}, {}, {}});
   SpawnReply told;
   told.id = request.id;
   told.pid = started.pid;
@@ -536,34 +531,33 @@ void Loop::heard_from(pid_t pid, Child& child) {
   told.applied = std::move(started->applied);
   told.pidfd = child.launch->take_pidfd();
   told.cgroup = leaf_of(pid);
-  child.starting = false;
+  running_.insert(starting_.extract(pid));
   last_start_ = Clock::now();
   reply(std::move(told));
 }
 
 void Loop::ended(pid_t pid, int status) {
-  auto found = children_.find(pid);
-  if (found == children_.end()) {  // a worker, whose line has been told; or one made ahead
-    bool couldnt = std::erase_if(ready_, [&](const Made& made) {
-                     return made.launch.pid() == pid && !made.is_plain();
-                   }) > 0;
-    std::erase_if(ready_, [&](const Made& made) { return made.launch.pid() == pid; });
-    if (!couldnt) return;
-    no_again_until_ = Clock::now() + kNoneAfterMiss;
-    forget_again();
-    return;
-  }
-  Child& child = found->second;
-  if (child.starting && !child.error) heard_from(pid, child);
-  settle(child, pid, status);
-  children_.erase(pid);
+  auto owed = starting_.find(pid);
+  if (owed != starting_.end() && !owed->second.error) heard_from(pid, owed->second);
+  if (auto failed = starting_.extract(pid)) return never_started(failed.mapped(), status);
+  if (auto ran = running_.extract(pid)) return tell_end(ran.mapped(), pid, status);
+  // One made ahead.
+  bool couldnt = std::erase_if(ready_, [&](const Made& made) {
+                   return made.launch.pid() == pid && !made.is_plain();
+                 }) > 0;
+  std::erase_if(ready_, [&](const Made& made) { return made.launch.pid() == pid; });
+  if (!couldnt) return;
+  no_again_until_ = Clock::now() + kNoneAfterMiss;
+  forget_again();
 }
 
-void Loop::settle(Child& child, pid_t pid, int status) {
-  if (child.starting) {
-    bool silent = !child.error || child.error->step.empty();
-    return fail(child.id, silent ? Launch::died(status) : std::move(*child.error));
-  }
+void Loop::never_started(Child& child, int status) {
+  bool silent = !child.error || child.error->step.empty();
+  fail(child.id, silent ? Launch::died(status) : std::move(*child.error));
+}
+
+// Of a worker its line has told.
+void Loop::tell_end(Child& child, pid_t pid, int status) {
   if (child.kind == SpawnRequest::Kind::kStart) return;
   SpawnReply told;
   told.id = child.id;
@@ -590,12 +584,12 @@ void Loop::reap() {
 
 void Loop::end_late_starts() {
   Clock::time_point now = Clock::now();
-  for (auto at = children_.begin(); at != children_.end();) {
+  for (auto at = starting_.begin(); at != starting_.end();) {
     auto& [pid, child] = *at++;
-    if (!child.starting || child.deadline > now) continue;
+    if (child.deadline > now) continue;
     if (child.error) {  // killed, and even that it doesn't heed: a dead disk or NFS server
       fail(child.id, std::move(*child.error));
-      children_.erase(pid);
+      starting_.erase(pid);
       continue;
     }
     (void)sys::send_signal(child.launch->pidfd(), SIGKILL).ok();
@@ -626,9 +620,7 @@ int Loop::timeout() const {
   Clock::time_point first = std::min(next_sweep_, next_preparation().value_or(next_sweep_));
   if (last_way_out_) first = std::min(first, *last_way_out_ + kNetworksInUse);
   if (again_) first = std::min(first, again_since_ + kKeptFor);
-  for (const auto& [pid, child] : children_) {
-    if (child.starting) first = std::min(first, child.deadline);
-  }
+  for (const auto& [pid, child] : starting_) first = std::min(first, child.deadline);
   if (first == Clock::time_point::max()) return -1;
   if (first == Clock::time_point()) return 0;
   auto left = std::chrono::duration_cast<std::chrono::milliseconds>(first - Clock::now()).count();
@@ -663,8 +655,8 @@ Status Loop::run() {
     if (outgoing_.size() < kMostReplies) polled[1].events |= POLLIN;
     if (!outgoing_.empty()) polled[1].events |= POLLOUT;
     std::vector<pid_t> pids;
-    for (const auto& [pid, child] : children_) {
-      if (!child.starting || child.error) continue;
+    for (const auto& [pid, child] : starting_) {
+      if (child.error) continue;
       polled.push_back({child.launch->fd(), POLLIN, 0});
       pids.push_back(pid);
     }
@@ -673,7 +665,7 @@ Status Loop::run() {
     auto due = next_preparation();
     if (events == 0 && due && *due <= Clock::now()) prepare_one();
     for (size_t i = 0; i < pids.size(); ++i) {
-      if (polled[i + 2].revents != 0) heard_from(pids[i], children_.at(pids[i]));
+      if (polled[i + 2].revents != 0) heard_from(pids[i], starting_.at(pids[i]));
     }
     if (polled[0].revents != 0) reap();
     end_late_starts();
