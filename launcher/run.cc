@@ -272,8 +272,8 @@ Status take_on_death(const RunOptions& options) {
 // somebody waits for, ends it all, and sooner.
 void leave_to_the_end(std::unique_ptr<Host>& host, Started& started) {
   if (host->shares_terminal()) return;
-  [[maybe_unused]] static const void* volatile left[2];  // within reach: no leak, to who looks for
-                                                         // one
+  // Within reach: no leak, to who looks for one.
+  [[maybe_unused]] static const void* volatile left[2];
   left[0] = started.running.release();
   left[1] = host.release();
 }
