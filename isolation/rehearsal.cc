@@ -18,11 +18,6 @@
 namespace rtlaunch::isolation {
 namespace {
 
-bool same_user(const std::optional<User>& a, const std::optional<User>& b) {
-  if (!a || !b) return !a && !b;
-  return a->uid == b->uid && a->gid == b->gid && a->groups == b->groups;
-}
-
 // All of a Spec that a caller may choose, but for the command.
 std::string chosen(Spec& spec) {
   Spec command;
@@ -40,8 +35,8 @@ std::string chosen(Spec& spec) {
 }
 
 bool asks_for_the_same(Spec& a, Spec& b) {
-  return same_user(a.caller, b.caller) && same_user(a.user, b.user) && a.store == b.store &&
-         a.closed == b.closed && (a.id_map < 0) == (b.id_map < 0) && chosen(a) == chosen(b);
+  return a.caller == b.caller && a.user == b.user && a.store == b.store && a.closed == b.closed &&
+         (a.id_map < 0) == (b.id_map < 0) && chosen(a) == chosen(b);
 }
 
 // One has to be shown inside.

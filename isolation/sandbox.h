@@ -98,6 +98,7 @@ struct User {
   uid_t uid = 0;
   gid_t gid = 0;
   std::vector<gid_t> groups;  // supplementary
+  bool operator==(const User&) const = default;
 };
 
 struct Spec {

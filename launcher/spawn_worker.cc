@@ -124,9 +124,8 @@ Result<Spec> decoded(const SpawnRequest& request, const std::string& store) {
 }  // namespace
 
 bool is_alike(const SpawnRequest& a, const SpawnRequest& b) {
-  const isolation::User &one = a.caller, &other = b.caller;
-  return one.uid == other.uid && one.gid == other.gid && one.groups == other.groups &&
-         a.owner == b.owner && a.entitled == b.entitled && a.shield == b.shield;
+  return a.caller == b.caller && a.owner == b.owner && a.entitled == b.entitled &&
+         a.shield == b.shield;
 }
 
 Result<std::vector<store::Digest>> named_layers(const Spec& spec,
