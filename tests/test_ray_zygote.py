@@ -39,6 +39,17 @@ def parents(pid):
 def copied(pid):
     return any('rtlaunch-zygote.py' in words for words in parents(pid))
 
+def zygotes():
+    """Of this job, and this node: others count theirs alike."""
+    own = {f'RAY_JOB_ID={ray.get_runtime_context().get_job_id()}', f"NODE_ADDRESS={os.environ['NODE_ADDRESS']}"}
+    def is_one(pid):
+        try:
+            return ('rtlaunch-zygote.py' in open(f'/proc/{pid}/cmdline').read()
+                    and own <= set(open(f'/proc/{pid}/environ').read().split('\\0')))
+        except OSError:
+            return False
+    return [pid for pid in filter(str.isdigit, os.listdir('/proc')) if is_one(pid)]
+
 @ray.remote(num_cpus=0)
 class Actor:
     def pid(self):
@@ -527,14 +538,6 @@ connect()
 def born(pid):
     stat = open(f'/proc/{pid}/stat').read()
     return int(stat[stat.rindex(')') + 2:].split()[19])
-def of_this_job(pid):
-    job = ray.get_runtime_context().get_job_id()
-    with contextlib.suppress(OSError):
-        return ('rtlaunch-zygote.py' in open(f'/proc/{pid}/cmdline').read() and
-                f'RAY_JOB_ID={job}' in open(f'/proc/{pid}/environ').read().split('\\0'))
-import contextlib
-def zygotes():
-    return [pid for pid in filter(str.isdigit, os.listdir('/proc')) if of_this_job(pid)]
 first, _ = actor({'pip': ['toolz==1.0.0']})
 worker = born(ray.get(first.pid.remote()))
 until(listening)
@@ -545,12 +548,11 @@ answer([born(zygotes()[0]), worker, len(zygotes()), copy])''')
 
 def test_where_the_policy_limits_workers_none_is_started_ahead(held):
     """It couldn't give them that; the control: without the limit it is there before the first worker is."""
-    script = DRIVER + f'''
+    script = DRIVER + '''
 connect()
-first, _ = actor({{'pip': [os.environ['WANTED']]}})
+first, _ = actor({'pip': [os.environ['WANTED']]})
 ray.get(first.pid.remote())
-answer(any('rtlaunch-zygote.py' in open(f'/proc/{{pid}}/cmdline').read() and ray.get_runtime_context().get_job_id() in
-           open(f'/proc/{{pid}}/environ').read() for pid in filter(str.isdigit, os.listdir('/proc')) if os.path.exists(f'/proc/{{pid}}/cmdline')))'''
+answer(zygotes() != [])'''
     put_in_force(held.daemon, {'pids': {'at_most': 5000, 'want': 'prefer'}})
     assert held.drive(script, env={'WANTED': 'toolz==0.12.0'}) is False
     put_in_force(held.daemon, {})
