@@ -413,7 +413,6 @@ Result<CondaLayer> parse_conda_layer(const store::Record& record) {
 Result<CondaPackage> conda_package_of(const std::string& url) {
   CondaPackage package;
   package.url = url;
-  std::string path = url.substr(0, url.find_first_of("?#"));
   package.file = file_of_url(url);
   std::string stem = package.file;
   for (const char* ending : {".conda", ".tar.bz2"})
@@ -427,8 +426,7 @@ Result<CondaPackage> conda_package_of(const std::string& url) {
   package.name = stem.substr(0, version);
   package.version = stem.substr(version + 1, build - version - 1);
   package.build = stem.substr(build + 1);
-  std::string folder = path.substr(0, path.size() - package.file.size());
-  package.noarch = folder.ends_with("/noarch/");
+  package.noarch = url.substr(0, url.find_first_of("?#")).ends_with("/noarch/" + package.file);
   return package;
 }
 

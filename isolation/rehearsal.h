@@ -54,10 +54,10 @@ class Rehearsal {
     Status enter() const;
   };
 
-  Setup made_;
-  Seen seen_;
   void take_understudy(Setup& setup);
 
+  Setup made_;
+  Seen seen_;
   Place own_, theirs_;  // where pid 1 waits; where it all is
   int left_ = -1;       // the mounts of the one that it is no longer in
   std::unique_ptr<Understudy> understudy_;

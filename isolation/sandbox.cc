@@ -60,15 +60,23 @@ Status take_clocks(Setup& s) {
   return took;
 }
 
+namespace {
+
+bool hears_go(int socket) {
+  int word;
+  ssize_t size;
+  while ((size = ::recv(socket, &word, sizeof word, 0)) < 0 && errno == EINTR) {
+  }
+  return size > 0;
+}
+
+}  // namespace
+
 // Supervised: whoever started us has it on record that we are there. From here on we belong to the
 // line alone. Its end before that is the end of the launch, and nobody is left to be told.
 Status wait_for_go(Setup& s) {
   if (!s.supervised()) return {};
-  int word;
-  ssize_t size = s.may_go ? 1 : 0;
-  while (!s.may_go && (size = ::recv(s.socket, &word, sizeof word, 0)) < 0 && errno == EINTR) {
-  }
-  if (size <= 0) ::_exit(1);
+  if (!s.may_go && !hears_go(s.socket)) ::_exit(1);
   (void)send_line(s.spec.line, LineMessage::kGoing, 0).ok();  // its end is seen when we serve it
   return {};
 }

@@ -16,7 +16,7 @@
 namespace rtlaunch::isolation {
 namespace {
 
-// What perform() in worker.cc, and what it is told by, may call behind the filter.
+// What takes_stdio() and become_command() may call, behind the filter.
 constexpr const char* kCallsLeft[] = {
     "recvmsg", "fcntl",  "close",     "rt_sigprocmask", "umask",     "chdir",
     "geteuid", "stat",   "fstat",     "newfstatat",     "openat",    "openat2",
@@ -109,8 +109,8 @@ int Understudy::play(void* argument) {
   ::_exit(self->error_->exit_code);
 }
 
-// Nothing is kept of `fds` but in this frame until it has left our memory: its end of the socket
-// closes with that.
+// It has left our memory when its end of the socket closes, with its exec or its end. Until then
+// nothing here may touch the heap.
 std::optional<Result<pid_t>> Understudy::perform(Command* command) {
   command_ = command;
   std::vector<Applied> applied = command->log->all();
