@@ -5,7 +5,7 @@ OUT := build/$(FLAVOUR)
 CXX := $(if $(shell command -v ccache 2>/dev/null),ccache )g++
 
 COMMON := -std=c++20 -g1 -I. -Wall -Wextra -Wshadow -Werror -pthread -fno-strict-aliasing
-FLAGS_release := -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+FLAGS_release := -O2 -ffunction-sections -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 # GCC 12 warns of what is no fault of ours (std::regex) when it adds checks, and TSan of the fences of
 # Asio, whose programs have one thread.
 FLAGS_asan := -O1 -Wno-maybe-uninitialized -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -29,6 +29,9 @@ LAZY_release := -Wl,--wrap=OPENSSL_cpuid_setup -Wl,-u,OPENSSL_cpuid_setup
 QUICK_release := tools/quick-start
 # Most of a start is page faults: these programs are mapped in pages of 2 MiB.
 WHOLE = tools/whole $@
+# And what a start executes lies side by side in them; the maps are what tools/order-code reads.
+LINKED = $(filter %.o %.a,$^)
+ORDER_release = -Wl,--gc-sections,-T,tools/order.ld,-Map,$(OUT)/$(@F).map
 NET_LIBS := -lnl-route-3 -lnl-3
 NAMELESS := $(foreach f,getaddrinfo getprotobynumber getprotobyname,-Wl,--wrap=$(f))
 LAUNCH_LIBS := -lyaml-cpp -lcrypto -lcap -lseccomp $(NET_LIBS)
@@ -127,17 +130,17 @@ $(OUT)/bin/rtlaunch-uv-run.py: installers/uv_run.py
 $(OUT)/librtlaunch.a: $(call object,$(PARTS))
 	@rm -f $@ && ar qcs $@ $^
 
-$(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a | tools/quick-start tools/whole
+$(OUT)/bin/rtlaunch: $(call object,launcher/launch_main.cc) $(OUT)/librtlaunch.a tools/order.ld | tools/quick-start tools/whole
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(LAZY_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(ORDER_$(FLAVOUR)) $(LAZY_$(FLAVOUR)) $(NAMELESS) $(LINKED) -o $@ $(LAUNCH_LIBS)
 	@$(if $(QUICK_$(FLAVOUR)),$(QUICK_$(FLAVOUR)) $@)
 	@$(WHOLE)
 
-$(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a | tools/whole
+$(OUT)/bin/rtlaunchd: $(call object,launcher/daemon_main.cc) $(OUT)/librtlaunch.a tools/order.ld | tools/whole
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(ORDER_$(FLAVOUR)) $(NAMELESS) $(LINKED) -o $@ $(LAUNCH_LIBS)
 	@$(WHOLE)
 
 $(OUT)/bin/rtlaunch-build: $(call object,launcher/build_main.cc) $(OUT)/librtlaunch.a
@@ -145,10 +148,10 @@ $(OUT)/bin/rtlaunch-build: $(call object,launcher/build_main.cc) $(OUT)/librtlau
 	@echo "  LINK $@"
 	@g++ $(CXXFLAGS) $(BESIDE) $^ -o $@ $(BUILD_LIBS)
 
-$(OUT)/bin/rtlaunch-spawner: $(call object,launcher/spawner_main.cc) $(OUT)/librtlaunch.a | tools/whole
+$(OUT)/bin/rtlaunch-spawner: $(call object,launcher/spawner_main.cc) $(OUT)/librtlaunch.a tools/order.ld | tools/whole
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(NAMELESS) $^ -o $@ $(LAUNCH_LIBS)
+	@g++ $(CXXFLAGS) $(STATIC_$(FLAVOUR)) $(ORDER_$(FLAVOUR)) $(NAMELESS) $(LINKED) -o $@ $(LAUNCH_LIBS)
 	@$(WHOLE)
 
 $(GENERATED)/%.pb.cc $(GENERATED)/%.pb.h: %.proto
