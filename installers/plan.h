@@ -31,7 +31,7 @@ struct PlanRequest {
   Environment variables;  // the caller's
   std::string cwd;        // the caller's
   std::string python;     // the interpreter that is wanted; "" to find it
-  std::string tools;      // the folder with uv
+  std::string tools;      // the folder with uv: for plugins, and to build
   // What will be run, as far as that is known: a hint at what it imports first; in no key.
   std::vector<std::string> command;
   bool allow_conflicts = false;

@@ -1,8 +1,11 @@
-// An interpreter as a record: `data` is {"stat": [[path, dev, ino, mtime_ns, size], ...], "python":
-// {...}}. The record holds as long as every stat says the same. The distributions, which only a
-// build needs, are a record of their own, so that the warm path doesn't read 60 kB of names.
+// An interpreter is remembered in <store>/wd/python-<key>: the SHA-256 of what follows, then in the
+// form of isolation/wire.h stats (path, device, inode, mtime_ns, size) and the interpreter. It
+// holds as long as every stat says the same. As a record, JSON in JSON, it was a fifth of what a
+// warm run does. The distributions, which only a build needs, are a record of their own, so that
+// the warm path doesn't read 60 kB of names.
 #include "installers/python.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,9 +16,11 @@
 
 #include "installers/python_probe.h"
 #include "installers/store/hash.h"
+#include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/run_program.h"
 #include "isolation/sys/text.h"
+#include "isolation/wire.h"
 
 namespace rtlaunch::installers {
 namespace {
@@ -31,23 +36,30 @@ std::string get(const Environment& environment, const std::string& name) {
 
 // ---- stats -------------------------------------------------------------------------------------
 
-json stat_row(const std::string& path) {
+struct Seen {
+  std::string path;
+  uint64_t device = 0, inode = 0, mtime_ns = 0, size = 0;
+  bool operator==(const Seen&) const = default;
+};
+
+Seen look_at(const std::string& path) {
   struct stat st = {};
-  if (::stat(path.c_str(), &st) != 0) st = {};
+  if (::stat(path.c_str(), &st) != 0) return {path};
   int64_t mtime = int64_t(st.st_mtim.tv_sec) * 1'000'000'000 + st.st_mtim.tv_nsec;
-  return json::array({path, uint64_t(st.st_dev), uint64_t(st.st_ino), mtime,
-                      S_ISDIR(st.st_mode) ? 0 : int64_t(st.st_size)});
+  return {path, st.st_dev, st.st_ino, uint64_t(mtime),
+          S_ISDIR(st.st_mode) ? 0 : uint64_t(st.st_size)};
 }
 
-json stat_rows(const std::string& found, const Interpreter& python) {
-  json rows = json::array({stat_row(found), stat_row(python.prefix + "/pyvenv.cfg")});
-  for (const std::string& dir : python.site_dirs) rows.push_back(stat_row(dir));
-  return rows;
+// What an answer rests on.
+std::vector<Seen> look(const std::string& found, const Interpreter& python) {
+  std::vector<Seen> seen = {look_at(found), look_at(python.prefix + "/pyvenv.cfg")};
+  for (const std::string& dir : python.site_dirs) seen.push_back(look_at(dir));
+  return seen;
 }
 
-bool stats_hold(const json& rows) {
-  return std::all_of(rows.begin(), rows.end(),
-                     [](const json& row) { return stat_row(row.at(0).get<std::string>()) == row; });
+bool holds(const std::vector<Seen>& seen) {
+  return std::all_of(seen.begin(), seen.end(),
+                     [](const Seen& one) { return look_at(one.path) == one; });
 }
 
 // ---- to and from JSON --------------------------------------------------------------------------
@@ -243,29 +255,89 @@ std::vector<std::string> probe_environment(const Environment& environment) {
   return env;
 }
 
+// ---- what is remembered -------------------------------------------------------------------------
+
+constexpr std::string Interpreter::*kTexts[] = {
+    &Interpreter::executable,     &Interpreter::base_executable, &Interpreter::version,
+    &Interpreter::implementation, &Interpreter::cache_tag,       &Interpreter::magic,
+    &Interpreter::soabi,          &Interpreter::platform,        &Interpreter::prefix,
+    &Interpreter::base_prefix,    &Interpreter::stdlib,          &Interpreter::scheme_id,
+    &Interpreter::fingerprint};
+constexpr bool Interpreter::*kFlags[] = {&Interpreter::venv, &Interpreter::system_site,
+                                         &Interpreter::externally_managed};
+constexpr std::vector<std::string> Interpreter::*kLists[] = {&Interpreter::site_dirs,
+                                                             &Interpreter::mounts};
+constexpr std::string Scheme::*kScheme[] = {&Scheme::purelib, &Scheme::platlib, &Scheme::scripts,
+                                            &Scheme::data, &Scheme::headers};
+constexpr size_t kDigestSize = 32, kMostBytes = 1 << 20, kLeastSeen = 4 + 4 * 8;
+
+struct Known {
+  std::vector<Seen> seen;
+  Interpreter python;
+};
+
+std::string known_text(const Known& known) {
+  isolation::Writer out;
+  out.number(uint32_t(known.seen.size()));
+  for (const Seen& one : known.seen) {
+    out.text(one.path).long_number(one.device).long_number(one.inode);
+    out.long_number(one.mtime_ns).long_number(one.size);
+  }
+  for (auto text : kTexts) out.text(known.python.*text);
+  for (auto flag : kFlags) out.flag(known.python.*flag);
+  for (auto list : kLists) out.texts(known.python.*list);
+  for (auto text : kScheme) out.text(known.python.scheme.*text);
+  std::string rest = out.take();
+  return store::Hasher().bytes(rest.data(), rest.size()).raw() + rest;
+}
+
+std::optional<Known> parse_known(std::string_view text) {
+  std::string_view digest = text.substr(0, kDigestSize), rest = text.substr(digest.size());
+  if (store::Hasher().bytes(rest.data(), rest.size()).raw() != digest) return std::nullopt;
+  isolation::Reader in(rest);
+  Known known;
+  known.seen.resize(in.count(kLeastSeen));
+  for (Seen& one : known.seen) {
+    one.path = in.text();
+    one.device = in.long_number(), one.inode = in.long_number();
+    one.mtime_ns = in.long_number(), one.size = in.long_number();
+  }
+  for (auto member : kTexts) known.python.*member = in.text();
+  for (auto member : kFlags) known.python.*member = in.flag();
+  for (auto member : kLists) known.python.*member = in.texts();
+  for (auto member : kScheme) known.python.scheme.*member = in.text();
+  bool whole = in.done() && !known.python.mounts.empty();
+  return whole ? std::optional<Known>(std::move(known)) : std::nullopt;
+}
+
+std::optional<std::string> read_cache(const std::string& name, const store::Store& store) {
+  sys::AsRoot root;
+  auto fd = sys::open_at(store.dir(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  auto text = fd ? sys::read_all(fd->get(), name, kMostBytes) : Result<std::string>(fd.error());
+  return text ? std::optional<std::string>(std::move(*text)) : std::nullopt;
+}
+
 // ---- the records -------------------------------------------------------------------------------
 
-store::Key interpreter_key(const std::string& executable, const Environment& environment) {
+std::string cache_name(const std::string& executable, const Environment& environment,
+                       const store::Store& store) {
   store::Hasher hash;
+  if (store.caller() != 0) hash.field("caller").number(store.caller());
   hash.field(kFormat).field(executable);
   for (const char* name : {"HOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE"})
     hash.field(get(environment, name));
-  return {hash.hex()};
+  return "wd/python-" + hash.hex();
 }
 
 store::Key distributions_key(const std::string& fingerprint) {
   return {store::Hasher().field("distributions 1").field(fingerprint).hex()};
 }
 
-std::optional<Interpreter> remembered(const store::Key& key, const store::Store& store) {
-  auto record = store.lookup(key);
-  if (!record.ok() || !record.value()) return {};
-  try {
-    json data = json::parse(record.value()->data);
-    if (stats_hold(data.at("stat"))) return from_json(data.at("python"));
-  } catch (const json::exception&) {  // written by another version of us: ask again
-  }
-  return {};
+std::optional<Interpreter> remembered(const std::string& name, const store::Store& store) {
+  auto text = read_cache(name, store);
+  auto known = text ? parse_known(*text) : std::nullopt;
+  if (!known || !holds(known->seen)) return {};
+  return std::move(known->python);
 }
 
 // Remembering is a cache: a store that can't be written is no reason to fail, and the Store object
@@ -279,12 +351,14 @@ void remember(const store::Key& key, const std::string& kind, const std::string&
 
 std::string record_name(const Interpreter& p) { return "Python " + p.version + " " + p.prefix; }
 
-void remember_probe(const store::Key& key, const std::string& found, const Probe& probe,
+// Best effort, as the stat cache beside it.
+void remember_probe(const std::string& name, const std::string& found, const Probe& probe,
                     const store::Store& store) {
-  const Interpreter& p = probe.interpreter;
   remember_distributions(probe, store);
-  remember(key, "interpreter", record_name(p),
-           {{"stat", stat_rows(found, p)}, {"python", to_json(p)}}, store);
+  std::string text = known_text({look(found, probe.interpreter), probe.interpreter});
+  sys::AsRoot root;
+  if (store.read_only() || !sys::make_dirs_at(store.dir(), "wd", 0700)) return;
+  (void)sys::replace_file_at(store.dir(), name, text, 0600).ok();
 }
 
 }  // namespace
@@ -355,10 +429,10 @@ Result<Interpreter> parse_interpreter(const std::string& text) {
 Result<Interpreter> find_interpreter(const std::string& wanted, const Environment& environment,
                                      const std::string& cwd, const store::Store& store) {
   std::string found = TRY(locate_python(wanted, environment, cwd));
-  store::Key key = interpreter_key(found, environment);
-  if (auto known = remembered(key, store)) return std::move(*known);
+  std::string name = cache_name(found, environment, store);
+  if (auto known = remembered(name, store)) return std::move(*known);
   Probe probe = TRY(probe_interpreter(found, environment));
-  remember_probe(key, found, probe, store);
+  remember_probe(name, found, probe, store);
   return std::move(probe.interpreter);
 }
 

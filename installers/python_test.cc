@@ -1,5 +1,6 @@
 #include "installers/python.h"
 
+#include <fcntl.h>
 #include <sys/time.h>
 
 #include <chrono>
@@ -33,6 +34,14 @@ class Python : public testing::Test {
     int n = 0;
     for (std::string line; std::getline(file, line);) ++n;
     return n;
+  }
+
+  std::string cache_file() {
+    UniqueFd folder = sys::open_at(store_->dir(), "wd", O_RDONLY | O_DIRECTORY).value();
+    auto names = sys::list_dir(folder.get());
+    for (const std::string& name : *names)
+      if (name.starts_with("python-")) return "wd/" + name;
+    return "";
   }
 
   TempDir folder_;
@@ -70,6 +79,45 @@ TEST_F(Python, AnotherExecutableIsAskedAgain) {
   ASSERT_EQ(::utimes(python.c_str(), times), 0);
   ASSERT_OK(find(python));
   EXPECT_EQ(runs(), 2);
+}
+
+TEST_F(Python, ADamagedAnswerIsAskedForAgain) {
+  std::string python = counting_python();
+  auto first = find(python);
+  ASSERT_OK(first);
+  std::string name = cache_file();
+  std::string whole = sys::read_file_at(store_->dir(), name).value();
+  auto found_with = [&](const std::string& text) {
+    int before = runs();
+    EXPECT_TRUE(sys::replace_file_at(store_->dir(), name, text, 0600).ok());
+    auto again = find(python);
+    EXPECT_TRUE(again.ok());
+    EXPECT_EQ(again.ok() ? again->fingerprint : "", first->fingerprint);
+    return runs() - before;
+  };
+  EXPECT_EQ(found_with(whole), 0);
+  for (size_t at : {size_t{0}, size_t{40}, whole.size() / 2, whole.size() - 1}) {
+    std::string damaged = whole;
+    damaged[at] ^= 1;
+    EXPECT_EQ(found_with(damaged), 1) << at;
+  }
+  EXPECT_EQ(found_with(whole.substr(0, whole.size() - 1)), 1);
+  EXPECT_EQ(found_with(whole + "x"), 1);
+  EXPECT_EQ(found_with(""), 1);
+}
+
+TEST_F(Python, WhatOneCallerSaidIsNotToldToAnother) {
+  std::string python = counting_python();
+  ASSERT_OK(find(python));
+  for (uid_t uid : {1000, 1001}) {
+    auto theirs = store_->for_caller(uid);
+    ASSERT_OK(theirs);
+    int before = runs();
+    ASSERT_OK(find_interpreter(python, environment_, folder_.path(), *theirs));
+    EXPECT_EQ(runs() - before, 1) << uid;
+    ASSERT_OK(find_interpreter(python, environment_, folder_.path(), *theirs));
+    EXPECT_EQ(runs() - before, 1) << uid;
+  }
 }
 
 TEST_F(Python, AnInstalledPackageChangesTheFingerprint) {

@@ -128,7 +128,7 @@ Result<installers::PlanRequest> read_request(const RunOptions& options, Host& ho
   find_first(options.python, request.cwd, request.variables);
   bool named = !options.command.empty() && installers::names_python(options.command[0]);
   if (request.python.empty() && named) request.python = options.command[0];
-  request.tools = TRY(tools_folder());
+  if (!request.env.plugins.empty()) request.tools = TRY(tools_folder());
   request.command = options.command;
   request.allow_conflicts = options.allow_conflicts;
   return request;

@@ -145,6 +145,7 @@ struct Ready {
 // Beyond this point paths are opened with the caller's rights.
 Result<Ready> prepare(const Work& work) {
   BuildRequest request = TRY(read_request());
+  request.plan.tools = TRY(own_folder());
   if (work.caller) {
     request.plan.allowed = work.allowed;
     request.plan.allowed.special_files.reset();  // a client, who makes the same key, isn't told
@@ -156,7 +157,6 @@ Result<Ready> prepare(const Work& work) {
   }
   ::umask(022);
   take_over_variables(request.plan.variables);
-  request.plan.tools = TRY(own_folder());
   TRY(sys::act_for(*work.caller));
   store::Store shared = TRY(store::Store::open(work.store, true));
   TRY(installers::CallersPath::prepare(shared));

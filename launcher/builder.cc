@@ -174,7 +174,7 @@ Result<std::string> tools_folder() {
 
 Status build_fields(const std::vector<std::string>& fields, const installers::PlanRequest& request,
                     const std::string& store, Signals& signals, Report& report) {
-  std::string program = request.tools + "/rtlaunch-build";
+  std::string program = TRY(tools_folder()) + "/rtlaunch-build";
   std::string text = request_json(request, store);
   std::vector<Job> jobs;
   Status status;
@@ -202,7 +202,7 @@ Result<Background> Background::start(const installers::PlanRequest& request,
   UniqueFd theirs(ends[0]);
   Background background;
   background.line_.reset(ends[1]);
-  std::string program = request.tools + "/rtlaunch-build";
+  std::string program = TRY(tools_folder()) + "/rtlaunch-build";
   pid_t parent = ::getpid();
   pid_t pid = ::fork();
   if (pid < 0) return sys_error("fork", "");

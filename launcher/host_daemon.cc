@@ -232,7 +232,7 @@ class DaemonHost : public Host {
   Result<const store::Store*> own() override {
     if (!own_) {
       std::string path = TRY(store_path(own_store_));
-      own_ = TRY(store::Store::open(path, true));
+      own_ = TRY(store::Store::open_for_caches(path));
     }
     return &*own_;
   }

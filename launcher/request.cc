@@ -103,7 +103,7 @@ std::string request_json(const installers::PlanRequest& request, const std::stri
                {"store", from_bytes(store)},
                {"cwd", from_bytes(request.cwd)},
                {"python", from_bytes(request.python)},
-               {"tools", from_bytes(request.tools)},
+               {"tools", ""},  // an older builder wants it
                {"command", command_json(request.command)},
                {"allow_conflicts", request.allow_conflicts},
                {"variables", variables_json(request.variables)},
@@ -123,7 +123,6 @@ Result<BuildRequest> parse_request(const std::string& text) {
     request.store = to_bytes(json.at("store"));
     request.plan.cwd = to_bytes(json.at("cwd"));
     request.plan.python = to_bytes(json.at("python"));
-    request.plan.tools = to_bytes(json.at("tools"));
     for (const auto& [name, value] : json.at("variables").items()) {
       request.plan.variables[to_bytes(name)] = to_bytes(value);
     }

@@ -117,6 +117,18 @@ Store::~Store() = default;
 
 Result<Store> Store::open(const std::string& path, bool create, Limits limits) {
   sys::AsRoot root;
+  Store store = TRY(open_folder(path, create));
+  store.limits_ = limits;
+  TRY(store.check_boot());
+  return store;
+}
+
+Result<Store> Store::open_for_caches(const std::string& path) {
+  sys::AsRoot root;
+  return open_folder(path, true);
+}
+
+Result<Store> Store::open_folder(const std::string& path, bool create) {
   auto dir = sys::open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
   if (!dir && dir.error().code == ENOENT && create) {
     std::string absolute = sys::absolute_path(path, TRY(sys::real_path(".")));
@@ -132,8 +144,7 @@ Result<Store> Store::open(const std::string& path, bool create, Limits limits) {
   }
   Store store;
   store.dir_ = std::move(*dir);
-  store.limits_ = limits;
-  store.path_ = TRY(sys::path_of(store.dir_.get()));
+  store.path_ = TRY(sys::real_path(path));  // by its descriptor /proc would be asked: 15 µs more
   sys::Space space = TRY(sys::space_of(store.dir_.get(), store.path_));
   store.read_only_ = space.read_only;
   TRY(check_file_system(space, store.path_));
@@ -150,7 +161,6 @@ Result<Store> Store::open(const std::string& path, bool create, Limits limits) {
                    kElsewhere);
   }
   TRY(store.check_format(*format));
-  TRY(store.check_boot());
   return store;
 }
 

@@ -122,6 +122,9 @@ class Store {
   // to others, a file system that can't hold one (overlay). A read-only file system is fine for
   // reading. On the first opening after a boot, drops what is not known to be whole.
   static Result<Store> open(const std::string& path, bool create, Limits limits = {});
+  // The same, made if need be, for who leases no layers: nothing is dropped after a boot. Records
+  // and caches say themselves whether they are whole.
+  static Result<Store> open_for_caches(const std::string& path);
   Store(Store&&) noexcept;
   Store& operator=(Store&&) noexcept;
   ~Store();
@@ -265,7 +268,7 @@ class Store {
  private:
   friend class House;
   Store();
-  static Result<Store> make(const std::string& path);
+  static Result<Store> open_folder(const std::string& path, bool create);
   Status check_format(const std::string& format) const;
   Status check_boot() const;  // recover.cc
   Result<Index*> index();     // made equal to the files; house.cc

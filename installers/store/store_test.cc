@@ -424,6 +424,29 @@ TEST_F(BootTest, OnlyWhatWasSyncedOutlivesABoot) {
   EXPECT_TRUE(third.acquire(synced)->has_value());
 }
 
+TEST_F(BootTest, WhoKeepsCachesAloneLeavesItToTheNext) {
+  Store store = open_store(path_);
+  Digest not_synced = publish_tree(store, {{"a", "1"}})->digest;
+  ASSERT_OK(store.record(key_of("k"), {"t", "n", {not_synced}, "{}"}));
+  reboot(store);
+  auto caches = Store::open_for_caches(path_);
+  ASSERT_OK(caches);
+  EXPECT_TRUE(caches->lookup(key_of("k"))->has_value());
+  EXPECT_EQ(digests(*caches).size(), 1u);
+  Store next = open_store(path_);
+  EXPECT_FALSE(next.acquire(not_synced)->has_value());
+}
+
+TEST_F(BootTest, ForCachesTheSameIsRefused) {
+  auto made = Store::open_for_caches(path_);
+  ASSERT_OK(made);
+  ASSERT_OK(sys::set_mode(made->dir(), 0755, path_));
+  EXPECT_EQ(Store::open_for_caches(path_).error().code, EPERM);
+  ASSERT_OK(sys::set_mode(made->dir(), 0700, path_));
+  ASSERT_OK(sys::replace_file_at(made->dir(), "FORMAT", "rtlaunch-store 999 x\n"));
+  EXPECT_EQ(Store::open_for_caches(path_).error().code, EPROTO);
+}
+
 TEST_F(BootTest, AnOldLineDoesNotVouchForALayerMadeAgain) {
   Store store = open_store(path_);
   Digest digest = publish_tree(store, {{"a", "1"}})->digest;
