@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <map>
-#include <sstream>
 
 #include "isolation/sys/files.h"
 #include "isolation/sys/text.h"
@@ -53,10 +52,11 @@ bool truthy(std::string value) {
 void read_ini(const std::string& path, Settings& global, Settings& install) {
   auto text = sys::read_file(path, 1 << 20);
   if (!text.ok()) return;
-  std::istringstream lines(text.value());
   Settings* section = nullptr;
   std::string* last = nullptr;
-  for (std::string line; std::getline(lines, line);) {
+  for (size_t at = 0, end; at < text->size(); at = end + 1) {
+    end = std::min(text->find('\n', at), text->size());
+    std::string line = text->substr(at, end - at);
     std::string stripped = trimmed(line);
     if (stripped.empty() || stripped[0] == '#' || stripped[0] == ';') continue;
     if (stripped[0] == '[') {

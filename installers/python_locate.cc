@@ -163,10 +163,10 @@ Result<std::string> locate_python(const std::string& wanted, const Environment& 
     std::string behind = resolve_shim(path.substr(slash + 1), environment, cwd, root);
     return behind.empty() ? Result<std::string>(not_found(wanted)) : Result<std::string>(behind);
   }
-  struct stat st;
-  if (::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) path += "/bin/python";
-  if (!is_program(path)) return not_found(wanted);
-  return path;
+  if (is_program(path)) return path;
+  path += "/bin/python";  // of a folder
+  if (is_program(path)) return path;
+  return not_found(wanted);
 }
 
 }  // namespace rtlaunch::installers

@@ -46,11 +46,13 @@ int compare_paths(std::string_view a, std::string_view b) {
 class CacheReader {
  public:
   explicit CacheReader(UniqueFd fd) : fd_(std::move(fd)) {
+    struct stat info = {};
+    if (::fstat(fd_.get(), &info) != 0) info.st_size = 0;
+    size_ = std::min<size_t>(kWindow, static_cast<size_t>(info.st_size));
+    window_ = std::make_unique_for_overwrite<char[]>(size_);
     const char* header = take(kHeaderSize);
     if (header == nullptr || std::memcmp(header, kHeader, kHeaderSize) != 0) fd_.reset();
-    struct stat info;
-    if (fd_.valid() && ::fstat(fd_.get(), &info) == 0)
-      left_ = info.st_size - static_cast<int64_t>(kHeaderSize);
+    left_ = info.st_size - static_cast<int64_t>(kHeaderSize);
   }
 
   // Paths must be asked for in the order of the walk.
@@ -100,7 +102,7 @@ class CacheReader {
       end_ -= start_;
       start_ = 0;
       while (fd_.valid() && end_ < size) {
-        ssize_t count = ::read(fd_.get(), window_.get() + end_, kWindow - end_);
+        ssize_t count = ::read(fd_.get(), window_.get() + end_, size_ - end_);
         if (count <= 0) return nullptr;
         end_ += static_cast<size_t>(count);
       }
@@ -111,9 +113,8 @@ class CacheReader {
   }
 
   UniqueFd fd_;
-  // Hardly any of it is used for a small folder, and a page that isn't touched costs nothing.
-  std::unique_ptr<char[]> window_ = std::make_unique_for_overwrite<char[]>(kWindow);
-  size_t start_ = 0, end_ = 0;
+  std::unique_ptr<char[]> window_;  // no larger than the file
+  size_t size_ = 0, start_ = 0, end_ = 0;
   int64_t left_ = 0;
   WalkEntry entry_;
   std::string path_;

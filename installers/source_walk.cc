@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <memory>
 
 #include "installers/ignore.h"
 #include "isolation/sys/files.h"
@@ -104,14 +103,20 @@ class Walker {
     return {};
   }
 
-  static Result<std::vector<Name>> list(DIR* stream) {
+  // Not by readdir(3), which takes 32 KiB and three more system calls for each directory.
+  static Result<std::vector<Name>> list(int dir) {
     std::vector<Name> names;
-    errno = 0;
-    while (const dirent* entry = ::readdir(stream)) {
-      std::string_view name = entry->d_name;
-      if (name != "." && name != "..") names.push_back({std::string(name), entry->d_type});
+    alignas(struct dirent64) char buffer[32 << 10];
+    ssize_t size;
+    while ((size = ::getdents64(dir, buffer, sizeof buffer)) > 0) {
+      for (ssize_t at = 0; at < size;) {
+        const auto* entry = reinterpret_cast<const struct dirent64*>(buffer + at);
+        std::string_view name = entry->d_name;
+        if (name != "." && name != "..") names.push_back({std::string(name), entry->d_type});
+        at += entry->d_reclen;
+      }
     }
-    if (errno != 0) return sys_error("list", "");
+    if (size < 0) return sys_error("list", "");
     std::sort(names.begin(), names.end(),
               [](const Name& a, const Name& b) { return a.name < b.name; });
     return names;
@@ -134,10 +139,8 @@ class Walker {
   // path_ is the directory's path. Returns how many names are in it, ignored or not.
   Result<size_t> enter(UniqueFd opened, const struct stat& info) {
     TRY(check_nesting(info));
-    std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(opened.get()), ::closedir);
-    if (!stream) return failed(sys_error("list", ""), path_);
-    int dir = opened.release();  // the stream's now
-    auto names = list(stream.get());
+    int dir = opened.get();
+    auto names = list(dir);
     if (!names) return failed(names.error(), path_);
     size_t rules_before = rules_.size(), path_before = path_.size();
     inside_.push_back({info.st_dev, info.st_ino});

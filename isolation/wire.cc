@@ -3,7 +3,9 @@
 namespace rtlaunch::isolation {
 
 Writer& Writer::number(uint32_t value) {
-  for (int shift = 0; shift < 32; shift += 8) bytes_ += static_cast<char>(value >> shift);
+  char bytes[4];
+  for (int i = 0; i < 4; ++i) bytes[i] = static_cast<char>(value >> 8 * i);
+  bytes_.append(bytes, sizeof bytes);
   return *this;
 }
 

@@ -18,11 +18,11 @@ namespace {
 
 std::string to_hex(const std::string& raw) {
   static const char kDigits[] = "0123456789abcdef";
-  std::string hex;
-  hex.reserve(raw.size() * 2);
-  for (unsigned char byte : raw) {
-    hex += kDigits[byte >> 4];
-    hex += kDigits[byte & 15];
+  std::string hex(raw.size() * 2, '\0');
+  for (size_t i = 0; i < raw.size(); ++i) {
+    unsigned char byte = static_cast<unsigned char>(raw[i]);
+    hex[2 * i] = kDigits[byte >> 4];
+    hex[2 * i + 1] = kDigits[byte & 15];
   }
   return hex;
 }
