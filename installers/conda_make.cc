@@ -20,6 +20,7 @@
 #include "installers/conda_room.h"
 #include "installers/conda_solve.h"
 #include "installers/index.h"
+#include "installers/python.h"
 #include "installers/python_probe.h"
 #include "isolation/sys/caller.h"
 #include "isolation/sys/files.h"
@@ -31,10 +32,6 @@ using nlohmann::json;
 
 constexpr size_t kMostSaid = 1000;
 constexpr size_t kMostVariables = 256;
-
-std::string minor_version(const std::string& version) {
-  return version.substr(0, version.find('.', version.find('.') + 1));
-}
 
 CondaPlace place_of(const CondaSolution& solution, const std::string& prefix) {
   CondaPlace place{prefix, "", ""};

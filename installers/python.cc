@@ -169,10 +169,6 @@ std::vector<std::string> mounts_of(const Interpreter& p, const std::string& user
   return mounts;
 }
 
-std::string minor_version(const std::string& version) {
-  return version.substr(0, version.find('.', version.find('.') + 1));
-}
-
 std::string scheme_id(const Interpreter& p) {
   store::Hasher hash;
   hash.field("scheme 1").field(minor_version(p.version));
@@ -372,6 +368,10 @@ Environment own_environment() {
       variables.emplace(text.substr(0, equals), text.substr(equals + 1));
   }
   return variables;
+}
+
+std::string minor_version(const std::string& version) {
+  return version.substr(0, version.find('.', version.find('.') + 1));
 }
 
 bool names_python(const std::string& program) {

@@ -99,6 +99,8 @@ Result<std::string> locate_python(const std::string& wanted, const Environment& 
 // Whether a program, in whatever folder, is called python, python3, python3.11.
 bool names_python(const std::string& program);
 
+std::string minor_version(const std::string& version);  // "3.11" of "3.11.7"
+
 // PEP 503: "Foo.Bar_baz" is "foo-bar-baz".
 std::string normalized_name(const std::string& name);
 

@@ -25,10 +25,6 @@ Status forbid_builds(const std::string& cache) {
   return file.ok() ? Status() : Status(std::move(file.error()));
 }
 
-std::string minor_version(const std::string& version) {
-  return version.substr(0, version.find('.', version.find('.') + 1));
-}
-
 // "foo-bar" and version in a folder's name: PEP 427's escaping.
 std::string escaped(std::string text) {
   std::replace(text.begin(), text.end(), '-', '_');

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "config/json.h"
+#include "installers/python.h"
 #include "launcher/asked.h"
 #include "launcher/ray/context.h"
 
@@ -89,10 +90,6 @@ std::string last_line(const std::string& text) {
   if (end == std::string::npos) return "";
   size_t begin = text.rfind('\n', end);
   return text.substr(begin == std::string::npos ? 0 : begin + 1, end - (begin + 1) + 1);
-}
-
-std::string minor_of(const std::string& version) {
-  return version.substr(0, version.find('.', version.find('.') + 1));
 }
 
 std::vector<std::string> words_of(const std::string& text) {
@@ -211,8 +208,8 @@ awaitable<Result<Images::Seen>> Images::find_python(InImage* in, Of of,
 }
 
 Status Images::check(const RayEnv& env, const Seen& image) const {
-  std::string wanted = minor_of(node_->version);
-  if (minor_of(image.version) != wanted) {
+  std::string wanted = installers::minor_version(node_->version);
+  if (installers::minor_version(image.version) != wanted) {
     return make_error(env.image_field, "",
                       "the image has Python " + image.version + ", and this node's Ray " +
                           node_->version + ": workers need the same minor version",
