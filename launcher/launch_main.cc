@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 
 #include "config/json.h"
@@ -53,10 +54,14 @@ bool has_sha256() {
 
 }  // namespace
 
+// So much in all takes as long without those instructions as asking for them; a warm run has less.
 extern "C" void rtlaunch_use_cpu(size_t size) {
-  constexpr size_t kMuch = 4096;
+  constexpr size_t kSome = 6144, kMuch = 4096;
   static bool asked = false, done = false;
+  static std::atomic<size_t> so_far = 0;
   if (done || __real_OPENSSL_cpuid_setup == nullptr) return;
+  so_far.store(so_far.load(std::memory_order_relaxed) + size, std::memory_order_relaxed);
+  if (so_far.load(std::memory_order_relaxed) < kSome) return;
   if (!asked) done = has_sha256();
   asked = true;
   if (done || size < kMuch) return;

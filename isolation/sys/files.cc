@@ -94,7 +94,9 @@ Result<UniqueFd> open_in_root(int root, const std::string& path, int flags, mode
 Result<std::string> read_all(int fd, const std::string& name, uint64_t limit) {
   std::string data;
   struct stat info;
+  size_t whole = 0;  // unknown
   if (::fstat(fd, &info) == 0 && S_ISREG(info.st_mode)) {
+    whole = static_cast<size_t>(info.st_size);
     data.reserve(std::min<uint64_t>(static_cast<uint64_t>(info.st_size) + 1, limit + 1));
   }
   char buffer[16384];
@@ -109,6 +111,8 @@ Result<std::string> read_all(int fd, const std::string& name, uint64_t limit) {
     if (data.size() > limit) {
       return Error{"read", EFBIG, name, "more than " + std::to_string(limit) + " bytes", "", 125};
     }
+    // All that there was, and a read that could have given more: this is the end.
+    if (data.size() == whole && static_cast<size_t>(count) < sizeof buffer) return data;
   }
 }
 
