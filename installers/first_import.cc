@@ -45,6 +45,9 @@ std::string as_name(std::string path) {
   return path;
 }
 
+// Of "a/b.py", "a.py" and "a.b": "a".
+std::string top_of(const std::string& name) { return name.substr(0, name.find_first_of("/.")); }
+
 bool is_package(const std::string& file) { return file.ends_with("/__init__.py"); }
 
 // What `from . import x` means in this file, relative to where names start.
@@ -150,7 +153,7 @@ class FirstImport::Work {
       std::unique_lock lock(mutex_);
       complete_ = true;
       poke();
-      ended_.wait_for(lock, budget, [&] { return done_; });
+      if (ended_.wait_for(lock, budget, [&] { return done_; })) return;
     }
     end();
   }
@@ -212,9 +215,12 @@ class FirstImport::Work {
       if (!done.ok()) break;
       for (Compiled& compiled : done.value()) take(compiled);
     }
-    std::lock_guard lock(mutex_);
-    done_ = true;
-    ended_.notify_all();
+    {
+      std::lock_guard lock(mutex_);
+      done_ = true;
+      ended_.notify_all();
+    }
+    compilers_ = Compilers();  // it takes a while until they are gone: nobody waits for that
   }
 
   bool is_complete() {
@@ -237,18 +243,24 @@ class FirstImport::Work {
       if (bytes_ < kWorthwhile) return;
       arrived.swap(arrived_);
     }
+    if (arrived.empty()) return;
+    std::unordered_set<std::string> come;
     for (auto& added : arrived) {
       size_t tree = trees_.size();
-      for (const std::string& file : added->modules) files_.try_emplace(file, tree);
+      for (const std::string& file : added->modules) {
+        files_.try_emplace(file, tree);
+        come.insert(top_of(file));
+      }
       std::vector<std::string> modules = std::move(added->modules);
       bool wanted = added->wanted;
       trees_.push_back(std::move(added));
       if (wanted) want_top_level(modules);
     }
     // What could not be found before may be in what came now.
-    if (!arrived.empty())
-      for (const std::string& name : std::vector<std::string>(missing_.begin(), missing_.end()))
-        look_for(name);
+    std::vector<std::string> again;
+    for (const std::string& name : missing_)
+      if (come.count(top_of(name))) again.push_back(name);
+    for (const std::string& name : again) look_for(name);
   }
 
   void want_top_level(const std::vector<std::string>& modules) {
@@ -262,6 +274,7 @@ class FirstImport::Work {
   // "a.b.c" loads a, a.b and a.b.c; "a.*" what its __all__ names.
   void want(const std::string& name) {
     if (name.ends_with(".*")) return look_for(name);
+    if (wanted_.count(name)) return;  // so it has been, and with it all that it lies in
     for (size_t dot = name.find('.');; dot = name.find('.', dot + 1)) {
       std::string part = name.substr(0, dot);
       if (wanted_.insert(part).second) look_for(part);
@@ -298,7 +311,7 @@ class FirstImport::Work {
 
   // Modules beside the command's script are read, not kept.
   bool look_at_folder(const std::string& path) {
-    if (roots_.folder.empty() || own_ >= kMostOfTheCommand) return false;
+    if (roots_.folder.empty() || own_ >= kMostOfTheCommand || !may_be_beside(path)) return false;
     for (const char* ending : {"/__init__.py", ".py"}) {
       if (::access((roots_.folder + "/" + path + ending).c_str(), R_OK) != 0) continue;
       ++own_;
@@ -306,6 +319,15 @@ class FirstImport::Work {
       return true;
     }
     return false;
+  }
+
+  // Most names are of packages that have no folder there, and there are thousands of them.
+  bool may_be_beside(const std::string& path) {
+    size_t slash = path.find('/');
+    if (slash == std::string::npos) return true;
+    auto [known, fresh] = beside_.try_emplace(path.substr(0, slash));
+    if (fresh) known->second = ::access((roots_.folder + "/" + known->first).c_str(), X_OK) == 0;
+    return known->second;
   }
 
   void ask() {
@@ -373,10 +395,11 @@ class FirstImport::Work {
   const ImportRoots roots_;
   Compilers compilers_;
   UniqueFd wake_;
-  // The thread's own, until it has ended.
+  // The thread's own, until it is done.
   std::vector<std::unique_ptr<Added>> trees_;
   std::unordered_map<std::string, size_t> files_;  // below site → trees_
   std::unordered_set<std::string> wanted_, missing_;
+  std::unordered_map<std::string, bool> beside_;  // first part of a name → a folder of that name
   std::deque<Module> waiting_;
   std::deque<std::string> later_;
   std::optional<steady_clock::time_point> perhaps_until_;
