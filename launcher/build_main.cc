@@ -255,12 +255,13 @@ int work_for_launcher(const std::vector<std::string>& args) {
                            "see rtlaunch --help"));
 }
 
-// Threads here are few and short: one arena wastes less than a lock costs, and large buffers go
-// back to the kernel as soon as they are free.
+// Threads here are few and short: one arena wastes less than a lock costs, and what is large goes
+// back to the kernel as soon as it is free. A module and its bytecode aren't: there are hundreds,
+// and for each the kernel would have to clear pages again.
 void keep_memory_small() {
   ::mallopt(M_ARENA_MAX, 1);
-  ::mallopt(M_MMAP_THRESHOLD, 128 << 10);
-  ::mallopt(M_TRIM_THRESHOLD, 128 << 10);
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 20);
 }
 
 }  // namespace
