@@ -131,6 +131,7 @@ Result<WheelLayer> publish_item(const Job& job, Item& item, Made& made) {
   TRY(job.store.record(item.key, record, item.whose));
   made.leases.push_back(std::move(lease));
   item.lock.reset();
+  item.download.file.reset();  // its memory is free for what comes next
   return std::move(*done.layer);
 }
 
