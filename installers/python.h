@@ -1,9 +1,9 @@
 // Which Python an environment is for, and what has to be known of it: where it is, where packages
 // go, what is installed, and a fingerprint that changes whenever any of that does.
 //
-// An interpreter is asked once, by running it (`-I`, about 60 ms); the answer is a record of the
-// store, checked on every later call by a stat of the executable, pyvenv.cfg and each site
-// directory. So the warm path runs nothing (about 50 µs). pyenv's shims are resolved here, not run.
+// An interpreter is asked once, by running it (`-I`, about 60 ms); the answer lies in the store's
+// wd/, checked on every later call by a stat of the executable, pyvenv.cfg and each site directory.
+// So the warm path runs nothing. pyenv's shims are resolved here, not run.
 //
 //   Interpreter python = TRY(find_interpreter("", environment, cwd, store));
 //   // python.mounts[0] == "/usr"; overlays of packages go there

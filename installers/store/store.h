@@ -18,7 +18,7 @@
 //     callers/          empty; where a builder puts, seen by it alone, what its caller named
 //     tmp/<uuid>/, tmp/<uuid>.lock   staging; the lock lives as long as its maker
 //     trash/<uuid>      on its way out
-//     uv/  blobs/  wd/  caches of installers (uv's own, downloads, stat caches)
+//     uv/  blobs/  wd/  caches of installers (uv's own, downloads, stat caches, interpreters)
 //
 // One store may serve many users, by a daemon that is root. What one of them asked for is then
 // remembered for him alone: a Store made by for_caller() salts every record's key and every lock
@@ -92,7 +92,7 @@ enum class Whose { kCaller, kEverybody };
 
 // One record: what a key led to. `layers` are top first. `data` is JSON of the record's kind.
 struct Record {
-  std::string kind;  // "pip", "working_dir", "wheel", "env", "interpreter", ...
+  std::string kind;  // "pip", "working_dir", "wheel", "env", "distributions", ...
   std::string name;  // for people; never a secret
   std::vector<Digest> layers;
   std::string data = "{}";
