@@ -16,6 +16,7 @@
 #include "installers/store/store.h"
 #include "launcher/daemon.h"
 #include "launcher/journal.h"
+#include "launcher/known_records.h"
 #include "launcher/metrics.h"
 #include "launcher/notify.h"
 #include "launcher/server_async.h"
@@ -63,6 +64,7 @@ class Server {
   Bell& news() { return news_; }  // the journal has a new entry
   Closer& closer() { return closer_; }
   Refusals& refusals() { return refusals_; }
+  KnownRecords& records() { return records_; }
   Quota& starts() { return starts_; }
   Quota& bytes() { return bytes_; }
   Quota& descriptors() { return descriptors_; }
@@ -107,6 +109,7 @@ class Server {
   std::optional<store::Store> store_;
   std::optional<Workers> workers_;
   Closer closer_;
+  KnownRecords records_;
   Spawners spawners_;
   std::optional<Builds> builds_;
   std::optional<Housekeeping> housekeeping_;

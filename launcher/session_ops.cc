@@ -12,7 +12,6 @@
 #include "config/explain.h"
 #include "isolation/sys/files.h"
 #include "isolation/sys/process.h"
-#include "launcher/assumed.h"
 
 namespace rtlaunch {
 namespace {
@@ -61,7 +60,8 @@ Result<std::string> remember(Session& session, const Request& request) {
   store::Store store = TRY(session.server().store_of(session.peer().user.uid));
   std::vector<store::Digest> layers;
   for (const std::string& hex : request.layers) layers.push_back({hex});
-  std::vector<store::Digest> entitled = TRY(layers_of(store, request.keys));
+  std::vector<store::Digest> entitled =
+      TRY(layers_of(session.server().records(), store, request.keys));
   std::set<store::Digest> own(entitled.begin(), entitled.end());
   for (const store::Digest& digest : layers) {
     if (own.contains(digest)) continue;
@@ -253,11 +253,6 @@ Result<std::string> answer_at_once(Session& session, const Request& request) {
   }
 }
 
-Status check_assumed(const std::string& key, const store::Record& record, const Digests& assumed) {
-  auto found = assumed.find(key);
-  return found == assumed.end() || found->second == digest_of(record) ? Status() : wrongly(key);
-}
-
 }  // namespace
 
 Error wrongly(const std::string& assumed) {
@@ -265,18 +260,19 @@ Error wrongly(const std::string& assumed) {
                "plan again"};
 }
 
-Result<std::vector<store::Digest>> layers_of(const store::Store& store,
+Result<std::vector<store::Digest>> layers_of(KnownRecords& records, const store::Store& store,
                                              const std::vector<std::string>& keys,
                                              const Digests& assumed) {
   std::vector<store::Digest> layers;
   for (const std::string& key : keys) {
-    auto record = TRY(store.lookup({key}));
-    if (!record) {
+    auto known = TRY(records.find(store, key));
+    if (!known) {
       return Error{"lookup", ESTALE, key.substr(0, 12), "is no record of yours (any more)",
                    "plan again"};
     }
-    TRY(check_assumed(key, *record, assumed));
-    layers.insert(layers.end(), record->layers.begin(), record->layers.end());
+    auto one = assumed.find(key);
+    if (one != assumed.end() && one->second != known->digest) return wrongly(key);
+    layers.insert(layers.end(), known->record.layers.begin(), known->record.layers.end());
     store.touch({key});
   }
   std::sort(layers.begin(), layers.end());

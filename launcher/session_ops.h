@@ -35,7 +35,7 @@ Result<std::string> show_status(Session& session);
 inline constexpr char kAssumed[] = "assumed";  // an Error's step
 Error wrongly(const std::string& assumed);
 using Digests = std::map<std::string, std::string>;
-Result<std::vector<store::Digest>> layers_of(const store::Store& store,
+Result<std::vector<store::Digest>> layers_of(KnownRecords& records, const store::Store& store,
                                              const std::vector<std::string>& keys,
                                              const Digests& assumed = {});
 

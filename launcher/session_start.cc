@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "isolation/spec_wire.h"
-#include "launcher/assumed.h"
 #include "launcher/environment.h"
 #include "launcher/job_user.h"
 #include "launcher/session_ops.h"
@@ -56,13 +55,13 @@ Result<Decided> decided(Session& session, const protocol::Request& request) {
 }
 
 // An environment that was made under a laxer policy is not started under this one.
-Status check_environments(const store::Store& store, const std::vector<std::string>& keys,
-                          const config::Allowed& allowed) {
+Status check_environments(KnownRecords& records, const store::Store& store,
+                          const std::vector<std::string>& keys, const config::Allowed& allowed) {
   if (!allowed.fields && !allowed.images) return {};
   for (const std::string& key : keys) {
-    auto record = TRY(store.lookup({key}));
-    if (!record || record->kind != "env") continue;
-    installers::Plan plan = TRY(plan_of(*record));
+    auto known = TRY(records.find(store, key));
+    if (!known || known->record.kind != "env") continue;
+    installers::Plan plan = TRY(plan_of(known->record));
     for (const installers::Field& field : plan.fields) {
       TRY(config::check_field(field.name.substr(0, field.name.find('[')), allowed));
       if (field.image) TRY(config::check_image(field.image->shown, allowed));
@@ -81,8 +80,8 @@ Status check_assumed(Server& server, const store::Store& store, const protocol::
     } else if (what == "plugins") {
       same = value == server.options().plugins;
     } else if (std::count(request.keys.begin(), request.keys.end(), what) == 0) {
-      auto record = TRY(store.lookup({what}));
-      same = record && digest_of(*record) == value;
+      auto known = TRY(server.records().find(store, what));
+      same = known && known->digest == value;
     }
     if (!same) return wrongly(what);
   }
@@ -102,8 +101,9 @@ Result<Given> given_for(Session& session, const protocol::Request& request) {
   given.decision = TRY(decided(session, request));
   store::Store store = TRY(server.store_of(session.peer().user.uid));
   TRY(check_assumed(server, store, request));
-  given.entitled = TRY(layers_of(store, request.keys, request.assumed));
-  TRY(check_environments(store, request.keys, given.decision->verdict.allow));
+  KnownRecords& records = server.records();
+  given.entitled = TRY(layers_of(records, store, request.keys, request.assumed));
+  TRY(check_environments(records, store, request.keys, given.decision->verdict.allow));
   return given;
 }
 

@@ -249,15 +249,23 @@ Result<Store> Store::for_caller(uid_t uid) const {
   return store;
 }
 
-Result<std::optional<Record>> Store::lookup(const Key& key, Whose whose) const {
+Result<std::optional<std::string>> Store::lookup_text(const Key& key, Whose whose) const {
   sys::AsRoot root;
   if (!is_hex64(key.hex)) return make_error("lookup", key.hex, "is not a key");
   auto text = sys::read_file_at(dir_.get(), record_name(salted(key, whose)));
-  if (!text && text.error().code == ENOENT) return std::optional<Record>();
+  if (!text && text.error().code == ENOENT) return std::optional<std::string>();
   if (!text) return text.error();
-  auto file = parse_record(*text);
-  if (!file) return std::optional<Record>();  // torn by a crash: as if it weren't there
-  return std::optional<Record>(std::move(file->record));
+  return std::optional<std::string>(std::move(*text));
+}
+
+std::optional<Record> Store::record_of(const std::string& text) {
+  auto file = parse_record(text);
+  return file ? std::optional<Record>(std::move(file->record)) : std::nullopt;
+}
+
+Result<std::optional<Record>> Store::lookup(const Key& key, Whose whose) const {
+  auto text = TRY(lookup_text(key, whose));
+  return text ? record_of(*text) : std::nullopt;
 }
 
 std::string Store::layer_name(const Digest& digest) { return layer_dir(digest) + "/tree"; }

@@ -147,6 +147,10 @@ class Store {
 
   // --- the warm path: a few small reads, no SQLite -----------------------------------------------
   Result<std::optional<Record>> lookup(const Key& key, Whose whose = Whose::kCaller) const;
+  // The same in two steps, for who has seen that text before. Nothing: torn by a crash.
+  Result<std::optional<std::string>> lookup_text(const Key& key,
+                                                 Whose whose = Whose::kCaller) const;
+  static std::optional<Record> record_of(const std::string& text);
   // Nothing when the layer isn't there (any more). Touches its last use. In a read-only store
   // without that lease file, the lease is on the layer's directory.
   Result<std::optional<Lease>> acquire(const Digest& digest) const;
