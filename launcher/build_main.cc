@@ -260,8 +260,8 @@ int work_for_launcher(const std::vector<std::string>& args) {
 // and for each the kernel would have to clear pages again.
 void keep_memory_small() {
   ::mallopt(M_ARENA_MAX, 1);
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
-  ::mallopt(M_TRIM_THRESHOLD, 1 << 20);
+  ::mallopt(M_MMAP_THRESHOLD, 256 << 10);
+  ::mallopt(M_TRIM_THRESHOLD, 256 << 10);
 }
 
 }  // namespace
