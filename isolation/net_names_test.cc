@@ -86,6 +86,7 @@ Spec dialler(const std::string& hosts, Network network) {
 }
 
 ROOT_TEST(ANameLeadsToItsAddressesAlone) {
+  SKIP_BESIDE_A_THREAD();
   Host host(world);
   const std::string all = "index.example 10.9.0.1 10.9.0.2 cloud.example";
   EXPECT_EQ(run(dialler(all, Network::kHost)).output, "yes\nyes\nyes\nyes\n") << "control";
@@ -99,6 +100,7 @@ ROOT_TEST(ANameLeadsToItsAddressesAlone) {
 }
 
 ROOT_TEST(WhatTheHostsFileSaysStays) {
+  SKIP_BESIDE_A_THREAD();
   Host host(world);
   Spec spec = dialler("", Network::kEgress);
   spec.argv = {"/bin/sh", "-c",
@@ -109,6 +111,7 @@ ROOT_TEST(WhatTheHostsFileSaysStays) {
 }
 
 ROOT_TEST(MetadataIsNotReachedByAName) {
+  SKIP_BESIDE_A_THREAD();
   Host host(world);
   Spec spec = dialler("cloud.example", Network::kEgress);
   spec.destinations = {{"cloud.example"}};
@@ -130,6 +133,7 @@ ROOT_TEST(WhatIsNoNameOrHasNoAddressRefusesTheStart) {
 
 // In a network that others of the job are in already.
 ROOT_TEST(WhatANameHasBecomeCountsForWhoStartsLater) {
+  SKIP_BESIDE_A_THREAD();
   Host host(world);
   Pipe in, out;
   Spec first = dialler("10.9.0.2", Network::kEgress);

@@ -141,6 +141,7 @@ pid_t occupy() {
 }
 
 ROOT_TEST(PidIsFoundAmongTheFewThatAreFree) {
+  SKIP_BESIDE_A_THREAD();
   in_new_namespace([] {
     if (!pid_max_is_ours()) GTEST_SKIP() << "pid_max is the whole machine's here";
     set_number("/proc/sys/kernel/pid_max", 340);
@@ -163,6 +164,7 @@ ROOT_TEST(PidIsFoundAmongTheFewThatAreFree) {
 }
 
 ROOT_TEST(PidThatCantBeHadIsAnError) {
+  SKIP_BESIDE_A_THREAD();
   in_new_namespace([] {
     if (!pid_max_is_ours()) GTEST_SKIP() << "pid_max is the whole machine's here";
     set_number("/proc/sys/kernel/pid_max", 310);
@@ -183,6 +185,7 @@ ROOT_TEST(PidThatCantBeHadIsAnError) {
 // Another namespace's /proc would have us compare apples with pears.
 SANDBOX_TEST(GuessedPidNeedsAProcOfItsOwnNamespace) {
   if (world.root) return;
+  SKIP_BESIDE_A_THREAD();
   Outside outside = Outside::look().value();
   outside.pid += 1;
   ASSERT_EQ(::unshare(CLONE_NEWUSER | CLONE_NEWPID), 0);

@@ -26,6 +26,7 @@
 
 #include "isolation/sandbox.h"
 #include "isolation/sys/files.h"
+#include "isolation/sys/test_support.h"
 
 namespace rtlaunch::isolation {
 

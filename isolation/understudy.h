@@ -22,6 +22,13 @@
 
 namespace rtlaunch::isolation {
 
+// Sanitizers take two that run in turn for one.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kHasUnderstudies = false;
+#else
+inline constexpr bool kHasUnderstudies = true;
+#endif
+
 class Understudy {
  public:
   // Of a Spec in which nothing of a worker's way depends on the command, or on when it is gone, and

@@ -185,7 +185,7 @@ int number_of(const char* variable, int otherwise) {
 }
 
 void limit_memory() {
-#ifndef __SANITIZE_ADDRESS__
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   struct rlimit most = {kMostMemory, kMostMemory};
   (void)::setrlimit(RLIMIT_AS, &most);
 #endif

@@ -20,6 +20,14 @@ namespace rtlaunch {
                           << "\ncure: " << ok_.error().cure;              \
   } while (false)
 
+// ThreadSanitizer has a thread in each process: that has a number, beside it no user namespace is
+// made (EINVAL), and where signals have no handlers yet it is killed by who changes his user.
+#ifdef __SANITIZE_THREAD__
+#define SKIP_BESIDE_A_THREAD() GTEST_SKIP() << "ThreadSanitizer has a thread of its own"
+#else
+#define SKIP_BESIDE_A_THREAD() static_cast<void>(0)
+#endif
+
 // Removed with all that is in it.
 class TempDir {
  public:
