@@ -102,10 +102,11 @@ def test_builds_take_turns_and_users_leave_room_for_others(fake_builder, tmp_pat
     (tmp_path / 'wait').touch()
     daemon = fake_builder(f'while [ -e {tmp_path}/wait ]; do sleep 0.05; done\n{DONE}')
     clients = [daemon.client(PLAIN_UID) for _ in range(10)]
-    for client in clients:
+    for number, client in enumerate(clients, 1):   # one after the other, or anyone may be the last
         client.send([request()], op='make', fields=['pip'])
-    builds = wait_until(lambda: (b := daemon.status()['builds'])['queued'] == 6 and b)
-    assert builds['running'] == 4
+        wait_until(lambda: (b := daemon.status()['builds'])['running'] + b['queued'] == number)
+    builds = daemon.status()['builds']
+    assert (builds['running'], builds['queued']) == (4, 6)
     assert clients[9].read() == {'event': 'queued'}
     other = daemon.client(OTHER_UID)
     other.send([request()], op='make', fields=['uv'])
