@@ -538,7 +538,7 @@ Result<Granted> grant(Client& client, const Launch& launch, isolation::Spec* spe
   Shield shield = TRY(decode_shield(granted.shield));
   spec->keep_caps = true;
   TRY(apply(shield, ::geteuid(), client.store(), spec));
-  for (std::string path : {client.store(), runtime_of(client)}) spec->hidden.push_back(path);
+  for (const std::string& path : {client.store(), runtime_of(client)}) spec->hidden.push_back(path);
   return granted;
 }
 

@@ -90,7 +90,7 @@ std::string home_of(uid_t uid) {
 // Whatever links are in it: who makes one gets no more by it.
 std::string really(const std::string& path) {
   auto real = sys::real_path(path);
-  return real ? std::move(*real) : path;
+  return real ? *real : path;
 }
 
 // Who isn't in passwd(5) has what belongs to him: of root's that would be everything.
